@@ -1,0 +1,160 @@
+"""A run folder: one training, with everything needed to trust it, use it and repeat it.
+
+recipe.toml         what was asked, resolved; `cropgen train --recipe` repeats it
+manifest.json       what it was made from and what came out: fingerprints, versions, facts, status
+metrics.jsonl       one line per logged step
+labels.json         the ids of the parcels whose labels were used
+model.safetensors   the weights
+model.json          what is needed to rebuild the module around the weights
+checkpoint/         the state to resume from; removed when the run is done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+import cropgen
+from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError, UsageError
+from cropgen.core.files import remove, write_text
+
+MANIFEST_SCHEMA = 1
+_PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "zarr", "rasterio", "geopandas")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and state of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def labels(self) -> Path:
+        return self.path / "labels.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    def lock(self) -> FileLock:
+        """A lock held while the run is written.
+
+        Raises:
+            UsageError: another process is writing this run.
+        """
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                f"{self.path} is being written by another process",
+                hint="wait for it, or choose another --name",
+            ) from error
+        return lock
+
+    def begin(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready for a training.
+
+        Raises:
+            OutputExistsError: it exists, and neither resuming nor overwriting was asked for.
+            MissingInputError: resuming was asked for and there is nothing to resume.
+        """
+        if resume:
+            if not self.recipe.is_file():
+                raise MissingInputError(f"nothing to resume in {self.path}", hint="start it without --resume")
+            return
+        if self.path.exists():
+            if not overwrite:
+                raise OutputExistsError(f"{self.path} exists", hint="pass --resume, --overwrite, or another --name")
+            remove(self.path)
+        self.path.mkdir(parents=True)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest.
+
+        Raises:
+            MissingInputError, CorruptInputError: it is not there or not JSON.
+        """
+        if not self.manifest.is_file():
+            raise MissingInputError(f"not a run folder: {self.path}", hint="runs are made by `cropgen train`")
+        try:
+            return json.loads(self.manifest.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise CorruptInputError(f"{self.manifest} is not JSON: {error}", hint="train the run again") from error
+
+    def write_manifest(self, document: dict[str, Any]) -> None:
+        write_text(
+            self.manifest,
+            json.dumps({"manifest": MANIFEST_SCHEMA, **document}, indent=1, sort_keys=True) + "\n",
+        )
+
+    def finish(self) -> None:
+        """Drop what only an unfinished run needs."""
+        remove(self.checkpoint)
+
+
+def code_fingerprint() -> str:
+    """Hex SHA-256 over the package's own source files."""
+    digest = hashlib.sha256()
+    root = Path(cropgen.__file__).parent
+    for source in sorted(root.rglob("*.py")):
+        digest.update(source.relative_to(root).as_posix().encode())
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Versions that may change a result."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cropgen": cropgen.__version__,
+        "code": code_fingerprint(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": versions,
+    }
+
+
+def new_run_name(model: str, labels: str) -> str:
+    """A readable, sortable name: date, time, model and label share."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    share = labels.replace("%", "pct").replace("/", "-per-")
+    return f"{stamp}-{model}-{share}"
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hex SHA-256 of JSON-able parts, independent of key order."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,182 @@
+"""What every model is: protocols between models, training and prediction.
+
+A model is built from an `InputSpec` (what it sees) and its frozen options (what it is); `prepare` does everything that
+has a closed form or an iteration of its own (statistics, EM, a forest); `objective` gives the loss of a mini-batch for
+models that then learn by gradient; `log_posterior` classifies. Weights are the module's parameters and buffers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from cropgen.core.progress import Reporter, Silent
+from cropgen.series.batches import Batch
+from cropgen.series.calendar import Calendar
+from cropgen.series.legend import Legend
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model sees and answers.
+
+    Arguments:
+        bands: names of the C input bands, in order.
+        calendar: the grid of G slots for models that live on one.
+        legend: the K classes.
+    """
+
+    bands: tuple[str, ...]
+    calendar: Calendar
+    legend: Legend
+
+    @property
+    def classes(self) -> int:
+        return len(self.legend)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "bands": list(self.bands),
+            "calendar": self.calendar.to_json(),
+            "legend": self.legend.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> InputSpec:
+        return cls(
+            tuple(document["bands"]),
+            Calendar.from_json(document["calendar"]),
+            Legend.from_json(document["legend"]),
+        )
+
+
+class Options(BaseModel):
+    """Base of every model's options: frozen, unknown keys rejected, each field with a description.
+
+    Help, documentation and TOML are made from the fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GradientOptions(Options):
+    """Options of every model that learns by gradient."""
+
+    steps: int = Field(400, ge=1, description="gradient steps")
+    labelled_batch: int = Field(64, ge=1, description="labelled parcels in a mini-batch")
+    unlabelled_batch: int = Field(
+        96, ge=0, description="unlabelled parcels in a mini-batch, for models that use them"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
+    clip: float = Field(5.0, gt=0, description="gradient norm above which gradients are scaled down")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model may learn from.
+
+    Arguments:
+        labelled: rows whose class is known.
+        unlabelled: rows whose class is not used, or None; their `y` is −1.
+    """
+
+    labelled: Batch
+    unlabelled: Batch | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """Randomness and reporting of one training, and the facts worth keeping in the run's manifest.
+
+    Arguments:
+        seed: every random number of the training derives from it.
+        report: receives progress and messages.
+        facts: filled by the model: decisions it took, such as whether a guard fell back.
+    """
+
+    seed: int = 0
+    report: Reporter = field(default_factory=Silent)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh generator for a named purpose, independent of the order of other draws."""
+        mixed = torch.Generator().manual_seed(self.seed)
+        salt = sum((i + 1) * byte for i, byte in enumerate(purpose.encode()))
+        start = int(torch.randint(0, 2**31, (salt % 97 + 1,), generator=mixed)[-1])
+        return torch.Generator().manual_seed(start * 1000003 + salt)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A scalar loss to minimise and the named parts it is made of."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Classifier(nn.Module, ABC):
+    """A model that gives log p(y | x).
+
+    Arguments:
+        spec: what the model sees and answers.
+        options: an instance of the class's `Settings`.
+    """
+
+    Settings: ClassVar[type[Options]]
+    learns_by_gradient: ClassVar[bool] = False
+    uses_unlabelled: ClassVar[bool] = False
+
+    def __init__(self, spec: InputSpec, options: Options) -> None:
+        super().__init__()
+        self.spec = spec
+        self.options = options
+
+    @abstractmethod
+    def log_posterior(self, batch: Batch) -> Tensor:
+        """(B, K) normalised log p(y | x). A row without any clear date gets the class prior."""
+
+    def prepare(self, data: TrainingData, context: Context) -> None:
+        """Fit whatever has a closed form or an iteration of its own; called once, before any gradient step."""
+
+    def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The view of a training mini-batch that the objective is computed on; by default the batch itself."""
+        return batch
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
+        """Loss of a mini-batch of labelled and unlabelled rows, for models that learn by gradient."""
+        raise TypeError(f"{type(self).__name__} does not learn by gradient")
+
+    def finish(self, data: TrainingData, context: Context) -> None:
+        """Called once after the last gradient step: calibration and other closing fits."""
+
+    def fixed_state(self) -> dict[str, Any]:
+        """JSON-able facts needed to rebuild the module before weights are loaded (sizes fixed by the data)."""
+        return {}
+
+    def restore_fixed_state(self, state: dict[str, Any]) -> None:
+        """Bring the module to the shapes of `fixed_state`, ready for `load_state_dict`."""
+
+
+class GenerativeModel(Classifier):
+    """A model of p(x, y), classified by Bayes' rule."""
+
+    @abstractmethod
+    def log_joint(self, batch: Batch) -> Tensor:
+        """(B, K) log p(x, y) in nats of the observed values in reflectance units, or a lower bound of it."""
+
+    def log_posterior(self, batch: Batch) -> Tensor:
+        return torch.log_softmax(self.log_joint(batch), -1)
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """(B,) log p(x), the classes summed out; 0 for a row without any clear date."""
+        return torch.logsumexp(self.log_joint(batch), -1)
+
+    @abstractmethod
+    def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """(B, G, C) seasons on the model's calendar drawn from p(x | y), one per entry of `y` (B,)."""

@@ -1,0 +1,99 @@
+"""Every model of cropgen: one literal table. Adding a row adds its help, its documentation and its contract tests."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cropgen.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from cropgen.models.base import Classifier
+
+Family = Literal["classical", "discriminative", "flow", "vae", "dvae", "pool"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model.
+
+    Arguments:
+        name: what `--model` takes.
+        family: the kind of model.
+        target: "module:Class" below `cropgen.models`, imported when the model is used.
+        reference: title, authors, year.
+        summary: one line for the list.
+        generative: gives log p(x, y), so likelihoods, gap filling and samples.
+        semi_supervised: learns from unlabelled parcels too.
+        gradient: learns by gradient steps.
+    """
+
+    name: str
+    family: Family
+    target: str
+    reference: str
+    summary: str
+    generative: bool
+    semi_supervised: bool
+    gradient: bool
+
+
+CATALOG: tuple[Entry, ...] = (
+    Entry("rf", "classical", "classical.rf:RandomForest",
+          "Random Forests, Breiman, 2001",
+          "random forest on gap-filled bands and vegetation indices",
+          generative=False, semi_supervised=False, gradient=False),
+    Entry("tgem", "classical", "classical.tgem:TiedGaussianEM",
+          "Maximum Likelihood from Incomplete Data via the EM Algorithm, Dempster, Laird and Rubin, 1977; "
+          "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",
+          "tied Gaussian with two-start EM on unlabelled parcels; the common start of the deep models",
+          generative=True, semi_supervised=True, gradient=False),
+    Entry("tempcnn", "discriminative", "discriminative.tempcnn:TempCNN",
+          "Temporal Convolutional Neural Network for the Classification of Satellite Image Time Series, "
+          "Pelletier, Webb and Petitjean, 2019; FixMatch, Sohn et al., 2020",
+          "convolutions over time; --set semi=fixmatch adds consistency on unlabelled parcels",
+          generative=False, semi_supervised=True, gradient=True),
+    Entry("realnvp", "flow", "flows.realnvp:RealNVP",
+          "Density Estimation using Real NVP, Dinh, Sohl-Dickstein and Bengio, 2017",
+          "residual affine couplings around the tied Gaussian, all classes scored in one pass",
+          generative=True, semi_supervised=True, gradient=True),
+    Entry("ssvae", "vae", "vaes.ssvae:SemiSupervisedVAE",
+          "Semi-Supervised Learning with Deep Generative Models, Kingma, Rezende, Mohamed and Welling, 2014",
+          "M2 variational auto-encoder in the tied-whitened space",
+          generative=True, semi_supervised=True, gradient=True),
+    Entry("srnn", "dvae", "dvaes.srnn:SRNN",
+          "Sequential Neural Models with Stochastic Layers, Fraccaro, Sønderby, Paquet and Winther, 2016",
+          "stochastic recurrent network on time-ordered innovations",
+          generative=True, semi_supervised=True, gradient=True),
+    Entry("pool", "pool", "pool:Pool",
+          "Training Products of Experts by Minimizing Contrastive Divergence, Hinton, 2002",
+          "log-linear pool of a generative and a discriminative member; what a bare `cropgen train` trains",
+          generative=False, semi_supervised=True, gradient=True),
+)  # fmt: skip
+
+ALIASES: dict[str, str] = {"dvae": "srnn", "flow": "realnvp", "vae": "ssvae", "recommended": "pool"}
+
+
+def find(name: str) -> Entry:
+    """The catalogue row of a model or alias.
+
+    Raises:
+        UsageError: there is no such model; the message names the nearest ones.
+    """
+    resolved = ALIASES.get(name, name)
+    for entry in CATALOG:
+        if entry.name == resolved:
+            return entry
+    import difflib
+
+    known = [e.name for e in CATALOG] + list(ALIASES)
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(known)}"
+    raise UsageError(f"unknown model {name!r}", hint=hint)
+
+
+def load(entry: Entry) -> type[Classifier]:
+    """Import the class of a catalogue row."""
+    module, _, name = entry.target.partition(":")
+    return getattr(importlib.import_module(f"cropgen.models.{module}"), name)

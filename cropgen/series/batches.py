@@ -1,0 +1,102 @@
+"""Batches: what a model sees of a container, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cropgen.series.calendar import Calendar
+from cropgen.series.schema import ParcelSeries
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B parcel seasons of T dates and C bands; labelled and unlabelled rows travel together.
+
+    Arguments:
+        values: (B, T, C) float; 0 where masked.
+        mask: (B, T) bool, true at clear observations.
+        day: (B, T) float, days since 1 January of the row's year.
+        slot: (B, T) int64, position of each date in the model's calendar, −1 outside it.
+        y: (B,) int64 class of the model, −1 where unknown.
+    """
+
+    values: Tensor
+    mask: Tensor
+    day: Tensor
+    slot: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def y_mask(self) -> Tensor:
+        """(B,) bool, true where the class is known."""
+        return self.y >= 0
+
+    def take(self, rows: Tensor) -> Batch:
+        """The rows of an index or boolean tensor."""
+        return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def without_labels(self) -> Batch:
+        """The same series with every class unknown."""
+        return Batch(self.values, self.mask, self.day, self.slot, torch.full_like(self.y, -1))
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """Move to a device and cast the floating-point members."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
+        for name in ("values", "day"):
+            moved[name] = moved[name].to(dtype)
+        return Batch(**moved)
+
+    def until(self, day: float) -> Batch:
+        """The same rows with every date after `day` (days since 1 January) masked: an early-season view."""
+        mask = self.mask & (self.day <= day)
+        return Batch(self.values * mask[..., None], mask, self.day, self.slot, self.y)
+
+
+def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | None = None) -> Batch:
+    """Turn container rows into a batch.
+
+    Arguments:
+        series: rows with the bands of the model, in its order.
+        calendar: the model's calendar; dates outside it are masked.
+        classes: (K,) positions of the model's classes in the legend of the store; labels outside become −1.
+            None: labels are kept as they are.
+    """
+    slot = calendar.slots(series.day, series.year)
+    mask = series.mask & (slot >= 0)
+    label = series.label.astype(np.int64)
+    if classes is not None:
+        lookup = np.full(max(int(label.max(initial=-1)), int(np.max(classes, initial=-1))) + 2, -1, np.int64)
+        lookup[np.asarray(classes)] = np.arange(len(classes))
+        label = np.where(label >= 0, lookup[label], -1)
+    return Batch(
+        values=torch.from_numpy(series.values * mask[..., None]),
+        mask=torch.from_numpy(mask),
+        day=torch.from_numpy(series.season_day.astype(np.float32)),
+        slot=torch.from_numpy(slot),
+        y=torch.from_numpy(label),
+    )
+
+
+def concatenate_batches(parts: list[Batch]) -> Batch:
+    """Rows of batches with the same number of dates."""
+    return Batch(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Batch)})
+
+
+def random_rows(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless index tensors of `size` rows: shuffled passes over `count` rows, joined without a seam."""
+    if count == 0:
+        raise ValueError("cannot draw rows from an empty set")
+    waiting = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(waiting) < size:
+            waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
+        yield waiting[:size]
+        waiting = waiting[size:]
