@@ -1,0 +1,71 @@
+"""Options that several verbs share, and how their values are read."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cropgen.core.errors import UsageError
+
+GLOBAL_NOTE = "Global options, before or after the verb: --workspace DIR, --json, -q, -v."
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Series = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="STORE", help="Series store. Default: the newest of the workspace."),
+]
+Years = Annotated[str | None, typer.Option("--years", metavar="Y,Y", help="Years, comma-separated. Default: all.")]
+Regions = Annotated[str | None, typer.Option("--regions", metavar="R,R", help="Regions. Default: all.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A model option, repeatable; see `cropgen models NAME`."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random number derives from it.")]
+
+
+def split_list(text: str | None) -> tuple[str, ...]:
+    """The parts of a comma-separated value; none for None."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def split_numbers(text: str | None, flag: str) -> tuple[int, ...]:
+    """Comma-separated whole numbers.
+
+    Raises:
+        UsageError: a part is not a whole number.
+    """
+    parts = split_list(text)
+    wrong = [p for p in parts if not p.lstrip("-").isdigit()]
+    if wrong:
+        raise UsageError(f"{flag}: expected whole numbers, got {wrong[0]!r}", hint=f"for example {flag} 2021,2022")
+    return tuple(int(p) for p in parts)
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """`key=value` pairs as a nested document; dots in a key open tables, values are TOML or else text.
+
+    Raises:
+        UsageError: a pair has no `=` or no key.
+    """
+    document: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {pair!r}: expected key=value", hint="for example --set steps=800")
+        *tables, last = key.strip().split(".")
+        place = document
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[last] = _toml_value(text)
+    return document
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

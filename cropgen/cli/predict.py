@@ -1,0 +1,57 @@
+"""`cropgen predict`: parcels and a run in, a styled GeoPackage of crops out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cropgen.cli import render
+from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, Series
+from cropgen.cli.session import session_of
+
+
+def predict(
+    context: typer.Context,
+    parcels: Annotated[Path, typer.Argument(help="Parcels to classify: GeoPackage, shapefile, GeoJSON, GeoParquet.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run folder, or its name. Default: the newest of the workspace.")
+    ] = None,
+    data: Series = None,
+    scenes: Annotated[
+        Path | None, typer.Option("--scenes", help="Aggregate these scenes for the parcels instead of reading a store.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="GeoPackage or GeoParquet. Default: predictions/<name of the input>.gpkg."),
+    ] = None,
+    year: Annotated[
+        int | None, typer.Option("--year", help="Year of the parcels, when neither they nor the series settle it.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id-column", help="Column of the parcel id. Default: recognised by its name.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="MM-DD", help="Use only dates up to this day: early season.")
+    ] = None,
+    min_probability: Annotated[
+        float, typer.Option("--min-probability", min=0, max=1, help="Below it the flag low_confidence is set.")
+    ] = 0.5,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write the crop of every parcel, with probabilities, likelihood and flags, styled for QGIS."""
+    from cropgen import api
+
+    session = session_of(context)
+    request = api.PredictRequest(
+        parcels=parcels, run=run, series=data, scenes=scenes, output=output, year=year, id_column=id_column,
+        until=until, min_probability=min_probability,
+    )  # fmt: skip
+    result = api.predict(session.workspace, request, overwrite=overwrite, dry_run=dry_run, report=session.report)
+    session.show("predict", result, *render.predict_summary(result))
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=GLOBAL_NOTE)(predict)

@@ -1,0 +1,100 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError
+from cropgen.core.files import (
+    atomic_output,
+    folder_size,
+    guard_output,
+    require_input,
+    sha256_file,
+    sha256_tree,
+    write_text,
+)
+
+
+def test_success_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.txt"
+    write_text(target, "one")
+    write_text(target, "two")
+    assert target.read_text() == "two"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_failure_keeps_the_previous_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.gpkg"
+    target.write_text("before")
+
+    def fail_halfway() -> None:
+        with atomic_output(target) as part:
+            part.write_text("half")
+            part.with_name(part.name + "-journal").write_text("sidecar")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_halfway()
+    assert target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+
+    def fill() -> None:
+        with atomic_output(target) as part:
+            part.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(CropgenError, match="No space left on device") as caught:
+        fill()
+    assert "a.txt" in caught.value.message
+    assert caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    for content in ("one", "two"):
+        with atomic_output(target) as part:
+            part.mkdir()
+            (part / content).write_text(content)
+    assert [p.name for p in target.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
+    with atomic_output(tmp_path / "a.gpkg") as part:
+        assert part.suffix == ".gpkg"
+        part.write_text("x")
+
+
+def test_guards(tmp_path: Path) -> None:
+    existing = tmp_path / "a"
+    existing.write_text("x")
+    guard_output(tmp_path / "b", overwrite=False)
+    guard_output(existing, overwrite=True)
+    with pytest.raises(OutputExistsError) as caught:
+        guard_output(existing, overwrite=False)
+    assert caught.value.exit_code == 2
+    assert "--overwrite" in (caught.value.hint or "")
+    assert require_input(existing, "table") == existing
+    with pytest.raises(MissingInputError, match="table not found"):
+        require_input(tmp_path / "b", "table")
+
+
+def test_digests(tmp_path: Path) -> None:
+    (tmp_path / "t" / "u").mkdir(parents=True)
+    (tmp_path / "t" / "a").write_bytes(b"abc")
+    (tmp_path / "t" / "u" / "b").write_bytes(b"defg")
+    assert sha256_file(tmp_path / "t" / "a") == hashlib.sha256(b"abc").hexdigest()
+    before = sha256_tree(tmp_path / "t")
+    assert folder_size(tmp_path / "t") == 7
+    (tmp_path / "t" / "u" / "b").write_bytes(b"defh")
+    assert sha256_tree(tmp_path / "t") != before

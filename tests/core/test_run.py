@@ -1,0 +1,70 @@
+"""Run folders guard what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError, UsageError
+from cropgen.core.paths import Workspace
+from cropgen.core.run import RunFolder, code_fingerprint, environment, fingerprint, new_run_name
+
+
+def test_begin_refuses_resumes_and_overwrites(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "runs" / "a")
+    with pytest.raises(MissingInputError, match="nothing to resume"):
+        run.begin(resume=True, overwrite=False)
+    run.begin(resume=False, overwrite=False)
+    run.recipe.write_text("x")
+    with pytest.raises(OutputExistsError, match="exists"):
+        run.begin(resume=False, overwrite=False)
+    run.begin(resume=True, overwrite=False)
+    assert run.recipe.exists()
+    run.begin(resume=False, overwrite=True)
+    assert not run.recipe.exists()
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a")
+    lock = run.lock()
+    try:
+        with pytest.raises(UsageError, match="another process"):
+            run.lock()
+    finally:
+        lock.release()
+    run.lock().release()
+
+
+def test_manifest(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a")
+    with pytest.raises(MissingInputError, match="not a run folder"):
+        run.read_manifest()
+    run.path.mkdir()
+    run.write_manifest({"status": "done"})
+    assert run.read_manifest() == {"manifest": 1, "status": "done"}
+    run.manifest.write_text("{")
+    with pytest.raises(CorruptInputError, match="not JSON"):
+        run.read_manifest()
+
+
+def test_fingerprints() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert len(code_fingerprint()) == 64
+    assert environment()["packages"]["numpy"]
+    assert new_run_name("pool", "10%").endswith("-pool-10pct")
+
+
+def test_workspace_defaults(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(MissingInputError, match="no series store") as caught:
+        workspace.default_series()
+    assert "cropgen fetch demo" in (caught.value.hint or "")
+    with pytest.raises(MissingInputError, match="no finished run"):
+        workspace.default_run()
+    for name in ("a", "b"):
+        (workspace.data / name / "series.zarr").mkdir(parents=True)
+        (workspace.data / name / "series.zarr" / "zarr.json").write_text("{}")
+    assert workspace.default_series().parent.name in {"a", "b"}
+    assert len(workspace.series_stores()) == 2
