@@ -152,6 +152,10 @@ class Classifier(nn.Module, ABC):
         """Loss of a mini-batch of labelled and unlabelled rows, for models that learn by gradient."""
         raise TypeError(f"{type(self).__name__} does not learn by gradient")
 
+    def learners(self) -> list[tuple[nn.Module, GradientOptions]]:
+        """The modules that learn by gradient, each with how it is to be trained; asked for after `prepare`."""
+        return [(self, self.options)] if isinstance(self.options, GradientOptions) else []
+
     def finish(self, data: TrainingData, context: Context) -> None:
         """Called once after the last gradient step: calibration and other closing fits."""
 

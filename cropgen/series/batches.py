@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cropgen.series.calendar import Calendar
 from cropgen.series.schema import ParcelSeries
@@ -54,6 +55,19 @@ class Batch:
             moved[name] = moved[name].to(dtype)
         return Batch(**moved)
 
+    def padded(self, dates: int) -> Batch:
+        """The same rows with the date axis extended to `dates` by masked padding."""
+        extra = dates - self.mask.shape[1]
+        if extra < 0:
+            raise ValueError(f"cannot pad {self.mask.shape[1]} dates to {dates}")
+        return Batch(
+            values=functional.pad(self.values, (0, 0, 0, extra)),
+            mask=functional.pad(self.mask, (0, extra)),
+            day=functional.pad(self.day, (0, extra)),
+            slot=functional.pad(self.slot, (0, extra), value=-1),
+            y=self.y,
+        )
+
     def until(self, day: float) -> Batch:
         """The same rows with every date after `day` (days since 1 January) masked: an early-season view."""
         mask = self.mask & (self.day <= day)
@@ -86,8 +100,10 @@ def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | N
 
 
 def concatenate_batches(parts: list[Batch]) -> Batch:
-    """Rows of batches with the same number of dates."""
-    return Batch(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Batch)})
+    """Rows of several batches, padded to the longest."""
+    dates = max(part.mask.shape[1] for part in parts)
+    grown = [part.padded(dates) for part in parts]
+    return Batch(**{f.name: torch.cat([getattr(p, f.name) for p in grown]) for f in fields(Batch)})
 
 
 def random_rows(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
