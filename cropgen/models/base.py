@@ -69,9 +69,7 @@ class GradientOptions(Options):
 
     steps: int = Field(400, ge=1, description="gradient steps")
     labelled_batch: int = Field(64, ge=1, description="labelled parcels in a mini-batch")
-    unlabelled_batch: int = Field(
-        96, ge=0, description="unlabelled parcels in a mini-batch, for models that use them"
-    )
+    unlabelled_batch: int = Field(96, ge=0, description="unlabelled parcels in a mini-batch, for models that use them")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
     clip: float = Field(5.0, gt=0, description="gradient norm above which gradients are scaled down")
