@@ -66,9 +66,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_a_violation_is_seen() -> None:
-    assert violations("series", "from cropgen.models.base import Classifier") == [
-        "series imports cropgen.models.base"
-    ]
+    assert violations("series", "from cropgen.models.base import Classifier") == ["series imports cropgen.models.base"]
     assert violations("series", "def f():\n    import cropgen.metrics.calibration") == [
         "series imports cropgen.metrics.calibration"
     ]
@@ -84,9 +82,7 @@ def test_no_cycles() -> None:
     graph = {}
     for path in MODULES:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        top_level = [
-            node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
+        top_level = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         graph[name] = {
             target
             for node in top_level

@@ -14,9 +14,9 @@ from cropgen.cli.session import session_of
 
 def demo(
     context: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(help="Folder made for the demonstration; a workspace of its own.")
-    ] = Path("cropgen-demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder made for the demonstration; a workspace of its own.")] = Path(
+        "cropgen-demo"
+    ),
     parcels: Annotated[int, typer.Option("--parcels", min=100, help="Parcels simulated.")] = 600,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Every random number derives from it.")] = 0,
     overwrite: Overwrite = False,

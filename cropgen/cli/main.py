@@ -51,8 +51,12 @@ def _globals(
     context: typer.Context,
     workspace: Annotated[
         Path | None,
-        typer.Option("--workspace", metavar="DIR", envvar="CROPGEN_WORKSPACE",
-                     help="Folder with data/, runs/, predictions/, reports/. Default: the current one."),
+        typer.Option(
+            "--workspace",
+            metavar="DIR",
+            envvar="CROPGEN_WORKSPACE",
+            help="Folder with data/, runs/, predictions/, reports/. Default: the current one.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say less.")] = 0,
@@ -113,7 +117,9 @@ def run(arguments: list[str]) -> int:
         return _fail(CropgenError("out of memory", hint="use smaller --max-labelled/--max-unlabelled"), as_json=as_json)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        return _fail(CropgenError(f"{error.strerror or error}{where}", hint="check space and permissions"), as_json=as_json)
+        return _fail(
+            CropgenError(f"{error.strerror or error}{where}", hint="check space and permissions"), as_json=as_json
+        )
     return outcome if isinstance(outcome, int) else 0
 
 

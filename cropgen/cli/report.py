@@ -15,7 +15,8 @@ from cropgen.cli.session import session_of
 def report(
     context: typer.Context,
     evaluations: Annotated[
-        list[Path] | None, typer.Argument(help="evaluation.json files. Default: all below reports/.", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="evaluation.json files. Default: all below reports/.", show_default=False),
     ] = None,
     runs: Annotated[
         list[Path] | None, typer.Option("--run", help="Run folders, repeatable. Default: the newest.")

@@ -1,0 +1,60 @@
+"""Batches carry labels in the model's classes and nothing outside its calendar."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from cropgen.series.batches import concatenate_batches, make_batch, random_rows
+from cropgen.series.calendar import Calendar
+from cropgen.series.schema import ParcelSeries
+
+
+def series() -> ParcelSeries:
+    day = np.datetime64("2021-01-05", "D").astype(int) + 10 * np.arange(4)
+    return ParcelSeries.build(
+        bands=("a",), values=np.full((4, 4, 1), 0.3), mask=np.ones((4, 4)), day=np.tile(day, (4, 1)),
+        parcel_id=list("wxyz"), year=2021, label=np.array([5, 2, -1, 0]),
+    )  # fmt: skip
+
+
+def test_classes_are_renumbered_and_foreign_ones_unknown() -> None:
+    batch = make_batch(series(), Calendar("dekad", 0, 4), classes=np.array([2, 5]))
+    assert batch.y.tolist() == [1, 0, -1, -1]
+    assert batch.y_mask.tolist() == [True, True, False, False]
+    assert make_batch(series(), Calendar("dekad", 0, 4)).y.tolist() == [5, 2, -1, 0]
+
+
+def test_dates_outside_the_calendar_are_masked() -> None:
+    batch = make_batch(series(), Calendar("dekad", 1, 2))
+    assert batch.slot[0].tolist() == [-1, 0, 1, -1]
+    assert batch.mask[0].tolist() == [False, True, True, False]
+    assert not batch.values[0, 0].any()
+
+
+def test_until_masks_the_later_dates() -> None:
+    early = make_batch(series(), Calendar("dekad", 0, 4)).until(14)
+    assert early.mask[0].tolist() == [True, True, False, False]
+    assert not early.values[0, 2:].any()
+
+
+def test_take_concatenate_and_cast() -> None:
+    batch = make_batch(series(), Calendar("dekad", 0, 4))
+    both = concatenate_batches([batch.take(torch.tensor([3])), batch.without_labels()])
+    assert both.y.tolist() == [0, -1, -1, -1, -1]
+    double = both.to(dtype=torch.float64)
+    assert double.values.dtype == double.day.dtype == torch.float64
+    assert double.slot.dtype == torch.int64
+
+
+def test_random_rows_cover_everything_before_repeating() -> None:
+    drawn = list(itertools.islice(random_rows(5, 3, torch.Generator().manual_seed(0)), 5))
+    flat = torch.cat(drawn)
+    assert sorted(flat[:5].tolist()) == sorted(flat[5:10].tolist()) == [0, 1, 2, 3, 4]
+    again = torch.cat(list(itertools.islice(random_rows(5, 3, torch.Generator().manual_seed(0)), 5)))
+    assert torch.equal(flat, again)
+    with pytest.raises(ValueError, match="empty"):
+        next(random_rows(0, 3, torch.Generator()))
