@@ -1,4 +1,4 @@
-"""Convolutions over the time axis of a calendar grid: the trunk shared by the temporal CNN and the recognition heads."""
+"""Convolutions over the time axis of a calendar grid, shared by the temporal CNN and the recognition heads."""
 
 from __future__ import annotations
 
