@@ -9,8 +9,17 @@ import typer
 
 from cropgen.cli import render
 from cropgen.cli.options import (
-    GLOBAL_NOTE, DryRun, Overwrite, Regions, Series, Settings, Years, parse_settings, split_list, split_numbers,
-)  # fmt: skip
+    GLOBAL_NOTE,
+    DryRun,
+    Overwrite,
+    Regions,
+    Series,
+    Settings,
+    Years,
+    parse_settings,
+    split_list,
+    split_numbers,
+)
 from cropgen.cli.session import session_of
 
 

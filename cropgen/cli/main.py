@@ -16,8 +16,18 @@ import typer
 
 from cropgen import __version__
 from cropgen.cli import (
-    aggregate, demo, doctor, evaluate, fetch, import_, info, models, predict, report, train,
-)  # fmt: skip
+    aggregate,
+    demo,
+    doctor,
+    evaluate,
+    fetch,
+    import_,
+    info,
+    models,
+    predict,
+    report,
+    train,
+)
 from cropgen.cli.session import DOCUMENT_VERSION, Session
 from cropgen.core.errors import CropgenError, UsageError
 from cropgen.core.paths import Workspace

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -57,11 +56,11 @@ def remove(path: Path) -> None:
 def _replace(source: Path, target: Path) -> None:
     if target.is_dir() and not target.is_symlink():
         retired = _temporary_beside(target)
-        os.replace(target, retired)
-        os.replace(source, target)
+        target.replace(retired)
+        source.replace(target)
         remove(retired)
     else:
-        os.replace(source, target)
+        source.replace(target)
 
 
 @contextlib.contextmanager

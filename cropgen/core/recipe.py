@@ -72,9 +72,7 @@ class EvaluateRecipe(Section):
     labels: tuple[str, ...] = Field(("100%",), description="label shares")
     seeds: tuple[int, ...] = Field((0, 1, 2), description="each seed draws its own split, labels and weights")
     test_share: float = Field(0.3, gt=0, lt=1, description="share of the spatial blocks that is held out")
-    block_km: float = Field(
-        1.0, gt=0, description="side of the spatial blocks; a block is wholly train or wholly test"
-    )
+    block_km: float = Field(1.0, gt=0, description="side of the spatial blocks; a block is wholly train or wholly test")
     data: DataSection
 
     @classmethod
