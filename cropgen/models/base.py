@@ -7,6 +7,7 @@ models that then learn by gradient; `log_posterior` classifies. Weights are the 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -104,10 +105,8 @@ class Context:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator for a named purpose, independent of the order of other draws."""
-        mixed = torch.Generator().manual_seed(self.seed)
-        salt = sum((i + 1) * byte for i, byte in enumerate(purpose.encode()))
-        start = int(torch.randint(0, 2**31, (salt % 97 + 1,), generator=mixed)[-1])
-        return torch.Generator().manual_seed(start * 1000003 + salt)
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @dataclass(frozen=True)
