@@ -1,0 +1,117 @@
+"""Losses that let a density learn from labelled and unlabelled parcels, and a recognition head learn from both.
+
+With J_y(x) = log p(x, y) or a lower bound of it, F the mean number of observed values of a row, π the class prior,
+β a learnt inverse temperature and q(y | x) the recognition head:
+
+    generative    −J_y / F                                     labelled
+    marginal      −log Σ_y exp J_y / F                         unlabelled; classes weighted by the density, never by q
+    hybrid        −log softmax_y(β (J_y − log π_y) + log π_y)  labelled
+    recognition   −log q(y | x)                                labelled
+    distillation  −Σ_y sg[p(y | x)] log q(y | x)               unlabelled; Bayes teaches the head
+
+References:
+    Semi-Supervised Learning with Deep Generative Models, Kingma, Rezende, Mohamed and Welling, 2014.
+    Principled Hybrids of Generative and Discriminative Models, Lasserre, Bishop and Minka, 2006.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from cropgen.models.base import GradientOptions, Objective
+
+Decision = Literal["bayes", "q", "product"]
+FIRST_LOG_BETA = -0.7
+UNIFORM_SHARE = 0.01
+
+
+class SemiSupervisedOptions(GradientOptions):
+    """Weights of the losses and the rule of decision, shared by the deep generative models."""
+
+    generative: float = Field(1.0, ge=0, description="weight of the density of labelled parcels")
+    marginal: float = Field(1.0, ge=0, description="weight of the density of unlabelled parcels, classes summed out")
+    hybrid: float = Field(1.0, ge=0, description="weight of the cross-entropy of Bayes' rule on labelled parcels")
+    recognition: float = Field(1.0, ge=0, description="weight of the cross-entropy of q(y|x) on labelled parcels")
+    distillation: float = Field(1.0, ge=0, description="weight of teaching q(y|x) by Bayes' rule on unlabelled parcels")
+    decide: Decision = Field(
+        "product", description="what classifies: bayes, q (the recognition head), or their product"
+    )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model says of a mini-batch.
+
+    Arguments:
+        joint: (B, K) log p(x, y) or a bound, in any units that do not depend on the class.
+        logits: (B, K) of q(y | x).
+        log_prior: (K,) log π.
+        log_beta: () logarithm of the inverse temperature of Bayes' rule.
+        observed: (B,) number of observed values of each row.
+        y: (B,) class, −1 unknown.
+    """
+
+    joint: Tensor
+    logits: Tensor
+    log_prior: Tensor
+    log_beta: Tensor
+    observed: Tensor
+    y: Tensor
+
+
+def tempered_posterior(joint: Tensor, log_prior: Tensor, log_beta: Tensor) -> Tensor:
+    """(B, K) normalised β (log p(x, y) − log π_y) + log π_y."""
+    return torch.log_softmax(log_beta.exp() * (joint - log_prior) + log_prior, -1)
+
+
+def _mean_over(rows: Tensor, values: Tensor) -> Tensor:
+    """Mean of (B,) values over the rows (B,) bool; 0 when there are none."""
+    return torch.where(rows, values, 0).sum() / rows.sum().clamp(min=1)
+
+
+def semisupervised_objective(evidence: Evidence, options: SemiSupervisedOptions) -> Objective:
+    """The five losses of the module's table, weighted by the options."""
+    known = evidence.y >= 0
+    seen = evidence.observed > 0
+    size = evidence.observed.to(evidence.joint.dtype).mean().clamp(min=1)
+    answer = evidence.y.clamp(min=0)[:, None]
+    log_bayes = tempered_posterior(evidence.joint, evidence.log_prior, evidence.log_beta)
+    log_q = torch.log_softmax(evidence.logits, -1)
+    teacher = torch.softmax(evidence.joint.detach(), -1)
+    parts = {
+        "generative": _mean_over(known & seen, -evidence.joint.gather(1, answer)[:, 0]) / size,
+        "marginal": _mean_over(~known & seen, -torch.logsumexp(evidence.joint, -1)) / size,
+        "hybrid": _mean_over(known & seen, -log_bayes.gather(1, answer)[:, 0]),
+        "recognition": _mean_over(known & seen, -log_q.gather(1, answer)[:, 0]),
+        "distillation": _mean_over(~known & seen, -(teacher * log_q).sum(-1)),
+    }
+    total = torch.stack([getattr(options, name) * value for name, value in parts.items()]).sum()
+    return Objective(total, parts)
+
+
+def decide(rule: Decision, log_bayes: Tensor, logits: Tensor, log_prior: Tensor, observed: Tensor) -> Tensor:
+    """(B, K) log p(y | x) by a rule of decision, mixed with 1 % of the uniform; the prior where nothing was observed.
+
+    The product is the equal log-linear pool of Bayes' rule and q, renormalised.
+
+    Arguments:
+        log_bayes: (B, K) tempered log posterior of the density.
+        logits: (B, K) of q(y | x).
+        log_prior: (K,).
+        observed: (B,) number of observed values.
+    """
+    log_q = torch.log_softmax(logits, -1)
+    if rule == "bayes":
+        chosen = log_bayes
+    elif rule == "q":
+        chosen = log_q
+    else:
+        chosen = torch.log_softmax(0.5 * (log_bayes + log_q), -1)
+    mixed = (1 - UNIFORM_SHARE) * chosen.exp() + UNIFORM_SHARE / chosen.shape[-1]
+    return torch.where((observed > 0)[:, None], mixed.log(), functional.log_softmax(log_prior, -1))
