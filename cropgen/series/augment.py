@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Strength = Literal["strong", "lite", "none"]
+Strength = Literal["strong", "lite", "weak", "none"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Amplitudes:
 AMPLITUDES: dict[str, Amplitudes] = {
     "strong": Amplitudes(shift=2.0, warp=2.0, gain=0.10, noise=0.05, drop=0.15),
     "lite": Amplitudes(shift=1.0, warp=1.0, gain=0.05, noise=0.03, drop=0.15),
+    "weak": Amplitudes(shift=0.5, warp=0.5, gain=0.0, noise=0.0, drop=0.05),
 }
 
 
@@ -64,7 +65,7 @@ def augment(
     Arguments:
         values: (B, G, C) standardised seasons, 0 where missing.
         mask: (B, G) bool.
-        strength: "strong", "lite", or "none" (returned as given).
+        strength: "strong", "lite", "weak", or "none" (returned as given).
         generator: source of every random number.
         drop_dates: also drop observed slots.
 
