@@ -1,0 +1,110 @@
+"""How the container is laid out on disk: its arrays, its attributes, and the digest of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cropgen.core.errors import CorruptInputError, SchemaError
+from cropgen.series.schema import SCHEMA_VERSION, ParcelSeries
+
+AXES = ("parcel", "date", "band")
+_CHUNK_BYTES = 2 << 20
+_INDEX_ROWS = 1 << 16
+TEXT = ("parcel_id", "region")
+DTYPES: dict[str, str] = {
+    "values": "float32", "mask": "bool", "day": "int32", "band_mask": "bool", "pixels": "int32",
+    "parcel_id": "str", "year": "int16", "region": "str", "label": "int32", "lon": "float64", "lat": "float64",
+    "clear_dates": "int32",
+}  # fmt: skip
+BY_BAND = ("values", "band_mask")
+BY_DATE = ("values", "mask", "day", "band_mask", "pixels")
+OPTIONAL = ("band_mask", "pixels")
+INDEX = ("parcel_id", "year", "region", "label", "lon", "lat", "clear_dates")
+_KEYS: dict[str, type] = {
+    "bands": list, "legend": dict, "source": dict, "rows": int, "dates": int, "fields": list, "digest": str,
+}  # fmt: skip
+REMAKE = "make the store again with `cropgen aggregate` or `cropgen import`"
+
+
+def shape_of(name: str, rows: int, dates: int, bands: int) -> tuple[int, ...]:
+    """Shape of an array of the store."""
+    return (rows, dates, bands)[: 1 + (name in BY_DATE) + (name in BY_BAND)]
+
+
+def chunk_rows(name: str, dates: int, bands: int) -> int:
+    """Parcels in a chunk: a power of two, so that a chunk of values holds about 2 MiB."""
+    if name not in BY_DATE:
+        return _INDEX_ROWS
+    return 1 << max(8, (_CHUNK_BYTES // (4 * dates * max(bands, 1))).bit_length() - 1)
+
+
+def field_of(series: ParcelSeries, name: str) -> np.ndarray | None:
+    """The array of a container that is stored under a name; None where the container has none."""
+    return series.clear_dates.astype(np.int32) if name == "clear_dates" else getattr(series, name)
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a store, checked.
+
+    Raises:
+        SchemaError: the folder is not a series store of this version.
+        CorruptInputError: its metadata is not JSON.
+    """
+    metadata = path / "zarr.json"
+    if not metadata.is_file():
+        raise SchemaError(f"{path} is not a series store: it has no zarr.json", hint=REMAKE)
+    try:
+        document = json.loads(metadata.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptInputError(f"{metadata} is not JSON: {error}", hint=REMAKE) from error
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    if not isinstance(attributes, dict) or "cropgen_series" not in attributes:
+        raise SchemaError(f"{path} is a zarr folder but not a series store", hint=REMAKE)
+    if attributes["cropgen_series"] != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{path}: expected series schema {SCHEMA_VERSION}, got {attributes['cropgen_series']}", hint=REMAKE
+        )
+    for key, kind in _KEYS.items():
+        if not isinstance(attributes.get(key), kind):
+            raise SchemaError(f"{path}: attribute {key}: expected {kind.__name__}, got {attributes.get(key)!r}")
+    return {"crs": None, **attributes}
+
+
+def sorted_rows(rows: slice | np.ndarray | None, count: int) -> tuple[slice | np.ndarray, np.ndarray | None]:
+    """Rows as an ascending unit slice or ascending unique positions, and how to bring the result into order."""
+    if rows is None:
+        return slice(0, count), None
+    if isinstance(rows, slice):
+        start, stop, step = rows.indices(count)
+        if step == 1:
+            return slice(start, max(start, stop)), None
+        rows = np.arange(start, stop, step)
+    rows = np.asarray(rows)
+    positions = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+    if rows.dtype == bool and len(rows) != count:
+        raise IndexError(f"boolean rows: expected {count}, got {len(rows)}")
+    if len(positions) and not (-count <= positions.min() and positions.max() < count):
+        raise IndexError(f"rows outside 0..{count - 1}")
+    unique, inverse = np.unique(positions % count, return_inverse=True)
+    if len(unique) and unique[-1] - unique[0] + 1 == len(unique):
+        first = int(unique[0])
+        return slice(first, first + len(unique)), inverse
+    return unique, inverse
+
+
+def chained_digest(previous: str, fields: dict[str, np.ndarray]) -> str:
+    """Hex SHA-256 of the digest of the earlier rows followed by the arrays of a shard."""
+    digest = hashlib.sha256(previous.encode())
+    for name, content in fields.items():
+        if name in TEXT:
+            raw = json.dumps(content.tolist()).encode()
+        else:
+            raw = np.ascontiguousarray(content, dtype=np.dtype(DTYPES[name]).newbyteorder("<")).tobytes()
+        digest.update(f"{name}{content.shape}".encode())
+        digest.update(raw)
+    return digest.hexdigest()

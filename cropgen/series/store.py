@@ -1,0 +1,381 @@
+"""The container on disk: a zarr v3 group that grows in shards, with the parcels' geometry beside the arrays.
+
+    series.zarr/
+      zarr.json            schema number, bands, legend, source, and the committed extent: rows, dates, fields
+      values/ mask/ day/   (parcel, date[, band]) arrays, chunked by parcels; band_mask/ and pixels/ where known
+      parcel_id/ …         (parcel,) arrays: year, region, label, lon, lat, clear_dates
+      parcels.parquet/     GeoParquet parts, one per shard with geometry, named by their first row
+
+A shard is written behind the committed rows and then committed by one replacement of `zarr.json`, so an interrupted
+append leaves the store as it was. Chunks carry checksums and are always written, so a missing or truncated chunk is an
+error and never reads as cloud.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from filelock import FileLock, Timeout
+from zarr.codecs import ZstdCodec
+
+from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError, UsageError
+from cropgen.core.files import atomic_output, remove, require_input
+from cropgen.series.layout import (
+    AXES,
+    BY_DATE,
+    DTYPES,
+    INDEX,
+    OPTIONAL,
+    REMAKE,
+    TEXT,
+    chained_digest,
+    chunk_rows,
+    field_of,
+    read_attributes,
+    shape_of,
+    sorted_rows,
+)
+from cropgen.series.legend import Legend
+from cropgen.series.schema import SCHEMA_VERSION, ParcelSeries
+
+if TYPE_CHECKING:
+    import geopandas
+    import pandas
+    import xarray
+
+GEOMETRY = "parcels.parquet"
+
+
+class SeriesStore:
+    """A series store on disk; made by `create` or `open`."""
+
+    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
+        self.path = path
+        self._attributes = attributes
+        self.bands: tuple[str, ...] = tuple(attributes["bands"])
+        self.legend = Legend.from_json(attributes["legend"])
+
+    @classmethod
+    def create(
+        cls, path: Path, *, bands: tuple[str, ...], legend: Legend, crs: str | None = None, source: dict | None = None
+    ) -> SeriesStore:
+        """Make an empty store.
+
+        Arguments:
+            path: a folder that does not exist yet.
+            bands: names of the C bands.
+            legend: what labels are positions of.
+            crs: coordinate system of the geometry; None takes that of the first geometry appended.
+            source: JSON-able facts about where the series comes from.
+
+        Raises:
+            OutputExistsError: something is at `path`.
+        """
+        if path.exists():
+            raise OutputExistsError(f"{path} exists", hint="choose another folder, or pass --overwrite")
+        attributes = {
+            "cropgen_series": SCHEMA_VERSION, "bands": list(bands), "legend": legend.to_json(), "crs": crs,
+            "source": source or {}, "rows": 0, "dates": 0, "fields": [], "digest": "",
+        }  # fmt: skip
+        with atomic_output(path) as part:
+            zarr.create_group(part, zarr_format=3, attributes=attributes)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> SeriesStore:
+        """Open a store and check that it is whole as far as its metadata tells.
+
+        Raises:
+            MissingInputError: nothing is at `path`.
+            SchemaError: it is not a series store of this version.
+            CorruptInputError: an array is missing, truncated or of another shape.
+        """
+        require_input(path, "series store")
+        attributes = read_attributes(path)
+        store = cls(path, attributes)
+        group = store._group("r")
+        for name in attributes["fields"]:
+            store._check_array(group, name)
+        return store
+
+    def __len__(self) -> int:
+        return self._attributes["rows"]
+
+    @property
+    def dates(self) -> int:
+        """T: dates of the longest row."""
+        return self._attributes["dates"]
+
+    @property
+    def crs(self) -> str | None:
+        """Coordinate system of the geometry as WKT or an authority code."""
+        return self._attributes["crs"]
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Facts about where the series comes from, as given to `create`."""
+        return self._attributes["source"]
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of bands, legend and every row, as recorded when the rows were appended.
+
+        It depends on the rows and on how they were cut into shards, not on compression, time or place.
+        """
+        head = [SCHEMA_VERSION, list(self.bands), self._attributes["legend"], len(self), self._attributes["digest"]]
+        return hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
+
+    def append(self, series: ParcelSeries, geometry: geopandas.GeoSeries | None = None) -> None:
+        """Add one shard of rows; an interruption leaves the store as it was.
+
+        Arguments:
+            series: N rows with the bands of the store; shards may differ in their number of dates.
+            geometry: N geometries aligned to the rows, in the coordinate system of the store.
+
+        Raises:
+            SchemaError: bands, labels, fields or the coordinate system do not fit the store.
+            UsageError: another process is writing.
+        """
+        with self._lock():
+            self._attributes = read_attributes(self.path)
+            crs = self._check_shard(series, geometry)
+            if not len(series):
+                return
+            fields = {name: array for name in DTYPES if (array := field_of(series, name)) is not None}
+            if self._has("band_mask") and series.band_mask is None:
+                fields["band_mask"] = np.broadcast_to(series.mask[..., None], series.values.shape)
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                self._write(fields)
+            if geometry is not None:
+                self._write_geometry(series, geometry)
+            self._commit(series, fields, crs)
+
+    def read(self, rows: slice | np.ndarray | None = None) -> ParcelSeries:
+        """Rows as a container in memory; only the chunks that hold them are read.
+
+        Arguments:
+            rows: a slice, an index array in any order (repeats allowed), a boolean array, or None for all.
+
+        Raises:
+            CorruptInputError: a chunk is missing or truncated; the message names the array.
+        """
+        content: dict[str, Any] = {name: self._read_field(name, rows) for name in self._fields if name != "clear_dates"}
+        return ParcelSeries(bands=self.bands, **content)
+
+    def index(self) -> pandas.DataFrame:
+        """One line per row in store order: parcel_id, year, region, label, lon, lat, clear_dates."""
+        import pandas
+
+        return pandas.DataFrame({name: self._read_field(name, None) for name in INDEX})
+
+    def geometry(self) -> geopandas.GeoDataFrame | None:
+        """parcel_id, year and geometry of every row in store order; null where a shard had none.
+
+        Returns:
+            None when no shard had geometry.
+        """
+        import geopandas
+        import pandas
+
+        parts = {first: path for first, path in self._geometry_parts() if first < len(self)}
+        if not parts:
+            return None
+        index = self.index()[["parcel_id", "year"]]
+        frames = []
+        for first, path in sorted(parts.items()):
+            frame = _read_geometry(path)
+            frame.index = pandas.RangeIndex(first, first + len(frame))
+            frames.append(frame)
+        shapes = pandas.concat(frames).geometry.reindex(index.index)
+        return geopandas.GeoDataFrame(index, geometry=shapes, crs=frames[0].crs)
+
+    def dataset(self) -> xarray.Dataset:
+        """The store as a lazy xarray data set over (parcel, date, band); nothing is read until it is asked for."""
+        import xarray
+
+        if not len(self):
+            return xarray.Dataset(coords={"band": list(self.bands)})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*{GEOMETRY}.*")
+            whole = xarray.open_zarr(self.path, consolidated=False, chunks=None, zarr_format=3)
+        kept = whole[list(self._attributes["fields"])]
+        extent = {"parcel": slice(0, len(self)), "date": slice(0, self.dates)}
+        cut = kept.isel({k: v for k, v in extent.items() if k in kept.sizes})
+        return cut.assign_coords(band=list(self.bands))
+
+    def chunks(self, rows: int = 4096) -> Iterator[slice]:
+        """Consecutive slices of at most `rows` rows that cover the store."""
+        for start in range(0, len(self), rows):
+            yield slice(start, min(start + rows, len(self)))
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return tuple(self._attributes["fields"]) or tuple(n for n in DTYPES if n not in OPTIONAL)
+
+    def _has(self, name: str) -> bool:
+        return name in self._attributes["fields"]
+
+    def _group(self, mode: Any) -> zarr.Group:
+        return zarr.open_group(self.path, mode=mode, zarr_format=3, use_consolidated=False)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(f"{self.path} is being written by another process", hint="wait for it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_array(self, group: zarr.Group, name: str) -> zarr.Array:
+        try:
+            array = group[name]
+        except KeyError as error:
+            raise CorruptInputError(f"{self.path}: array {name} is missing", hint=REMAKE) from error
+        except ValueError as error:
+            raise CorruptInputError(f"{self.path}: array {name} cannot be read: {error}", hint=REMAKE) from error
+        expected = shape_of(name, len(self), self.dates, len(self.bands))
+        if not isinstance(array, zarr.Array):
+            raise CorruptInputError(f"{self.path}: {name}: expected an array, got a group", hint=REMAKE)
+        if array.ndim != len(expected) or any(has < needs for has, needs in zip(array.shape, expected, strict=True)):
+            raise CorruptInputError(
+                f"{self.path}: array {name}: expected shape {expected}, got {array.shape}", hint=REMAKE
+            )
+        return array
+
+    def _check_shard(self, series: ParcelSeries, geometry: geopandas.GeoSeries | None) -> str | None:
+        if series.bands != self.bands:
+            raise SchemaError(
+                f"{self.path}: expected bands {', '.join(self.bands)}, got {', '.join(series.bands)}",
+                hint="order and names must be those of the store",
+            )
+        top = int(series.label.max(initial=-1))
+        if top >= len(self.legend) or int(series.label.min(initial=-1)) < -1:
+            raise SchemaError(f"{self.path}: label {top} is outside the legend of {len(self.legend)} classes")
+        if len(self) and self._has("pixels") != (series.pixels is not None):
+            raise SchemaError(f"{self.path}: pixel counts must be given with every shard or with none")
+        if geometry is None:
+            return self.crs
+        if len(geometry) != len(series):
+            raise SchemaError(f"{self.path}: {len(geometry)} geometries for {len(series)} rows")
+        crs = None if geometry.crs is None else geometry.crs.to_string()
+        if self.crs is not None and not _same_crs(self.crs, geometry.crs):
+            raise SchemaError(
+                f"{self.path}: expected geometry in {self.crs}, got {crs}", hint="reproject it before it is appended"
+            )
+        return self.crs or crs
+
+    def _write(self, fields: dict[str, np.ndarray]) -> None:
+        group = self._group("r+")
+        start, stop = len(self), len(self) + len(fields["year"])
+        for name in [n for n in DTYPES if n in group and not self._has(n)]:
+            del group[name]
+        for name, content in fields.items():
+            if not self._has(name):
+                self._create_array(group, name, dates=content.shape[1] if name in BY_DATE else 0)
+            array = self._check_array(group, name)
+            if name not in BY_DATE:
+                array.resize((stop,))
+                array[start:stop] = content
+                continue
+            dates = max(array.shape[1], content.shape[1])
+            array.resize(shape_of(name, stop, dates, len(self.bands)))
+            padding = [(0, 0), (0, dates - content.shape[1])] + [(0, 0)] * (content.ndim - 2)
+            array[start:stop] = np.pad(content, padding)
+
+    def _create_array(self, group: zarr.Group, name: str, dates: int) -> None:
+        dates, bands = max(dates, self.dates, 1), len(self.bands)
+        array = group.create_array(
+            name,
+            shape=shape_of(name, len(self), dates, bands),
+            chunks=shape_of(name, chunk_rows(name, dates, bands), dates, max(bands, 1)),
+            dtype=DTYPES[name],
+            compressors=ZstdCodec(level=3, checksum=True),
+            dimension_names=AXES[: len(shape_of(name, 0, 0, 0))],
+        )
+        if name == "band_mask":
+            for rows_before in self.chunks():
+                mask = self._read_field("mask", rows_before)
+                array[rows_before, : mask.shape[1]] = np.repeat(mask[..., None], len(self.bands), axis=-1)
+
+    def _commit(self, series: ParcelSeries, fields: dict[str, np.ndarray], crs: str | None) -> None:
+        update = {
+            "rows": len(self) + len(series),
+            "dates": max(self.dates, series.values.shape[1]),
+            "fields": [n for n in DTYPES if n in fields or self._has(n)],
+            "digest": chained_digest(self._attributes["digest"], fields),
+            "crs": crs,
+        }
+        self._group("r+").attrs.update(update)
+        self._attributes = {**self._attributes, **update}
+
+    def _read_field(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
+        if not len(self):
+            empty = np.zeros(shape_of(name, 0, 0, len(self.bands)), np.str_ if name in TEXT else DTYPES[name])
+            return empty if rows is None or isinstance(rows, slice) else empty[rows]
+        array = self._check_array(self._group("r"), name)
+        wanted, inverse = sorted_rows(rows, len(self))
+        self._check_chunks(array, name, wanted)
+        dates = (slice(0, self.dates),) if name in BY_DATE else ()
+        try:
+            content = array[(wanted, *dates)] if isinstance(wanted, slice) else array.oindex[(wanted, *dates)]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CorruptInputError(f"{self.path}: array {name} cannot be read: {error}", hint=REMAKE) from error
+        content = np.asarray(content)
+        if name in TEXT:
+            content = np.asarray(content.tolist(), dtype=np.str_)
+        return content if inverse is None else content[inverse]
+
+    def _check_chunks(self, array: zarr.Array, name: str, rows: slice | np.ndarray) -> None:
+        size = array.chunks[0]
+        if isinstance(rows, slice):
+            touched = np.arange(rows.start // size, -(-rows.stop // size)) if rows.stop > rows.start else np.array([])
+        else:
+            touched = np.unique(rows // size)
+        for position in touched.astype(int).tolist():
+            parts = [str(position)] + ["0"] * (array.ndim - 1)
+            chunk = self.path.joinpath(name, "c", *parts)
+            if not chunk.is_file():
+                raise CorruptInputError(f"{self.path}: array {name}: chunk {'/'.join(parts)} is missing", hint=REMAKE)
+
+    def _geometry_parts(self) -> list[tuple[int, Path]]:
+        return [(int(p.stem), p) for p in (self.path / GEOMETRY).glob("[0-9]*.parquet")]
+
+    def _write_geometry(self, series: ParcelSeries, geometry: geopandas.GeoSeries) -> None:
+        import geopandas
+
+        for first, path in self._geometry_parts():
+            if first >= len(self):
+                remove(path)
+        frame = geopandas.GeoDataFrame(
+            {"parcel_id": series.parcel_id, "year": series.year},
+            geometry=geometry.to_numpy(),
+            crs=geometry.crs,
+        )
+        with atomic_output(self.path / GEOMETRY / f"{len(self):010d}.parquet") as part:
+            frame.to_parquet(part, index=False, schema_version="1.1.0")
+
+
+def _same_crs(recorded: str, other: Any) -> bool:
+    import pyproj
+
+    return other is not None and pyproj.CRS(recorded) == pyproj.CRS(other)
+
+
+def _read_geometry(path: Path) -> geopandas.GeoDataFrame:
+    import geopandas
+
+    try:
+        return geopandas.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise CorruptInputError(f"{path} cannot be read: {error}", hint=REMAKE) from error
