@@ -161,7 +161,7 @@ def _step(
     """
     torch.manual_seed(seed)
     view = model.augmented(batch, torch.Generator().manual_seed(seed + 1))
-    loss = model.objective(view.to(device=device), torch.Generator(device=device).manual_seed(seed + 2))
+    loss = model.objective(view.to(device=device), torch.Generator().manual_seed(seed + 2))
     optimiser.zero_grad(set_to_none=True)
     loss.total.backward()
     norm = torch.stack([learner.clip() for learner in learners]).norm()
