@@ -24,7 +24,7 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Innovations:
+class Seasons:
     """B whitened seasons of G slots and C bands, D = G·C, for K classes.
 
     Arguments:
@@ -71,25 +71,25 @@ class Innovations:
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-def concatenate_innovations(parts: list[Innovations]) -> Innovations:
+def concatenate_seasons(parts: list[Seasons]) -> Seasons:
     """Rows of several sets."""
-    return Innovations(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Innovations)})
+    return Seasons(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Seasons)})
 
 
-def whiten_rows(tied: TiedGaussian, x: Tensor, mask: Tensor, day: Tensor, y: Tensor) -> Innovations:
-    """Whiten rows on the grid by the exact marginal of what each observed; arguments as in `Innovations`."""
+def whitened(tied: TiedGaussian, x: Tensor, mask: Tensor, day: Tensor, y: Tensor) -> Seasons:
+    """Whiten rows on the grid by the exact marginal of what each observed; arguments as in `Seasons`."""
     white = tied.whiten(x, mask)
-    return Innovations(x, mask, day.to(x.dtype), white.e, white.offset, white.date_log_det, y)
+    return Seasons(x, mask, day.to(x.dtype), white.e, white.offset, white.date_log_det, y)
 
 
-def whiten_batch(tied: TiedGaussian, batch: Batch, start_days: Tensor) -> Innovations:
+def see(tied: TiedGaussian, batch: Batch, start_days: Tensor) -> Seasons:
     """A batch as the deep models see it.
 
     Arguments:
         start_days: (G,) first day of each slot, days since 1 January.
     """
     x, mask = tied.grid(batch)
-    return whiten_rows(tied, x, mask, grid_view(batch, start_days)[2], batch.y)
+    return whitened(tied, x, mask, grid_view(batch, start_days)[2], batch.y)
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Bank:
         unlabelled: copies of unlabelled rows, or None.
     """
 
-    labelled: Innovations
-    unlabelled: Innovations | None
+    labelled: Seasons
+    unlabelled: Seasons | None
 
     @classmethod
     def build(
@@ -127,24 +127,24 @@ class Bank:
         pool = data.unlabelled if data.unlabelled is not None and len(data.unlabelled) and unlabelled else None
         with report.task("whitening", total=labelled + (unlabelled if pool is not None else 0)) as task:
 
-            def copies(batch: Batch, count: int) -> Innovations:
+            def copies(batch: Batch, count: int) -> Seasons:
                 x, mask = tied.grid(batch)
                 day = grid_view(batch, start_days)[2]
                 parts = []
                 for rows in next(random_rows(len(batch), count, generator)).split(_CHUNK):
                     copy, seen = augment(x[rows], mask[rows], strength, generator)
-                    parts.append(whiten_rows(tied, copy, seen, day[rows], batch.y[rows]))
+                    parts.append(whitened(tied, copy, seen, day[rows], batch.y[rows]))
                     task.advance(len(rows))
-                return concatenate_innovations(parts)
+                return concatenate_seasons(parts)
 
             known = copies(data.labelled, labelled)
             return cls(known, None if pool is None else copies(pool, unlabelled))
 
-    def draw(self, labelled: int, unlabelled: int, generator: torch.Generator) -> Innovations:
+    def draw(self, labelled: int, unlabelled: int, generator: torch.Generator) -> Seasons:
         """A mini-batch on the generator's device: rows of each kind drawn with replacement, labelled rows first."""
         parts = []
         for rows, count in ((self.labelled, labelled), (self.unlabelled, unlabelled)):
             if rows is not None and count:
                 index = torch.randint(len(rows), (count,), generator=generator, device=generator.device)
                 parts.append(rows.take(index.to(rows.y.device)).to(generator.device))
-        return concatenate_innovations(parts)
+        return concatenate_seasons(parts)
