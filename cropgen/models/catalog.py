@@ -97,3 +97,8 @@ def load(entry: Entry) -> type[Classifier]:
     """Import the class of a catalogue row."""
     module, _, name = entry.target.partition(":")
     return getattr(importlib.import_module(f"cropgen.models.{module}"), name)
+
+
+def aliases_of(name: str) -> tuple[str, ...]:
+    """The other names of a model."""
+    return tuple(alias for alias, target in ALIASES.items() if target == name)

@@ -1,0 +1,152 @@
+"""What is here: models, stores, runs, the installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cropgen import __version__
+from cropgen.core.errors import SchemaError
+from cropgen.core.files import require_input
+from cropgen.core.paths import Workspace, user_cache
+from cropgen.core.run import RunFolder
+from cropgen.models.catalog import CATALOG, Entry, aliases_of, find, load
+
+_PACKAGES = ("torch", "numpy", "pandas", "xarray", "zarr", "rasterio", "geopandas", "pyogrio", "scikit-learn", "typer")
+
+
+def models() -> tuple[Entry, ...]:
+    """Every model of the catalogue."""
+    return CATALOG
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a model."""
+
+    key: str
+    kind: str
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model and its options."""
+
+    entry: Entry
+    aliases: tuple[str, ...]
+    text: str
+    options: tuple[Option, ...]
+
+
+def model_card(name: str) -> ModelCard:
+    """A model by name or alias.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    entry = find(name)
+    kind = load(entry)
+    options = tuple(
+        Option(key, _kind_of(field.annotation), _plain(field.get_default(call_default_factory=True)),
+               field.description or "")
+        for key, field in kind.Settings.model_fields.items()
+    )  # fmt: skip
+    return ModelCard(entry, aliases_of(entry.name), (kind.__doc__ or "").strip(), options)
+
+
+def _kind_of(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
+    return text or str(annotation).replace("typing.", "")
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a path holds: `kind` is store, run, evaluation or layer; `content` depends on it."""
+
+    kind: str
+    path: Path
+    content: dict[str, Any]
+
+
+def info(workspace: Workspace, path: Path | None) -> Info:
+    """Describe a series store, a run folder, an evaluation or a vector layer.
+
+    Raises:
+        MissingInputError: nothing is at `path`.
+        SchemaError: it is none of these.
+    """
+    target = require_input(path, "path") if path is not None else workspace.default_series()
+    if (target / "series.zarr").is_dir():
+        target = target / "series.zarr"
+    if (target / "zarr.json").is_file():
+        from cropgen.series.statistics import summarise
+        from cropgen.series.store import SeriesStore
+
+        return Info("store", target, summarise(SeriesStore.open(target)))
+    if (target / "manifest.json").is_file():
+        return Info("run", target, RunFolder(target).read_manifest())
+    if target.suffix == ".json":
+        from cropgen.evaluation.document import read_evaluation
+
+        return Info("evaluation", target, read_evaluation(target))
+    if target.is_file():
+        from cropgen.series.geometry import describe_layer
+
+        return Info("layer", target, describe_layer(target))
+    raise SchemaError(
+        f"{target} is neither a series store, a run, an evaluation nor a vector layer",
+        hint="give a folder with series.zarr, a folder of runs/, evaluation.json, or a GeoPackage",
+    )
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """State of the installation."""
+
+    healthy: bool
+    versions: dict[str, str]
+    devices: tuple[str, ...]
+    folders: dict[str, str]
+    problems: tuple[str, ...]
+
+
+def doctor(workspace: Workspace) -> Doctor:
+    """Versions, devices, formats and space; `healthy` is false when something needed is missing."""
+    import pyogrio
+    import torch
+
+    versions = {"cropgen": __version__, "python": platform.python_version(), "system": platform.platform()}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions["gdal"] = ".".join(str(part) for part in pyogrio.__gdal_version__)
+    devices = ["cpu ({} threads)".format(torch.get_num_threads())]
+    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    drivers = pyogrio.list_drivers()
+    problems = [f"no {name} driver in GDAL" for name in ("GPKG", "GeoJSON") if "w" not in drivers.get(name, "")]
+    space = shutil.disk_usage(_existing(workspace.root))
+    if space.free < 2**30:
+        problems.append(f"less than 1 GiB free in {workspace.root}")
+    if not os.access(_existing(workspace.root), os.W_OK):
+        problems.append(f"{workspace.root} cannot be written")
+    folders = {
+        "workspace": str(workspace.root),
+        "cache": str(user_cache()),
+        "free space": f"{space.free / 2**30:.1f} GiB",
+    }
+    return Doctor(not problems, versions, tuple(devices), folders, tuple(problems))
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

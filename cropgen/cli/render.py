@@ -1,0 +1,176 @@
+"""How results look on a terminal: tables and short summaries, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from cropgen import api
+
+
+def plain_table(*columns: str, title: str | None = None, numeric: frozenset[int] = frozenset()) -> Table:
+    """A table with one rule under its head; columns whose position is in `numeric` are right-aligned."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", header_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position in numeric else "left")
+    return table
+
+
+def facts_table(facts: dict[str, Any], title: str | None = None) -> Table:
+    """Names and values in two columns."""
+    table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def path_line(what: str, path: Path) -> Text:
+    """`what  path`, the path never wrapped away from its beginning."""
+    return Text.assemble((f"{what:<12}", "dim"), (str(path), "bold"))
+
+
+def count(value: float) -> str:
+    """A whole number with thin thousands."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal; a dash for nothing."""
+    return "–" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def models_table(entries: tuple[api.Entry, ...]) -> Table:
+    """The catalogue."""
+    table = plain_table("model", "family", "p(x|y)", "unlabelled", "what it is")
+    for entry in entries:
+        table.add_row(
+            entry.name, entry.family, "yes" if entry.generative else "", "yes" if entry.semi_supervised else "",
+            entry.summary,
+        )  # fmt: skip
+    return table
+
+
+def model_card(card: api.ModelCard) -> list[RenderableType]:
+    """One model: what it is, its reference, its options."""
+    facts = {"family": card.entry.family, "reference": card.entry.reference}
+    if card.aliases:
+        facts["also called"] = ", ".join(card.aliases)
+    options = plain_table("--set", "type", "default", "what it does")
+    for option in card.options:
+        options.add_row(option.key, option.kind, str(option.default), option.description)
+    return [Panel(Text(card.text), title=card.entry.name, title_align="left"), facts_table(facts), options]
+
+
+def datasets_table(listing: list[api.DatasetListing]) -> Table:
+    """The data sets and their state in the workspace."""
+    table = plain_table("data set", "years", "parcels", "classes", "size", "licence", "here", numeric=frozenset({2, 3}))
+    for item in listing:
+        table.add_row(
+            item.name, ", ".join(str(y) for y in item.years), count(item.parcels), str(item.classes), item.size,
+            item.licence, item.state,
+        )  # fmt: skip
+    return table
+
+
+def fetch_summary(result: api.FetchResult) -> list[RenderableType]:
+    """What was fetched and what to do next."""
+    lines: list[RenderableType] = [facts_table({key: str(value) for key, value in result.facts.items()})]
+    if not result.dry_run:
+        lines += [path_line("scenes", result.scenes), *(path_line("parcels", p) for p in result.parcels)]
+        lines.append(Text(f"next: cropgen aggregate {result.scenes} {' '.join(str(p) for p in result.parcels)}", "dim"))
+    return lines
+
+
+def store_summary(result: api.StoreResult) -> list[RenderableType]:
+    """What went into a series store, and what was left out."""
+    facts = {"parcel seasons": count(result.rows), "years": ", ".join(str(y) for y in result.years)}
+    facts |= {"bands": ", ".join(result.bands), "crops": str(result.classes)}
+    lines: list[RenderableType] = [facts_table(facts)]
+    for reason, ids in result.dropped.items():
+        shown = ", ".join(ids[:5]) + (f" and {count(len(ids) - 5)} more" if len(ids) > 5 else "")
+        lines.append(Text(f"{reason}: {shown}", "yellow"))
+    if not result.dry_run:
+        lines += [path_line("series", result.series), Text("next: cropgen train --labels 10%", "dim")]
+    return lines
+
+
+def train_summary(result: api.TrainResult) -> RenderableType:
+    """What was learnt from what, and where it is."""
+    facts = {
+        "model": result.model, "classes": f"{len(result.classes)}: {', '.join(result.classes)}",
+        "labelled": count(result.labelled), "unlabelled": count(result.unlabelled),
+        "run": "not trained: --dry-run" if result.dry_run else str(result.run),
+    }  # fmt: skip
+    if not result.dry_run:
+        facts["seconds"] = f"{result.seconds:.1f}"
+    return facts_table(facts)
+
+
+def predict_summary(result: api.PredictResult) -> list[RenderableType]:
+    """How many parcels of which crop, what was flagged, and where the layer is."""
+    facts = facts_table({"parcels": count(result.parcels), "run": result.run_id})
+    if result.dry_run:
+        return [facts, path_line("would write", result.output)]
+    table = plain_table("crop", "parcels", "share %", numeric=frozenset({1, 2}))
+    for name, number in sorted(result.crops.items(), key=lambda pair: -pair[1]):
+        table.add_row(name, count(number), percent(number / max(result.parcels, 1)))
+    lines: list[RenderableType] = [facts, table]
+    if result.flags:
+        lines.append(Text("flags: " + ", ".join(f"{name} {count(n)}" for name, n in result.flags.items()), "yellow"))
+    return [*lines, path_line("predictions", result.output)]
+
+
+def evaluate_summary(result: api.EvaluateResult) -> list[RenderableType]:
+    """Mean scores over seeds, a row per model, label share and split."""
+    if result.dry_run:
+        return [facts_table({"cells": str(result.cells), "would write": str(result.evaluation)})]
+    table = plain_table(
+        "model", "labels", "train → test", "seeds", "macro-F1", "accuracy", "NLL", "ECE",
+        numeric=frozenset(range(3, 8)),
+    )  # fmt: skip
+    for row in result.summary:
+        table.add_row(
+            row["model"], row["labels"], f"{row['train']} → {row['test']}", str(row["seeds"]),
+            f"{percent(row['macro_f1'])} ± {percent(row['macro_f1_sd'])}", percent(row["accuracy"]),
+            f"{row['nll']:.2f}", percent(row["ece"]),
+        )  # fmt: skip
+    return [table, path_line("evaluation", result.evaluation), Text("next: cropgen report", "dim")]
+
+
+def info_panels(result: api.Info) -> list[RenderableType]:
+    """What a path holds."""
+    head = facts_table({"path": str(result.path), "kind": result.kind})
+    if result.kind == "store":
+        return [head, *_store_panels(result.content)]
+    return [head, facts_table({k: v for k, v in result.content.items() if not isinstance(v, list | dict)})]
+
+
+def _store_panels(content: dict[str, Any]) -> list[RenderableType]:
+    facts = {k: v for k, v in content.items() if not isinstance(v, list | dict)}
+    return [facts_table(facts)]
+
+
+def doctor_table(result: api.Doctor) -> RenderableType:
+    """The installation at a glance."""
+    facts = result.versions | {"devices": ", ".join(result.devices)} | result.folders
+    facts["state"] = "healthy" if result.healthy else "; ".join(result.problems)
+    return facts_table(facts)
+
+
+def demo_summary(result: api.DemoResult) -> list[RenderableType]:
+    """What the demonstration made."""
+    return [
+        *evaluate_summary(result.evaluation)[:1],
+        facts_table({"seconds": f"{result.seconds:.0f}"}),
+        path_line("map", result.map),
+        path_line("report", result.report),
+    ]
