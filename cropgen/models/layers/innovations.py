@@ -30,6 +30,17 @@ from cropgen.series.batches import Batch
 MOST_DIMENSIONS = 3000
 _BLOCK_ELEMENTS = 1 << 24
 _LOG_2PI = math.log(2 * math.pi)
+_CAUTIOUS_BETA = 0.3
+UNIFORM_SHARE = 0.01
+
+
+def tempered(log_joint: Tensor, beta: Tensor | float) -> Tensor:
+    """(B, K) log of 99 % softmax(β log p(x, y)) and 1 % of the uniform: the classes keep their order.
+
+    A density of many correlated values is far too sure of itself; β makes its posterior honest.
+    """
+    posterior = torch.softmax(beta * log_joint, -1)
+    return torch.log((1 - UNIFORM_SHARE) * posterior + UNIFORM_SHARE / log_joint.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class TiedGaussian(nn.Module):
         means: (K, D) class means of standardised seasons, date by date.
         cov, chol: (D, D) covariance of standardised seasons and its lower Cholesky factor.
         log_prior: (K,) log π.
+        beta: () inverse temperature of the posterior.
 
     Raises:
         UsageError: the season has too many values for a full covariance.
@@ -101,6 +113,7 @@ class TiedGaussian(nn.Module):
     cov: Tensor
     chol: Tensor
     log_prior: Tensor
+    beta: Tensor
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
@@ -118,6 +131,7 @@ class TiedGaussian(nn.Module):
         self.register_buffer("cov", torch.eye(size))
         self.register_buffer("chol", torch.eye(size))
         self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
+        self.register_buffer("beta", torch.tensor(_CAUTIOUS_BETA))
 
     def grid(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Standardised seasons on the calendar: the observations of a slot averaged.
@@ -183,6 +197,11 @@ class TiedGaussian(nn.Module):
     def log_joint(self, x: Tensor, m: Tensor) -> Tensor:
         """(B, K) log p(x_observed, y), the missing dates integrated out; log π without any clear date."""
         return self.date_log_density(self.whiten(x, m)).sum(1) + self.log_prior
+
+    def log_posterior(self, x: Tensor, m: Tensor) -> Tensor:
+        """(B, K) tempered log p(y | x_observed); log π without any clear date."""
+        posterior = tempered(self.log_joint(x, m), self.beta)
+        return torch.where(m.any(1)[:, None], posterior, self.log_prior)
 
     def prefix_log_joint(self, x: Tensor, m: Tensor) -> Tensor:
         """(B, G, K) log p(x_1…t, y) after each slot t: the exact score of every beginning of the season."""

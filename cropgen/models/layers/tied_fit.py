@@ -1,0 +1,255 @@
+"""Fitting the tied Gaussian: augmented copies of the labels, EM on unlabelled parcels from two starts, and a guard.
+
+Few labels: each is copied with shifts and warps of time, gains and noise, so that the tied covariance sees what varies
+within a crop. Unlabelled parcels: EM from two covariances (Ledoit-Wolf; block autoregression of order 2, which survives
+fewer labels); the end with the larger likelihood of the unlabelled parcels is kept. Guard: where classes overlap,
+unlabelled parcels can pull the classes apart from the labels; cross-validation on the labels finds that out, and EM is
+kept only when its tempered negative log-likelihood is close to the best of the alternatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from cropgen.core.errors import DataError
+from cropgen.models.base import Context, InputSpec, Options, TrainingData
+from cropgen.models.layers.innovations import TiedGaussian, tempered
+from cropgen.models.layers.tied_em import (
+    Estimate,
+    Rows,
+    Weighted,
+    block_autoregression,
+    expectation_maximisation,
+    maximise,
+)
+from cropgen.series.augment import Strength, augment, fill_gaps
+
+_FOLDS = 3
+_START_LAG = 2
+_ROWS_AFTER_AUGMENTATION = 3000
+_BETAS = torch.logspace(torch.tensor(0.02).log10().item(), torch.tensor(1.5).log10().item(), 25)
+_CAUTIOUS_WEIGHTS = (0.1, 0.3)
+
+
+class TiedOptions(Options):
+    """Options of the tied Gaussian, and of the start of every deep generative model."""
+
+    em: Literal["auto", "on", "off"] = Field(
+        "auto", description="learn from unlabelled parcels: guarded, always, never"
+    )
+    unlabelled_weight: float = Field(1.0, gt=0, description="weight of an unlabelled parcel in EM")
+    augment: Strength = Field("strong", description="augmentation of the labelled parcels: strong, lite, none")
+    em_steps: int = Field(8, ge=1, description="steps of EM")
+    starts: Literal["two", "ledoit-wolf", "autoregression"] = Field("two", description="covariances EM starts from")
+    guard_ratio: float = Field(
+        1.25, gt=0, description="EM is kept when its cross-validated NLL is at most this multiple of the best without"
+    )
+    prior_exponent: float = Field(1.0, ge=0, description="class prior ∝ label counts to this power; 0 is uniform")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to fit: with or without copies, and the weight of unlabelled rows (0: no EM)."""
+
+    name: str
+    augmented: bool
+    unlabelled_weight: float
+
+
+@dataclass(frozen=True)
+class _Material:
+    """Complete standardised seasons (N, G, C) in double precision, and what the fits draw on."""
+
+    labelled: Tensor
+    y: Tensor
+    unlabelled: Rows | None
+    classes: int
+    options: TiedOptions
+    context: Context
+
+
+def fit_tied(spec: InputSpec, data: TrainingData, options: TiedOptions, context: Context) -> TiedGaussian:
+    """Fit the tied Gaussian; decisions are recorded in `context.facts["tgem"]`.
+
+    Raises:
+        DataError: a class has no labelled row with a clear date.
+    """
+    gaussian = TiedGaussian(spec).double()
+    _standardise(gaussian, data)
+    material = _complete(gaussian, spec, data, options, context)
+    candidates = _candidates(options, material.unlabelled is not None)
+    held_out = _cross_validate(material, candidates)
+    chosen = _choose(held_out, candidates, options, context)
+    estimate, start = _fit(material, material.labelled, material.y, chosen, "final")
+    gaussian.means.copy_(estimate.means)
+    gaussian.cov.copy_(estimate.cov)
+    gaussian.chol.copy_(torch.linalg.cholesky(estimate.cov))
+    gaussian.log_prior.copy_(estimate.log_prior)
+    if chosen.name in held_out:
+        gaussian.beta.fill_(held_out[chosen.name].beta)
+    context.facts["tgem"] |= {"start": start, "beta": float(gaussian.beta), "labels": len(material.y)}
+    return gaussian.to(torch.get_default_dtype())
+
+
+def _standardise(gaussian: TiedGaussian, data: TrainingData) -> None:
+    batches = [data.labelled] if data.unlabelled is None else [data.labelled, data.unlabelled]
+    seen = torch.cat([b.values[b.mask & (b.slot >= 0)] for b in batches]).double()
+    if len(seen) == 0:
+        raise DataError("no clear date in the training parcels", hint="check the clear classes and the cloud mask")
+    scale = seen.std(0, correction=0)
+    gaussian.centre.copy_(seen.mean(0))
+    gaussian.scale.copy_(torch.where(scale > 0, scale, 1.0))
+
+
+def _complete(
+    gaussian: TiedGaussian, spec: InputSpec, data: TrainingData, options: TiedOptions, context: Context
+) -> _Material:
+    x, m = gaussian.grid(data.labelled)
+    usable = m.any(1) & (data.labelled.y >= 0)
+    y = data.labelled.y[usable]
+    absent = [spec.legend.names[k] for k in range(spec.classes) if not (y == k).any()]
+    if absent:
+        raise DataError(
+            f"no labelled parcel with a clear date for {', '.join(absent)}",
+            hint="label some parcels of these crops, or leave the crops out of the legend",
+        )
+    unlabelled = None
+    if data.unlabelled is not None and options.em != "off":
+        free, seen = gaussian.grid(data.unlabelled)
+        free, seen = free[seen.any(1)], seen[seen.any(1)]
+        unlabelled = Rows(fill_gaps(free, seen).flatten(1)) if len(free) else None
+    return _Material(fill_gaps(x[usable], m[usable]), y, unlabelled, spec.classes, options, context)
+
+
+def _candidates(options: TiedOptions, unlabelled: bool) -> list[Candidate]:
+    """The fits that cross-validation compares; the one to keep unless it is beaten comes first."""
+    plain = [Candidate("plain", False, 0.0)]
+    if options.augment != "none":
+        plain.insert(0, Candidate("augmented", True, 0.0))
+    if not unlabelled:
+        return plain
+    copies = options.augment != "none"
+    full = Candidate(f"em {options.unlabelled_weight:g}", copies, options.unlabelled_weight)
+    if options.em == "on":
+        return [full]
+    cautious = [Candidate(f"em {w:g}", copies, w) for w in _CAUTIOUS_WEIGHTS if w < options.unlabelled_weight]
+    return [full, *cautious, *plain]
+
+
+def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str) -> tuple[Estimate, str]:
+    """Fit one candidate to labelled seasons x (N, G, C) of classes y, and name the start that was kept."""
+    options = material.options
+    log_prior = _log_prior(y, material.classes, options.prior_exponent)
+    labelled = _labelled_rows(material, x, y, how, purpose)
+    first = maximise([labelled], log_prior)
+    if how.unlabelled_weight == 0 or material.unlabelled is None:
+        return first, "labels"
+    starts = {"ledoit-wolf": first}
+    if options.starts != "ledoit-wolf":
+        cov = block_autoregression(first.cov, x.shape[2], _START_LAG)
+        starts["autoregression"] = Estimate(first.means, cov, log_prior)
+    if options.starts == "autoregression":
+        del starts["ledoit-wolf"]
+    ends = {
+        name: expectation_maximisation(labelled, material.unlabelled, how.unlabelled_weight, start, options.em_steps)
+        for name, start in starts.items()
+    }
+    if len(ends) == 1:
+        name, end = next(iter(ends.items()))
+        return end, name
+    fitness = {name: end.mean_log_likelihood(material.unlabelled.x) for name, end in ends.items()}
+    best = max(fitness, key=lambda name: fitness[name])
+    return ends[best], best
+
+
+def _log_prior(y: Tensor, classes: int, exponent: float) -> Tensor:
+    count = torch.bincount(y, minlength=classes).double().clamp(min=1)
+    return torch.log_softmax(exponent * count.log(), -1)
+
+
+def _labelled_rows(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str) -> Weighted:
+    if how.augmented:
+        copies = min(max(_ROWS_AFTER_AUGMENTATION // len(y), 2), 30)
+        x, y = x.repeat(copies, 1, 1), y.repeat(copies)
+        generator = material.context.generator(f"tied/{purpose}")
+        seen = torch.ones(x.shape[:2], dtype=torch.bool)
+        x, _ = augment(x, seen, material.options.augment, generator, drop_dates=False)
+    return Weighted(Rows(x.flatten(1)), functional.one_hot(y, material.classes).double())
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Cross-validated score of a candidate: mean NLL at the inverse temperature that minimises it."""
+
+    nll: float
+    beta: float
+
+
+def _cross_validate(material: _Material, candidates: list[Candidate]) -> dict[str, HeldOut]:
+    """Scores of the candidates on labelled rows they did not see; empty when no class has two labels."""
+    fold = _folds(material.y, material.context.generator("tied/folds"))
+    joint: dict[str, list[Tensor]] = {c.name: [] for c in candidates}
+    answers: list[Tensor] = []
+    with material.context.report.task("cross-validation", _FOLDS * len(candidates)) as task:
+        for index in range(_FOLDS):
+            test = fold == index
+            if not test.any():
+                continue
+            x, y = material.labelled[~test], material.y[~test]
+            answers.append(material.y[test])
+            for candidate in candidates:
+                estimate, _ = _fit(material, x, y, candidate, f"fold {index}")
+                joint[candidate.name].append(estimate.log_joint(material.labelled[test].flatten(1)))
+                task.advance()
+    if not answers:
+        return {}
+    y = torch.cat(answers)
+    return {name: _temper(torch.cat(parts), y) for name, parts in joint.items()}
+
+
+def _folds(y: Tensor, generator: torch.Generator) -> Tensor:
+    """(N,) fold of each labelled row, classes spread evenly; −1 (always in training) for the only label of a class."""
+    fold = torch.full_like(y, -1)
+    offset = 0
+    for value in y.unique().tolist():
+        rows = (y == value).nonzero()[:, 0]
+        if len(rows) > 1:
+            shuffled = rows[torch.randperm(len(rows), generator=generator)]
+            fold[shuffled] = (torch.arange(len(rows)) + offset) % _FOLDS
+            offset += len(rows)
+    return fold
+
+
+def _temper(joint: Tensor, y: Tensor) -> HeldOut:
+    nll = {float(beta): float(functional.nll_loss(tempered(joint, beta), y)) for beta in _BETAS.to(joint.dtype)}
+    beta = min(nll, key=lambda b: nll[b])
+    return HeldOut(nll[beta], beta)
+
+
+def _choose(
+    held_out: dict[str, HeldOut], candidates: list[Candidate], options: TiedOptions, context: Context
+) -> Candidate:
+    """Keep EM when its NLL is within the guard's ratio of the best, else the candidate with the least NLL."""
+    preferred = candidates[0]
+    facts: dict[str, Any] = {"nll": {name: round(score.nll, 4) for name, score in held_out.items()}}
+    context.facts["tgem"] = facts
+    chosen = preferred
+    if held_out and len(candidates) > 1:
+        best = min(candidates, key=lambda c: held_out[c.name].nll)
+        tolerance = options.guard_ratio if preferred.unlabelled_weight else 1.0
+        if held_out[preferred.name].nll > tolerance * held_out[best.name].nll:
+            chosen = best
+    fell_back = chosen is not preferred and preferred.unlabelled_weight > 0
+    facts |= {"fit": chosen.name, "guard_fell_back": fell_back}
+    if fell_back:
+        context.report.warn(
+            f"unlabelled parcels hurt: cross-validated NLL {held_out[preferred.name].nll:.3f} with EM, "
+            f"{held_out[chosen.name].nll:.3f} with {chosen.name}; continuing with {chosen.name}"
+        )
+    return chosen
