@@ -40,7 +40,7 @@ def summarise(store: SeriesStore, report: Reporter | None = None) -> dict[str, A
         "crs": store.crs,
         "legend": store.legend.name,
         "classes": _classes(store, index, years),
-        "unlabelled": int((index["label"] == UNKNOWN).sum()),
+        "unlabelled": int(np.count_nonzero(index["label"].to_numpy() == UNKNOWN)),
         "clear_dates": {"quantiles": _quantiles(index["clear_dates"].to_numpy()), "months": months},
         "bands": bands,
         "source": store.source,
