@@ -1,0 +1,200 @@
+"""Deep densities that begin exactly at the tied Gaussian and learn what it leaves over.
+
+A model of this kind sees a season through the innovations of the tied Gaussian, gives log p(e | y) for all classes at
+once, and classifies by Bayes' rule, by a recognition head q(y | x) that Bayes' rule has taught, or by their product.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from cropgen.models.base import Context, GenerativeModel, InputSpec, Objective, TrainingData
+from cropgen.models.layers.bank import Bank, Seasons, see
+from cropgen.models.layers.encoder import Recognition
+from cropgen.models.layers.innovations import TiedGaussian
+from cropgen.models.layers.semisupervised import (
+    FIRST_LOG_BETA,
+    Evidence,
+    SemiSupervisedOptions,
+    decide,
+    semisupervised_objective,
+    tempered_posterior,
+)
+from cropgen.models.layers.tied_fit import TiedOptions, fit_tied
+from cropgen.series.batches import Batch
+
+FEW_LABELS = 10
+
+
+class ResidualOptions(SemiSupervisedOptions):
+    """Options of the densities that begin at the tied Gaussian."""
+
+    start: Literal["tgem", "none"] = Field(
+        "tgem",
+        description="tgem: begin at the tied Gaussian; none: the textbook form, standardised bands, random start",
+    )
+    augmentation: Literal["auto", "strong", "lite", "none"] = Field(
+        "auto", description="of the training parcels; auto: strong below 10 labels a class, else lite"
+    )
+    copies: int = Field(4096, ge=1, description="augmented copies, of labelled and of unlabelled parcels each")
+    tied: TiedOptions = Field(TiedOptions.model_validate({}), description="options of the tied Gaussian")
+
+
+@dataclass(frozen=True)
+class WhitenedBatch(Batch):
+    """A mini-batch together with its innovations."""
+
+    seasons: Seasons
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> WhitenedBatch:
+        """Move to a device and cast the floating-point members."""
+        plain = Batch(**{f.name: getattr(self, f.name) for f in fields(Batch)}).to(device=device, dtype=dtype)
+        return WhitenedBatch(**vars(plain), seasons=cast_seasons(self.seasons, device, dtype))
+
+
+def cast_seasons(seasons: Seasons, device: torch.device | str | None, dtype: torch.dtype | None) -> Seasons:
+    """Seasons moved to a device, floating-point members cast."""
+    moved: dict[str, Any] = {}
+    for field in fields(Seasons):
+        tensor = getattr(seasons, field.name)
+        moved[field.name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    return Seasons(**moved)
+
+
+class ResidualModel(GenerativeModel):
+    """Base of the densities around the tied Gaussian.
+
+    A subclass gives `class_scores`, log p(e | y) of the observed innovations, and `draw_innovations`. With the class
+    mean offsets o_y and the corrections d_y (`shift`) and v (`log_var`), all learnt from zero,
+
+        log p(x, y) = log p(e | y) − log |L_r| − Σ log scale + log π_y
+
+    Arguments:
+        spec: what the model sees and answers.
+        options: of the subclass.
+    """
+
+    learns_by_gradient = True
+    uses_unlabelled = True
+    start_days: Tensor
+
+    def __init__(self, spec: InputSpec, options: ResidualOptions) -> None:
+        super().__init__(spec, options)
+        slots, bands, k = spec.calendar.count, len(spec.bands), spec.classes
+        self.size = slots * bands
+        self.register_buffer("start_days", torch.as_tensor(spec.calendar.start_days(), dtype=torch.float32))
+        self.tied = TiedGaussian(spec)
+        self.recognition = Recognition(bands, slots, k)
+        self.shift = nn.Parameter(torch.zeros(k, self.size))
+        self.log_var = nn.Parameter(torch.zeros(self.size))
+        self.log_beta = nn.Parameter(torch.tensor(FIRST_LOG_BETA))
+        self._bank: Bank | None = None
+
+    @property
+    def chosen(self) -> ResidualOptions:
+        return cast(ResidualOptions, self.options)
+
+    @abstractmethod
+    def class_scores(self, seasons: Seasons, features: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, K) log p(e | y) or a lower bound of it, over the observed entries.
+
+        Arguments:
+            features: (B, W) of the recognition head.
+            generator: draws latent noise while learning; None scores deterministically.
+        """
+
+    @abstractmethod
+    def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
+        """(B, D) innovations of complete seasons drawn from p(e | y)."""
+
+    def prepare(self, data: TrainingData, context: Context) -> None:
+        fitted = fit_tied(self.spec, data, self.chosen.tied, context)
+        self.tied.load_state_dict(fitted.state_dict())
+        if self.chosen.start == "none":
+            self._forget_structure(context)
+        classes = torch.bincount(data.labelled.y[data.labelled.y >= 0], minlength=self.spec.classes)
+        strength = self.chosen.augmentation
+        if strength == "auto":
+            strength = "strong" if float(classes.sum()) < FEW_LABELS * self.spec.classes else "lite"
+        self._bank = Bank.build(
+            self.tied,
+            data,
+            self.start_days,
+            labelled=self.chosen.copies,
+            unlabelled=self.chosen.copies if self.chosen.unlabelled_batch else 0,
+            strength=strength,
+            generator=context.generator("bank"),
+            report=context.report,
+        )
+
+    def _forget_structure(self, context: Context) -> None:
+        """Leave of the common start only the standardisation of the bands and the class prior."""
+        with torch.no_grad():
+            for buffer in (self.tied.cov, self.tied.chol):
+                buffer.copy_(torch.eye(self.size))
+            self.tied.means.zero_()
+            self.shift.normal_(0, 0.01, generator=context.generator("class means"))
+
+    def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """As many labelled and unlabelled rows as `batch` has, drawn from the bank of whitened augmented copies."""
+        if self._bank is None:
+            return batch
+        known = int(batch.y_mask.sum())
+        seasons = self._bank.draw(known, len(batch) - known, generator)
+        slot = torch.arange(self.spec.calendar.count).expand(len(seasons), -1)
+        return WhitenedBatch(seasons.x, seasons.mask, seasons.day, slot, seasons.y, seasons)
+
+    def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
+        seasons = self._seasons(batch)
+        features = self._features(seasons, generator)
+        joint = self.class_scores(seasons, features, generator) + self.tied.log_prior
+        return semisupervised_objective(
+            Evidence(
+                joint,
+                self.recognition.classify(features),
+                self.tied.log_prior,
+                self.log_beta,
+                seasons.observed,
+                seasons.y,
+            ),
+            self.chosen,
+        )
+
+    def finish(self, data: TrainingData, context: Context) -> None:
+        self._bank = None
+
+    def log_joint(self, batch: Batch) -> Tensor:
+        seasons = self._seasons(batch)
+        scores = self.class_scores(seasons, self._features(seasons, None), None) - seasons.log_det[:, None]
+        return torch.where((seasons.observed > 0)[:, None], scores, 0) + self.tied.log_prior
+
+    def log_posterior(self, batch: Batch) -> Tensor:
+        seasons = self._seasons(batch)
+        features = self._features(seasons, None)
+        joint = self.class_scores(seasons, features, None) + self.tied.log_prior
+        log_bayes = tempered_posterior(joint, self.tied.log_prior, self.log_beta)
+        logits = self.recognition.classify(features)
+        return decide(self.chosen.decide, log_bayes, logits, self.tied.log_prior, seasons.observed)
+
+    def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        e = self.draw_innovations(y, generator, temperature)
+        x = e @ self.tied.chol.T + self.tied.overall_mean
+        return self.tied.restore(x.unflatten(1, (self.spec.calendar.count, len(self.spec.bands))))
+
+    def full_offset(self) -> Tensor:
+        """(K, D) class means of a complete season in innovations, L⁻¹ (μ_y − μ₀)."""
+        contrast = (self.tied.means - self.tied.overall_mean).T
+        return torch.linalg.solve_triangular(self.tied.chol, contrast, upper=False).T
+
+    def _seasons(self, batch: Batch) -> Seasons:
+        found = batch.seasons if isinstance(batch, WhitenedBatch) else see(self.tied, batch, self.start_days)
+        return cast_seasons(found, None, self.shift.dtype)
+
+    def _features(self, seasons: Seasons, generator: torch.Generator | None) -> Tensor:
+        return self.recognition.features(seasons.x, seasons.mask, seasons.day, seasons.e, generator)
