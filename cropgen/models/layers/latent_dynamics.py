@@ -1,0 +1,125 @@
+"""Parts of the dynamical models: features of time, perceptrons of the latent chain, the emission.
+
+Everything is time-major, (G, S, B, K, ·): slots, samples, parcels, classes; an axis of length 1 is shared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cropgen.kernels.recurrence.reference import ChainPath, Head, bounded
+from cropgen.models.layers.temporal_conv import DATE_FEATURES, date_harmonics
+
+TIME_FEATURES = DATE_FEATURES + 1
+_GAP_DAYS = 30.0
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def gap_days(day: Tensor, mask: Tensor) -> Tensor:
+    """(B, G) days since the last earlier observation, or since the first slot where there is none.
+
+    Arguments:
+        day: (B, G) days since 1 January.
+        mask: (B, G) bool.
+    """
+    seen = torch.where(mask, day, -torch.inf)
+    last = torch.cat([day[:, :1], torch.maximum(seen.cummax(1).values, day[:, :1])[:, :-1]], 1)
+    return (day - last).clamp(min=0)
+
+
+def time_features(day: Tensor, mask: Tensor) -> Tensor:
+    """(B, G, 5) two yearly harmonics of the day, and the gap since the last observation in months."""
+    return torch.cat([date_harmonics(day), gap_days(day, mask)[..., None] / _GAP_DAYS], -1)
+
+
+class LatentHead(nn.Module):
+    """A perceptron of the latent chain for every class: one hidden layer, the class added to it, the last layer zero.
+
+    Arguments:
+        shared: width of the input all classes share.
+        own: width of the input of each class, 0 for none; its weights begin at zero.
+        classes: K.
+        latent: Z.
+        hidden: E.
+    """
+
+    def __init__(self, shared: int, own: int, classes: int, latent: int, hidden: int) -> None:
+        super().__init__()
+        reach = 1 / math.sqrt(shared + latent)
+        self.shared = nn.Parameter(torch.empty(shared, hidden).uniform_(-reach, reach))
+        self.state = nn.Parameter(torch.empty(latent, hidden).uniform_(-reach, reach))
+        self.own = nn.Parameter(torch.zeros(own, hidden)) if own else None
+        self.of_class = nn.Parameter(torch.zeros(classes, hidden))
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.out = nn.Parameter(torch.zeros(hidden, 2 * latent))
+        self.out_bias = nn.Parameter(torch.zeros(2 * latent))
+
+    def weights(self) -> Head:
+        """In the order of `inputs`."""
+        own = () if self.own is None else (self.own,)
+        return Head((self.shared, *own, self.of_class), self.state, self.bias, self.out, self.out_bias)
+
+    def inputs(self, which: Tensor, shared: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Inputs of the chain in the order of `weights`.
+
+        Arguments:
+            which: (..., K) indicator of the class.
+            shared: (G, 1, B, 1, ·).
+            own: (G, 1, B, K, ·), for heads that have an input of each class.
+        """
+        return (shared, which) if own is None else (shared, own, which)
+
+
+class Emission(nn.Module):
+    """Residual mean and log-variance of a date's innovation given the state: zero at first.
+
+        (g, s) = out(tanh(W_z z + W_h h + U_y)),   |s| < 3
+
+    Arguments:
+        context: width of h, which all classes share.
+        latent: Z.
+        classes: K.
+        hidden: width of the hidden layer.
+        bands: C.
+    """
+
+    def __init__(self, context: int, latent: int, classes: int, hidden: int, bands: int) -> None:
+        super().__init__()
+        self.of_context = nn.Linear(context, hidden)
+        self.of_state = nn.Linear(latent, hidden, bias=False)
+        self.of_class = nn.Parameter(torch.zeros(classes, hidden))
+        self.out = nn.Linear(hidden, 2 * bands)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, z: Tensor, context: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """g and s (G, S, B, K, C) for z (G, S, B, K, Z), context (G, 1, B, 1, ·) and class indicators (..., K)."""
+        hidden = torch.tanh(self.of_state(z) + (self.of_context(context) + which @ self.of_class))
+        mean, change = self.out(hidden).chunk(2, -1)
+        return mean, bounded(change)
+
+
+def kl_per_date(path: ChainPath) -> Tensor:
+    """KL(q(z_t | z_{t−1}, ·) ‖ p(z_t | z_{t−1})) = ½ Σ e^ρ + δ² e^−λ − 1 − ρ over the latent axis; 0 where m_t = 0."""
+    distance = path.shift.square() * torch.exp(-path.transition_log_variance)
+    return 0.5 * (torch.expm1(path.log_ratio) + distance - path.log_ratio).sum(-1)
+
+
+def log_ratio_per_date(path: ChainPath, noise: Tensor) -> Tensor:
+    """log p(z_t | z_{t−1}) − log q(z_t | z_{t−1}, ·) of the sampled states; its mean over ε is −`kl_per_date`."""
+    standard = path.shift * torch.exp(-path.transition_log_variance / 2) + torch.exp(path.log_ratio / 2) * noise
+    return 0.5 * (path.log_ratio + noise.square() - standard.square()).sum(-1)
+
+
+def gaussian_per_date(residual: Tensor, log_variance: Tensor, mask: Tensor) -> Tensor:
+    """log N(residual; 0, e^v) at observed dates and 0 elsewhere, the bands summed.
+
+    Arguments:
+        residual, log_variance: (..., C), broadcast.
+        mask: (...) 1 at observed dates.
+    """
+    terms = residual.square() * torch.exp(-log_variance) + log_variance
+    return -0.5 * mask * (terms.sum(-1) + residual.shape[-1] * _LOG_2PI)
