@@ -1,0 +1,72 @@
+"""What a user may decide about aggregation, and what is told afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from cropgen.core.progress import Reporter
+from cropgen.core.recipe import Section
+from cropgen.imagery.masks import CLEAR
+from cropgen.series.geometry import ParcelColumns, shown
+
+
+class AggregateOptions(Section):
+    """How scenes become parcel series."""
+
+    parcels: ParcelColumns = Field(ParcelColumns.model_validate({}), description="columns of the parcel layer")
+    bands: tuple[str, ...] = Field((), description="bands read; empty: every 10 m and 20 m band the scenes have")
+    clear: tuple[int, ...] = Field(CLEAR, description="clear classes of the SCL band; empty: no cloud mask is used")
+    buffer: float = Field(5.0, ge=0, description="metres each parcel is shrunk by, so that borders stay out")
+    min_pixels: int = Field(3, ge=1, description="clear pixels an observation needs; smaller parcels need all")
+    min_share: float = Field(0.25, ge=0, le=1, description="share of a parcel's pixels that must be clear")
+    season: tuple[str, str] = Field(
+        ("01-01", "12-31"), description="first and last day, MM-DD; a first day after the last lies in the year before"
+    )
+    scale: float | None = Field(None, gt=0, description="reflectance per stored unit; default: what the files say")
+    offset: float | None = Field(None, description="reflectance at stored 0; default: what the files say")
+    legend: str | None = Field(None, description="name of the legend; default: that of the first parcel file")
+    shard: int = Field(20_000, ge=1, description="parcels handled at a time: decides memory and the order of rows")
+
+
+@dataclass
+class AggregateReport:
+    """What `aggregate` did.
+
+    Arguments:
+        rows: parcel seasons written.
+        years, bands: what they cover.
+        dates: acquisition days within the season, by year.
+        clear_dates: mean clear observations per row.
+        never_clear: ids of rows without any clear observation.
+        coarse: ids of parcels that hold no pixel centre of some grid after the buffer.
+        repaired: ids of invalid polygons that were repaired.
+        overlaps: (id, id, share of the smaller) of parcels that cover the same ground.
+        dropped: reason → ids left out.
+    """
+
+    rows: int = 0
+    years: tuple[int, ...] = ()
+    bands: tuple[str, ...] = ()
+    dates: dict[int, int] = field(default_factory=dict)
+    clear_dates: float = 0.0
+    never_clear: list[str] = field(default_factory=list)
+    coarse: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    overlaps: list[tuple[str, str, float]] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+    def warn(self, report: Reporter) -> None:
+        """Say what a user must not miss."""
+        for reason, ids in self.dropped.items():
+            report.warn(f"{len(ids)} parcels left out: {reason} ({shown(ids)})")
+        if self.repaired:
+            report.warn(f"{len(self.repaired)} invalid polygons repaired ({shown(self.repaired)})")
+        if self.overlaps:
+            pairs = [f"{a}+{b} {share:.0%}" for a, b, share in self.overlaps]
+            report.warn(f"{len(pairs)} pairs of parcels overlap; shared pixels count in both ({shown(pairs)})")
+        if self.coarse:
+            report.info(f"{len(self.coarse)} parcels are too narrow for some band's pixels ({shown(self.coarse)})")
+        if self.never_clear:
+            report.warn(f"{len(self.never_clear)} parcels have no clear date ({shown(self.never_clear)})")

@@ -1,0 +1,138 @@
+"""Which bands, acquisitions and years an aggregation uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+
+from cropgen.core.errors import DataError, SchemaError, UsageError
+from cropgen.core.progress import Reporter
+from cropgen.imagery.scene import Acquisition, SceneSource, source_bands
+from cropgen.series.bands import LAND_BANDS, SCENE_CLASSIFICATION, order_bands
+from cropgen.series.geometry import WGS84, ParcelLayer
+
+
+def choose_bands(acquisitions: Sequence[Acquisition], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The wanted bands, or every 10 m and 20 m band that occurs.
+
+    Raises:
+        SchemaError: a wanted band, or any band, is missing.
+    """
+    found = order_bands(source_bands(acquisitions))
+    missing = [band for band in wanted if band not in found]
+    if missing:
+        raise SchemaError(
+            f"the scenes lack {', '.join(missing)}; found {', '.join(found)}", hint="choose among the bands found"
+        )
+    bands = wanted or tuple(band for band in found if band in LAND_BANDS)
+    if not bands:
+        raise SchemaError(f"no Sentinel-2 band in the scenes; found {', '.join(found)}", hint="name them with --bands")
+    return bands
+
+
+def usable_acquisitions(
+    source: SceneSource, bands: tuple[str, ...], *, masked: bool, report: Reporter
+) -> list[Acquisition]:
+    """Acquisitions that have every band, and the scene classification where a cloud mask is wanted.
+
+    Raises:
+        SchemaError: there is none.
+    """
+    wanted = (*bands, SCENE_CLASSIFICATION) if masked else bands
+    lacking = {a.key: [band for band in wanted if band not in a.layers] for a in source.acquisitions}
+    usable = [a for a in source.acquisitions if not lacking[a.key]]
+    if not usable:
+        key, missing = next(iter(lacking.items()))
+        hint = "choose bands that every date has with --bands"
+        if SCENE_CLASSIFICATION in missing:
+            hint = "add the SCL band, or aggregate without a cloud mask with --clear none"
+        raise SchemaError(f"{source.name}: no acquisition has every band; {key} lacks {', '.join(missing)}", hint=hint)
+    for key, missing in lacking.items():
+        if missing:
+            report.warn(f"acquisition {key} left out: it lacks {', '.join(missing)}")
+    return usable
+
+
+def season_days(year: int, season: tuple[str, str]) -> tuple[int, int]:
+    """First and last day, as days since 1970-01-01, of the season that belongs to `year`.
+
+    A season whose first day comes after its last begins in the year before. 02-29 means the last day of February.
+
+    Raises:
+        UsageError: a bound is not MM-DD.
+    """
+    first_year = year - 1 if season[0] > season[1] else year
+    return _day(first_year, season[0]), _day(year, season[1])
+
+
+def _day(year: int, text: str) -> int:
+    if not re.fullmatch(r"(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", text):
+        raise UsageError(f"season bound {text!r} is not a day of the year", hint="write MM-DD, for example 09-01")
+    month, number = (int(part) for part in text.split("-"))
+    start = np.datetime64(f"{year}-{month:02d}", "M")
+    length = int(((start + 1).astype("datetime64[D]") - start.astype("datetime64[D]")).astype(int))
+    return int(start.astype("datetime64[D]").astype(np.int64)) + min(number, length) - 1
+
+
+def by_season(
+    layer: ParcelLayer, acquisitions: Sequence[Acquisition], season: tuple[str, str]
+) -> dict[int, list[Acquisition]]:
+    """The acquisitions of each year's season; parcels of years without any are noted as left out.
+
+    Raises:
+        DataError: no acquisition lies in the season of any year.
+    """
+    of_row = layer.frame["year"].to_numpy()
+    years = np.unique(of_row).tolist()
+    chosen: dict[int, list[Acquisition]] = {}
+    for year in years:
+        first, last = season_days(year, season)
+        members = [a for a in acquisitions if first <= a.day <= last]
+        if members:
+            chosen[year] = members
+        else:
+            ids = layer.frame["parcel_id"].to_numpy(str)[of_row == year]
+            layer.issues.drop(f"no scene in the season of {year}", ids.tolist())
+    if not chosen:
+        raise DataError(
+            f"no scene lies in the season {season[0]} to {season[1]} of {', '.join(map(str, years))}; "
+            f"the scenes span {acquisitions[0].date} to {acquisitions[-1].date}",
+            hint="check the year of the parcels (--year), or widen --season",
+        )
+    return chosen
+
+
+def only_year(acquisitions: Sequence[Acquisition]) -> int | None:
+    """The calendar year of all acquisitions, when they lie in one."""
+    years = {int(a.date[:4]) for a in acquisitions}
+    return years.pop() if len(years) == 1 else None
+
+
+def require_overlap(frame: gpd.GeoDataFrame, acquisitions: Sequence[Acquisition]) -> None:
+    """Check that the box around the parcels meets the box of some scene.
+
+    Raises:
+        DataError: it does not; the message gives both boxes in degrees.
+    """
+    boxes: dict[str, list[Any]] = {}
+    for grid in dict.fromkeys(layer.grid for a in acquisitions for layer in a.layers.values()):
+        boxes.setdefault(grid.crs, []).append(shapely.box(*grid.bounds))
+    parcels = gpd.GeoSeries([shapely.box(*frame.total_bounds)], crs=frame.crs)
+    if any(shapely.intersects(parcels.to_crs(crs).iloc[0], scenes).any() for crs, scenes in boxes.items()):
+        return
+    crs, scenes = next(iter(boxes.items()))
+    here, there = _degrees(parcels), _degrees(gpd.GeoSeries(scenes, crs=crs))
+    raise DataError(
+        f"parcels and scenes do not overlap: parcels {here}, scenes {there}",
+        hint="check the coordinate system of the parcel layer, or give the scenes of this region",
+    )
+
+
+def _degrees(boxes: gpd.GeoSeries) -> str:
+    west, south, east, north = boxes.to_crs(WGS84).total_bounds
+    return f"lon {west:.3f} to {east:.3f}, lat {south:.3f} to {north:.3f}"

@@ -1,0 +1,67 @@
+"""Which kind of scenes a path holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cropgen.core.errors import UsageError
+from cropgen.core.files import require_input
+from cropgen.core.progress import Reporter
+from cropgen.imagery.cog import open_rasters
+from cropgen.imagery.cube import NETCDF_SUFFIXES, open_cubes
+from cropgen.imagery.scene import Acquisition, SceneSource
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several sources as one."""
+
+    name: str
+    acquisitions: Sequence[Acquisition]
+
+
+def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
+    """Open a folder of rasters by date, a NetCDF or zarr cube, a folder of cubes, or several of these.
+
+    Cubes given together are joined where they lie over one place.
+
+    Raises:
+        MissingInputError, CorruptInputError, SchemaError: nothing is there, or it cannot be read as scenes.
+        UsageError: a path is neither a folder nor a cube.
+    """
+    paths = [scenes] if isinstance(scenes, Path) else list(scenes)
+    cubes: list[Path] = []
+    sources: list[SceneSource] = []
+    for path in paths:
+        require_input(path, "scenes")
+        found = _cubes(path)
+        if found:
+            cubes.extend(found)
+        elif path.is_dir():
+            sources.append(open_rasters(path))
+        else:
+            raise UsageError(
+                f"{path} is not a cube: expected {', '.join(NETCDF_SUFFIXES)} or a zarr folder",
+                hint="give the folder that holds one folder per date, or a NetCDF or zarr cube",
+            )
+    name = ", ".join(path.name for path in paths)
+    if cubes:
+        sources.append(open_cubes(name, cubes, report))
+    acquisitions = [a for source in sources for a in source.acquisitions]
+    return Joined(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
+
+
+def _cubes(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() in NETCDF_SUFFIXES else []
+    if _is_zarr(path):
+        return [path]
+    files = [p for p in path.rglob("*") if p.suffix.lower() in NETCDF_SUFFIXES and p.is_file()]
+    stores = [p for p in path.rglob("*.zarr") if _is_zarr(p)]
+    return sorted(files + stores)
+
+
+def _is_zarr(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))

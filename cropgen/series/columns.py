@@ -1,0 +1,101 @@
+"""Which column of somebody's table holds what: named by the user, or recognised by its usual names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from cropgen.core.errors import SchemaError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Role = Literal["id", "label", "name", "year", "region", "date", "lon", "lat"]
+
+KNOWN_NAMES: dict[str, tuple[str, ...]] = {
+    "id": (
+        "parcel_id", "parcelid", "field_id", "fieldid", "id_parcel", "sample_id", "sampleid", "plot_id", "gid", "id",
+        "fid", "objectid",
+    ),
+    "label": (
+        "crop_code", "cropcode", "code_cultu", "ec_hcat_c", "hcat_code", "hcat", "ewoc_code", "croptype_label",
+        "crop_type", "croptype", "crop", "label_code", "label", "class_code", "class", "culture", "nc_ant", "nc",
+    ),
+    "name": ("crop_name", "cropname", "ec_hcat_n", "hcat_name", "label_name", "class_name", "nutz_ant"),
+    "year": ("year", "harvest_year", "season", "campaign"),
+    "region": ("region", "nuts3", "nuts", "tile", "zone"),
+    "date": ("date", "timestamp", "time", "datetime", "acquisition_date", "day"),
+    "lon": ("lon", "longitude", "long"),
+    "lat": ("lat", "latitude"),
+}  # fmt: skip
+"""Usual names of each role, the better first; letters' case does not matter."""
+
+
+def find_column(columns: Sequence[str], role: Role, wanted: str | None, *, where: str) -> str | None:
+    """The column that plays a role: the wanted one, or the first of the usual names that is there.
+
+    Raises:
+        SchemaError: `wanted` is given and is not a column.
+    """
+    if wanted is not None:
+        return require_column(columns, wanted, where=where, what=role)
+    folded = {str(column).casefold(): column for column in reversed(columns)}
+    return next((folded[name] for name in KNOWN_NAMES[role] if name in folded), None)
+
+
+def require_column(columns: Iterable[str], wanted: str, *, where: str, what: str) -> str:
+    """`wanted`, when it is one of the columns.
+
+    Raises:
+        SchemaError: it is not; the message lists the columns found.
+    """
+    found = [str(column) for column in columns]
+    if wanted not in found:
+        raise SchemaError(
+            f"{where}: no column {wanted!r} for {what}; found {', '.join(found[:40])}{' …' if len(found) > 40 else ''}",
+            hint=f"name the {what} column as it is written in the file",
+        )
+    return wanted
+
+
+def as_text(values: pd.Series) -> np.ndarray:
+    """Identifiers and codes as text (N,) unicode: whole numbers without a decimal point, missing values as "".
+
+    A column of whole numbers with gaps is read as floating point by most readers; 115.0 is written 115 again.
+    """
+    import pandas as pd
+
+    if pd.api.types.is_float_dtype(values.dtype):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.asarray([_number_text(x) for x in numbers], dtype=np.str_)
+    text = values.astype(object).where(values.notna(), "")
+    return np.asarray([str(item).strip() for item in text], dtype=np.str_)
+
+
+def _number_text(number: float) -> str:
+    if np.isnan(number):
+        return ""
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
+
+
+def as_years(values: pd.Series, *, where: str) -> np.ndarray:
+    """Years (N,) int16 of a column of years or of dates.
+
+    Raises:
+        SchemaError: a value is neither.
+    """
+    import pandas as pd
+
+    numbers = pd.to_numeric(values, errors="coerce") if not pd.api.types.is_datetime64_any_dtype(values) else None
+    if numbers is not None and numbers.notna().all() and bool(numbers.between(1900, 2200).all()):
+        return numbers.to_numpy(dtype=np.int16)
+    dates = pd.to_datetime(values.astype(str), errors="coerce", format="mixed")
+    if dates.isna().any():
+        wrong = values[dates.isna()].iloc[0]
+        raise SchemaError(
+            f"{where}: column {values.name!r} holds {wrong!r}, expected a year or a date",
+            hint="name the column of the harvest year, or give the year itself",
+        )
+    return dates.dt.year.to_numpy(dtype=np.int16)
