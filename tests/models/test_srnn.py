@@ -1,0 +1,276 @@
+"""The stochastic recurrent network: exact start, missing dates, causality, bounds, sampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cropgen.core.errors import DeviceError, UsageError
+from cropgen.kernels.recurrence.reference import ChainPath
+from cropgen.models.base import Context, InputSpec, TrainingData
+from cropgen.models.dvaes.srnn import SRNN, SRNNOptions
+from cropgen.models.layers.latent_dynamics import gap_days, gaussian_per_date, kl_per_date, log_ratio_per_date
+from cropgen.series.batches import Batch, concatenate_batches
+from cropgen.series.calendar import Calendar
+from cropgen.series.legend import Legend
+
+SLOTS, BANDS, CLASSES = 7, 2, 3
+SPEC = InputSpec(("B04", "B08"), Calendar("month", 2, SLOTS), Legend.from_codes("crops", ["1", "2", "3"]))
+
+
+def seasons(count: int, seed: int, *, known: bool = True, gaps: float = 0.25) -> Batch:
+    """Three crops that green up at different times; dates are missing at random."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % CLASSES
+    time = np.arange(SLOTS)
+    green = np.exp(-0.5 * ((time - 1.5 - 1.5 * y[:, None]) / 1.2) ** 2)
+    values = np.stack([0.15 - 0.1 * green, 0.2 + 0.3 * green], -1) + rng.normal(0, 0.03, (count, SLOTS, BANDS))
+    mask = rng.random((count, SLOTS)) >= gaps
+    day = np.broadcast_to(SPEC.calendar.start_days() + 9, mask.shape)
+    return Batch(
+        values=torch.from_numpy((values * mask[..., None]).astype(np.float32)),
+        mask=torch.from_numpy(mask),
+        day=torch.from_numpy(day.astype(np.float32)),
+        slot=torch.arange(SLOTS).expand(count, -1),
+        y=torch.from_numpy(y if known else np.full(count, -1)),
+    )
+
+
+DATA = TrainingData(seasons(24, 0), seasons(48, 1, known=False))
+TEST = seasons(12, 2)
+
+
+def prepared(**settings: object) -> SRNN:
+    options = SRNNOptions.model_validate({"hidden": 8, "latent": 3, "smoothing": 5, "copies": 64, **settings})
+    torch.manual_seed(0)
+    model = SRNN(SPEC, options)
+    model.prepare(DATA, Context(seed=0))
+    return model
+
+
+def disturbed(**settings: object) -> SRNN:
+    """A model whose every weight is away from its start, in double precision (its factor too)."""
+    model = prepared(**settings).double().eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        model.tied.chol.copy_(torch.linalg.cholesky(model.tied.cov))
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.15)
+    return model
+
+
+def double(batch: Batch) -> Batch:
+    return batch.to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize("inference", ["smooth", "filter"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 1e-8)])
+def test_begins_exactly_at_the_tied_gaussian(inference: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = prepared(inference=inference).to(dtype).eval()
+    batch = TEST.to(dtype=dtype)
+    assert not batch.mask.all()
+    expected = model.tied.log_joint(*model.tied.grid(batch))
+    torch.testing.assert_close(model.log_joint(batch), expected, rtol=0, atol=tolerance)
+    generator = torch.Generator().manual_seed(0)
+    rows = model._seasons(batch)
+    noisy = model.class_scores(rows, model._features(rows, None), generator) - rows.log_det[:, None]
+    torch.testing.assert_close(noisy + model.tied.log_prior, expected, rtol=0, atol=tolerance)
+
+
+def test_an_unprepared_model_scores_too() -> None:
+    model = SRNN(SPEC, SRNNOptions(hidden=4, latent=2, smoothing=3)).eval()
+    torch.testing.assert_close(model.log_joint(TEST), model.tied.log_joint(*model.tied.grid(TEST)), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("inference", ["smooth", "filter"])
+def test_what_a_masked_date_holds_changes_nothing(inference: str) -> None:
+    model = disturbed(inference=inference)
+    batch = double(TEST)
+    hidden = (~batch.mask)[..., None]
+    garbage = replace(
+        batch, values=torch.where(hidden, 7.0, batch.values), day=torch.where(batch.mask, batch.day, -50.0)
+    )
+    torch.testing.assert_close(model.log_joint(garbage), model.log_joint(batch), rtol=0, atol=0)
+    torch.testing.assert_close(model.log_posterior(garbage), model.log_posterior(batch), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("inference", ["smooth", "filter"])
+def test_a_missing_date_costs_no_kl_and_no_likelihood(inference: str) -> None:
+    model = disturbed(inference=inference)
+    rows = model._seasons(double(TEST))
+    path, log_density = model._walk(rows, model.noise)
+    missing = ~rows.mask.T[:, None, :, None].expand_as(log_density)
+    divergence, ratio = kl_per_date(path), log_ratio_per_date(path, model.noise)
+    assert missing.any()
+    for term in (log_density, divergence, ratio):
+        assert not term[missing].any()
+    assert (divergence[~missing] > 0).all()
+
+
+def test_a_filter_does_not_see_the_future() -> None:
+    model = disturbed(inference="filter")
+    batch = double(TEST)
+    scores = model.prefix_log_joint(batch)
+    torch.testing.assert_close(scores[:, -1], model.log_joint(batch), rtol=0, atol=1e-9)
+    for slot in range(SLOTS - 1):
+        end = float(batch.day[0, slot])
+        torch.testing.assert_close(scores[:, slot], model.log_joint(batch.until(end)), rtol=0, atol=1e-9)
+        late = torch.where(batch.day > end, 0.31, 0.0)[..., None] * batch.mask[..., None]
+        changed = model.prefix_log_joint(replace(batch, values=batch.values + late))
+        torch.testing.assert_close(changed[:, slot], scores[:, slot], rtol=0, atol=1e-9)
+    assert (changed[:, -1] - scores[:, -1]).abs().max() > 0.1
+
+
+def test_a_smoother_sees_the_future() -> None:
+    """The same weights without the last date score the earlier dates differently: the causality test can fail."""
+    model = disturbed(inference="smooth")
+    rows = model._seasons(double(seasons(6, 3, gaps=0.0)))
+    shorter = model._seasons(double(seasons(6, 3, gaps=0.0)).until(float(rows.day[0, -2])))
+    before, after = model._log_weights(rows)[:-1], model._log_weights(shorter)[:-1]
+    assert (before - after).abs().max() > 1e-3
+    with pytest.raises(UsageError, match="filter"):
+        model.prefix_log_joint(double(TEST))
+
+
+def test_padding_and_order_of_rows_change_nothing() -> None:
+    model = disturbed()
+    batch = double(TEST)
+    scores = model.log_joint(batch)
+    torch.testing.assert_close(model.log_joint(batch.padded(SLOTS + 4)), scores, rtol=0, atol=1e-10)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.log_joint(batch.take(order)), scores[order], rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.log_joint(batch.take(torch.tensor([4]))), scores[4:5], rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.log_joint(batch), scores, rtol=0, atol=0)
+
+
+def test_a_row_without_a_clear_date_gets_the_prior() -> None:
+    model = disturbed()
+    empty = double(TEST).until(-400.0)
+    torch.testing.assert_close(model.log_joint(empty), model.tied.log_prior.expand(len(empty), -1))
+    torch.testing.assert_close(model.log_posterior(empty), model.tied.log_prior.expand(len(empty), -1))
+
+
+def test_more_samples_tighten_the_bound() -> None:
+    """ELBO ≤ IWAE₅ ≤ IWAE₅₀ on average over noise, for a model whose posterior is not its prior."""
+    model = disturbed()
+    rows = model._seasons(double(seasons(40, 4)))
+    noise = torch.randn(SLOTS, 500, 1, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    path, log_density = model._walk(rows, noise)
+    weights = (log_density + log_ratio_per_date(path, noise)).sum(0)
+    elbo = (log_density - kl_per_date(path)).sum(0).mean(0)
+
+    def bound(size: int) -> Tensor:
+        return torch.logsumexp(weights.unflatten(0, (-1, size)), 1).mean(0) - math.log(size)
+
+    assert (elbo - bound(1)).abs().max() < 0.1 * (bound(50) - bound(1)).max()
+    assert bound(1).mean() < bound(5).mean() < bound(50).mean()
+    assert (bound(5) < bound(50)).all()
+
+
+def test_analytic_kl_is_the_mean_of_the_sampled_ratio() -> None:
+    generator = torch.Generator().manual_seed(2)
+    draws = [torch.randn(1, 1, 4, generator=generator, dtype=torch.float64) * 0.4 for _ in range(4)]
+    path = ChainPath(*draws)
+    noise = torch.randn(200_000, 1, 4, generator=generator, dtype=torch.float64)
+    sampled = -log_ratio_per_date(path, noise).mean()
+    mean = torch.distributions.Normal(path.shift, torch.exp((path.transition_log_variance + path.log_ratio) / 2))
+    prior = torch.distributions.Normal(torch.zeros(4).double(), torch.exp(path.transition_log_variance / 2))
+    exact = torch.distributions.kl_divergence(mean, prior).sum()
+    assert kl_per_date(path).item() == pytest.approx(exact.item(), abs=1e-12)
+    assert sampled.item() == pytest.approx(exact.item(), abs=0.02)
+
+
+def test_gap_days_by_hand() -> None:
+    day = torch.tensor([[10.0, 20.0, 31.0, 40.0, 52.0], [10.0, 20.0, 31.0, 40.0, 52.0]])
+    mask = torch.tensor([[True, False, False, True, True], [False, False, True, False, False]])
+    expected = [[0.0, 10.0, 21.0, 30.0, 12.0], [0.0, 10.0, 21.0, 9.0, 21.0]]
+    assert gap_days(day, mask).tolist() == expected
+
+
+def test_emission_density_equals_torch() -> None:
+    generator = torch.Generator().manual_seed(3)
+    residual, log_variance = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    expected = torch.distributions.Normal(0.0, torch.exp(log_variance / 2)).log_prob(residual).sum(-1)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(gaussian_per_date(residual, log_variance, mask), expected * mask)
+
+
+def test_both_kernels_give_the_same_scores() -> None:
+    fast, slow = disturbed(kernel="hoisted"), disturbed(kernel="reference")
+    batch = double(TEST)
+    torch.testing.assert_close(fast.log_joint(batch), slow.log_joint(batch), rtol=0, atol=1e-10)
+    with pytest.raises(DeviceError, match="not part of this release"):
+        SRNN(SPEC, SRNNOptions(kernel="triton"))
+
+
+def test_scoring_in_blocks_equals_scoring_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = disturbed()
+    whole = model.log_joint(double(TEST))
+    monkeypatch.setattr("cropgen.models.dvaes.srnn._LARGEST_BLOCK", 1)
+    torch.testing.assert_close(model.log_joint(double(TEST)), whole, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("inference", ["smooth", "filter"])
+def test_learning_reaches_every_parameter_and_improves_the_density(inference: str) -> None:
+    model = prepared(inference=inference, generative=1.0)
+    untouched = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = concatenate_batches([DATA.labelled, DATA.unlabelled or TEST])
+    losses, moved = [], set()
+    for step in range(30):
+        view = model.augmented(batch, torch.Generator().manual_seed(2 * step))
+        objective = model.objective(view, torch.Generator().manual_seed(2 * step + 1))
+        optimiser.zero_grad()
+        objective.total.backward()
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimiser.step()
+        losses.append(float(objective.total.detach()))
+    assert moved == set(untouched)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_sampling_from_the_start_has_the_moments_of_the_tied_gaussian() -> None:
+    model = prepared().double().eval()
+    y = torch.arange(CLASSES).repeat_interleave(4000)
+    drawn = model.sample(y, torch.Generator().manual_seed(0))
+    assert drawn.shape == (len(y), SLOTS, BANDS)
+    for k in range(CLASSES):
+        expected = model.tied.restore(model.tied.means[k].view(SLOTS, BANDS))
+        spread = model.tied.cov.diagonal().sqrt().view(SLOTS, BANDS) * model.tied.scale
+        assert ((drawn[y == k].mean(0) - expected) / spread).abs().max() < 0.08
+        assert (drawn[y == k].std(0) / spread - 1).abs().max() < 0.06
+
+
+def test_sampling_follows_the_learnt_emission() -> None:
+    """Without noise a season is the class mean plus what memory, state and emission add to it, as scoring it finds."""
+    model = disturbed()
+    y = torch.arange(CLASSES)
+    drawn = model.sample(y, torch.Generator().manual_seed(0), temperature=0.0)
+    again = model.sample(y, torch.Generator().manual_seed(9), temperature=0.0)
+    torch.testing.assert_close(drawn, again, rtol=0, atol=0)
+    day = SPEC.calendar.start_days().astype(np.float64)
+    batch = Batch(
+        values=drawn,
+        mask=torch.ones(CLASSES, SLOTS, dtype=torch.bool),
+        day=torch.from_numpy(day).expand(CLASSES, -1),
+        slot=torch.arange(SLOTS).expand(CLASSES, -1),
+        y=y,
+    )
+    for head in (model.inference.out, model.inference.out_bias):
+        torch.nn.init.zeros_(head)
+    rows = model._seasons(batch)
+    path, log_density = model._walk(rows, torch.zeros_like(model.noise[:, :1]))
+    innovations = rows.e.unflatten(-1, (SLOTS, BANDS)).transpose(0, 1)
+    context, _ = model._encode(innovations, torch.ones(SLOTS, CLASSES).double(), rows)
+    _, change = model.emission(path.z, context, torch.eye(CLASSES).double()[None, None, None])
+    log_variance = model.log_var.unflatten(0, (SLOTS, BANDS))[:, None, None, None] + change
+    highest = -0.5 * (log_variance + math.log(2 * math.pi)).sum(-1)
+    own = {name: part[:, 0].diagonal(dim1=1, dim2=2) for name, part in (("got", log_density), ("top", highest))}
+    torch.testing.assert_close(own["got"], own["top"], rtol=0, atol=1e-9)
+    assert (highest - log_density).min() > -1e-9
+    assert (highest - log_density).max() > 0.1
