@@ -95,6 +95,7 @@ class ResidualModel(GenerativeModel):
         self.log_var = nn.Parameter(torch.zeros(self.size))
         self.log_beta = nn.Parameter(torch.tensor(FIRST_LOG_BETA))
         self._bank: Bank | None = None
+        self._losses: SemiSupervisedOptions = options
 
     @property
     def chosen(self) -> ResidualOptions:
@@ -118,6 +119,8 @@ class ResidualModel(GenerativeModel):
         self.tied.load_state_dict(fitted.state_dict())
         if self.chosen.start == "none":
             self._forget_structure(context)
+        if context.facts["tgem"].get("guard_fell_back"):
+            self._losses = self.chosen.model_copy(update={"marginal": 0.0})
         classes = torch.bincount(data.labelled.y[data.labelled.y >= 0], minlength=self.spec.classes)
         strength = self.chosen.augmentation
         if strength == "auto":
@@ -163,7 +166,7 @@ class ResidualModel(GenerativeModel):
                 seasons.observed,
                 seasons.y,
             ),
-            self.chosen,
+            self._losses,
         )
 
     def finish(self, data: TrainingData, context: Context) -> None:
