@@ -1,0 +1,190 @@
+"""evaluation.json: one versioned document per evaluation, and the ledger of the trainings it is made from.
+
+rows        one flat record per model, label share, seed, training set and test set: what tables are made from
+details     for each row, in the same order: confusion counts, scores per class, reliability bins, facts
+contrasts   paired differences between trainings on the same test parcels, with intervals
+provenance  fingerprints, versions and the recipe: what it takes to repeat it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError
+from cropgen.core.files import atomic_output, remove, require_input, write_text
+from cropgen.core.recipe import EvaluateRecipe, Section
+
+EVALUATION_SCHEMA = 1
+Scope = Literal["held-out", "all"]
+
+
+class Row(Section):
+    """One score sheet.
+
+    `train` and `test` name the years or regions ("all" under hold-out); `scope` says whether the test parcels are those
+    of the held-out blocks (comparable between all cells of a matrix) or every parcel of the test year or region.
+    Intervals are 95 % bootstrap intervals over `interval_unit`.
+    """
+
+    data: str
+    protocol: str
+    train: str
+    test: str
+    scope: Scope
+    labels: str
+    seed: int
+    model: str
+    family: str
+    n_labelled: int
+    n_unlabelled: int
+    n_test: int
+    n_out_of_legend: int
+    macro_f1: float
+    macro_f1_low: float
+    macro_f1_high: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    interval_unit: Literal["block", "parcel"]
+    kappa: float
+    nll: float
+    brier: float
+    ece: float
+    classwise_ece: float
+    auroc_out_of_legend: float | None
+    novelty_score: Literal["likelihood", "entropy"] | None
+    seconds: float
+    predict_seconds: float
+    peak_mb: float | None
+
+
+class Detail(Section):
+    """What a row summarises.
+
+    `classes` are positions in the document's legend; `confusion` has the true class in rows; reliability bins are those
+    of `cropgen.metrics.calibration.Reliability`; `facts` are decisions the model took in training.
+    """
+
+    classes: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+    support: tuple[int, ...]
+    reliability: dict[str, list[float]]
+    facts: dict[str, Any]
+
+
+class Contrast(Section):
+    """A paired difference of macro-F1 on the same test parcels, averaged over cells and seeds."""
+
+    what: Literal["shift", "model"]
+    model: str
+    against: str
+    labels: str
+    difference: float
+    low: float
+    high: float
+    cells: int
+
+
+class Evaluation(Section):
+    """The document."""
+
+    evaluation: Literal[1] = EVALUATION_SCHEMA
+    protocol: str
+    recipe: EvaluateRecipe
+    legend: dict[str, Any]
+    data: dict[str, Any]
+    rows: tuple[Row, ...]
+    details: tuple[Detail, ...]
+    contrasts: tuple[Contrast, ...]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Read and check a document.
+
+        Raises:
+            MissingInputError: there is no such file.
+            CorruptInputError: it is not JSON.
+            SchemaError: it is not an evaluation of this version.
+        """
+        text = require_input(path, "evaluation").read_text(encoding="utf-8")
+        return _parse(cls, text, path)
+
+    def write(self, path: Path) -> None:
+        """Write the document atomically."""
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+
+
+class TrainingRecord(Section):
+    """One finished training of an evaluation: its rows and details."""
+
+    key: str
+    rows: tuple[Row, ...]
+    details: tuple[Detail, ...]
+
+
+def _parse(model: type[Any], text: str, path: Path) -> Any:
+    try:
+        return model.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise CorruptInputError(f"{path} is not JSON: {error}", hint="run cropgen evaluate again") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SchemaError(
+            f"{path} is not an evaluation of version {EVALUATION_SCHEMA}: {key}: {first['msg']}",
+            hint="run cropgen evaluate again with this version of cropgen",
+        ) from error
+
+
+class Ledger:
+    """Finished trainings of an evaluation, one JSON and one array file each, named by what decides their result.
+
+    Arguments:
+        folder: the folder of evaluation.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.document = folder / "evaluation.json"
+        self._cells = folder / "cells"
+
+    def begin(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready.
+
+        Raises:
+            OutputExistsError: it holds an evaluation or parts of one, and neither keeping nor replacing was asked for.
+        """
+        if overwrite:
+            remove(self._cells)
+        elif not resume and (self.document.exists() or self._cells.exists()):
+            raise OutputExistsError(
+                f"{self.folder} holds an evaluation",
+                hint="--resume keeps the trainings that are done, --overwrite starts again, -o chooses another folder",
+            )
+
+    def read(self, key: str) -> tuple[TrainingRecord, dict[str, np.ndarray]] | None:
+        """A finished training, or None. A file that cannot be read whole counts as not finished."""
+        record, arrays = self._cells / f"{key}.json", self._cells / f"{key}.npz"
+        if not (record.is_file() and arrays.is_file()):
+            return None
+        try:
+            parsed = _parse(TrainingRecord, record.read_text(encoding="utf-8"), record)
+            with np.load(arrays, allow_pickle=False) as stored:
+                return parsed, {name: stored[name] for name in stored.files}
+        except (CorruptInputError, SchemaError, ValueError, OSError, EOFError):
+            return None
+
+    def write(self, record: TrainingRecord, answers: dict[str, np.ndarray]) -> None:
+        """Keep a finished training; the JSON is written last and makes it count."""
+        with atomic_output(self._cells / f"{record.key}.npz") as part:
+            np.savez(part, allow_pickle=False, **answers)
+        write_text(self._cells / f"{record.key}.json", record.model_dump_json(indent=1) + "\n")

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError, UsageError
+from cropgen.core.progress import Silent
+from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
+from cropgen.evaluation.document import Evaluation
+from cropgen.evaluation.evaluate import evaluate
+from cropgen.evaluation.summary import summarise
+from cropgen.models.base import Classifier, Options
+from cropgen.series.schema import concatenate
+from cropgen.series.store import SeriesStore
+from cropgen.training.fit import FitResult
+
+
+class Nearest(Classifier):
+    """Distance of the mean to the class means."""
+
+    Settings = Options
+
+    def prepare(self, data, context):
+        level = data.labelled.values.mean((1, 2))
+        self.centre = torch.stack([level[data.labelled.y == k].mean() for k in range(self.spec.classes)])
+
+    def log_posterior(self, batch):
+        distance = (batch.values.mean((1, 2))[:, None] - self.centre) ** 2
+        return torch.log_softmax(-distance / (2 * 0.02**2), -1)
+
+
+class Trainer:
+    """Stands for `fit_model`; remembers what it was asked."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.asked = []
+        self.stop_after = stop_after
+
+    def __call__(self, name, settings, spec, data, *, seed, report):
+        if self.stop_after is not None and len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked.append((name, spec, data, seed))
+        model = Nearest(spec, Options())
+        model.prepare(data, None)
+        return FitResult(model, {"guard": "kept"}, 0.5)
+
+
+def recipe(**changes):
+    base = {
+        "protocol": "cross-year", "models": (ModelSection(name="rf"),), "labels": ("100%",), "seeds": (0,),
+        "block_km": 1.0, "data": DataSection(series="toy"),
+    }  # fmt: skip
+    return EvaluateRecipe(**{**base, **changes})
+
+
+def run(store, folder, fit=None, **changes):
+    options = {k: changes.pop(k) for k in ("resume", "overwrite", "report") if k in changes}
+    return Evaluation.read(evaluate(recipe(**changes), store.path, folder, fit=fit or Trainer(), **options))
+
+
+def test_the_matrix_and_what_a_new_season_sees(store, tmp_path):
+    found = run(store, tmp_path / "out")
+    cells = {(r.train, r.test, r.scope): r for r in found.rows}
+    held = [(a, b, "held-out") for a in ("2021", "2022") for b in ("2021", "2022")]
+    assert set(cells) == {*held, ("2021", "2022", "all"), ("2022", "2021", "all")}
+    assert cells["2021", "2021", "held-out"].accuracy > 0.95
+    # 2022 is 0.06 brighter, more than half the step from maize to wheat: all maize is taken for wheat
+    (detail,) = [d for r, d in zip(found.rows, found.details, strict=True)
+                 if (r.train, r.test, r.scope) == ("2021", "2022", "held-out")]  # fmt: skip
+    assert detail.recall == (1, 0, 1)
+    assert cells["2021", "2022", "all"].n_test + cells["2021", "2022", "all"].n_out_of_legend == 120
+
+
+def test_a_crop_absent_from_the_training_year_is_scored_as_novelty_only(store, tmp_path):
+    found = run(store, tmp_path / "out")
+    by_cell = {(r.train, r.test, r.scope): (r, d) for r, d in zip(found.rows, found.details, strict=True)}
+    row, detail = by_cell["2021", "2022", "all"]
+    assert row.n_out_of_legend == 15
+    assert row.auroc_out_of_legend is not None
+    assert detail.classes == (0, 2, 3)
+    row, detail = by_cell["2022", "2022", "held-out"]
+    assert row.n_out_of_legend == 0
+    assert row.auroc_out_of_legend is None
+    assert detail.classes == (0, 1, 2, 3)
+
+
+def test_counts_and_intervals_agree_with_each_other(store, tmp_path):
+    found = run(store, tmp_path / "out", protocol="holdout", seeds=(0, 1))
+    assert [r.seed for r in found.rows] == [0, 1]
+    for row, detail in zip(found.rows, found.details, strict=True):
+        confusion = np.array(detail.confusion)
+        assert confusion.sum() == row.n_test == sum(detail.reliability["count"])
+        assert row.accuracy == pytest.approx(np.trace(confusion) / row.n_test)
+        assert row.macro_f1_low <= row.macro_f1 <= row.macro_f1_high
+        assert row.interval_unit == "block"
+        assert row.n_labelled + row.n_test == 240
+        assert detail.facts == {"guard": "kept"}
+
+
+def test_only_open_blocks_and_the_training_year_are_learnt_from(store, tmp_path):
+    trainer = Trainer()
+    run(store, tmp_path / "out", fit=trainer, labels=("20%",))
+    index = store.index()
+    values = store.read().values
+    for (_, _, data, _), year in zip(trainer.asked, (2021, 2022), strict=True):
+        known = {row.tobytes() for row in values[index["year"] == year]}
+        for batch in (data.labelled, data.unlabelled):
+            assert {row.tobytes() for row in batch.values.numpy()} <= known
+        assert (data.unlabelled.y == -1).all()
+        total = len(data.labelled) + len(data.unlabelled)
+        assert total < 120
+        assert len(data.labelled) == pytest.approx(0.2 * total, abs=2)
+
+
+def test_further_years_are_used_without_labels_and_outside_the_held_out_blocks(store, tmp_path):
+    trainer = Trainer()
+    section = DataSection(series="toy", years=(2021, 2022), unlabelled_years=())
+    run(store, tmp_path / "a", fit=trainer, data=section)
+    alone = len(trainer.asked[0][2].labelled)
+    section = DataSection(series="toy", unlabelled_years=(2021, 2022))
+    run(store, tmp_path / "b", fit=trainer, data=section)
+    data = trainer.asked[2][2]
+    assert len(data.labelled) == alone == len(data.unlabelled)
+
+
+def test_shift_is_the_paired_difference_to_the_same_year(store, tmp_path):
+    found = run(store, tmp_path / "out", models=(ModelSection(name="rf"), ModelSection(name="tgem")))
+    shift, _, gain = found.contrasts
+    assert (shift.what, gain.what, gain.model, gain.against) == ("shift", "model", "tgem", "rf")
+    assert shift.high < -0.3
+    assert shift.cells == 2
+    # both names stand for the same trainer here
+    assert (gain.difference, gain.low, gain.high, gain.cells) == (0, 0, 0, 4)
+
+
+def test_an_interrupted_evaluation_continues_where_it_stopped(store, tmp_path):
+    whole = run(store, tmp_path / "whole", seeds=(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        run(store, tmp_path / "part", fit=Trainer(stop_after=3), seeds=(0, 1))
+    with pytest.raises(OutputExistsError):
+        run(store, tmp_path / "part", seeds=(0, 1))
+    trainer = Trainer()
+    resumed = run(store, tmp_path / "part", fit=trainer, seeds=(0, 1), resume=True)
+    assert len(trainer.asked) == 1
+    timeless = {"peak_mb": None, "predict_seconds": 0.0}
+    assert [r.model_copy(update=timeless) for r in resumed.rows] == [r.model_copy(update=timeless) for r in whole.rows]
+    assert resumed.details == whole.details
+    assert resumed.contrasts == whole.contrasts
+
+
+def test_a_larger_recipe_computes_only_what_is_new_and_options_count(store, tmp_path):
+    run(store, tmp_path / "out")
+    trainer = Trainer()
+    run(store, tmp_path / "out", fit=trainer, seeds=(0, 1), resume=True)
+    assert [seed for *_, seed in trainer.asked] == [1, 1]
+    run(store, tmp_path / "out", fit=trainer, models=(ModelSection(name="rf", options={"trees": 7}),), resume=True)
+    assert len(trainer.asked) == 4
+
+
+def test_a_damaged_record_is_computed_again(store, tmp_path):
+    run(store, tmp_path / "out")
+    damaged = sorted((tmp_path / "out" / "cells").glob("*"))
+    damaged[0].write_bytes(damaged[0].read_bytes()[:50])
+    trainer = Trainer()
+    run(store, tmp_path / "out", fit=trainer, resume=True)
+    assert len(trainer.asked) == 1
+
+
+def test_an_evaluation_is_not_replaced_unasked(store, tmp_path):
+    run(store, tmp_path / "out")
+    with pytest.raises(OutputExistsError, match="holds an evaluation"):
+        run(store, tmp_path / "out")
+    trainer = Trainer()
+    run(store, tmp_path / "out", fit=trainer, overwrite=True)
+    assert len(trainer.asked) == 2
+
+
+def test_models_are_checked_before_anything_is_trained(store, tmp_path):
+    trainer = Trainer()
+    for models, message in (
+        ((ModelSection(name="rff"),), "unknown model 'rff'"),
+        ((ModelSection(name="srnn"), ModelSection(name="dvae")), "srnn is named twice"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(store, tmp_path / "out", fit=trainer, models=models)
+    assert trainer.asked == []
+
+
+def test_a_test_set_without_known_crops_is_reported(tmp_path, season, legend):
+    west, east = season(2021), season(2021, seed=1)
+    west = replace(west, label=np.where(west.label == 0, 2, west.label), region=np.full(120, "west"))
+    east = replace(east, label=np.where(east.label == 0, 0, 1), region=np.full(120, "east"))
+    made = SeriesStore.create(tmp_path / "two" / "series.zarr", bands=("B04", "B08"), legend=legend)
+    made.append(concatenate([west, east]))
+    report = Silent()
+    found = run(made, tmp_path / "out", protocol="cross-region", report=report)
+    assert {(r.train, r.test) for r in found.rows} == {("west", "west"), ("east", "east")}
+    assert len(report.warnings) == 4
+    assert "no parcel of west has a crop the model knows" in report.warnings[0]
+
+
+def test_wrong_documents_are_named(store, tmp_path):
+    run(store, tmp_path / "out")
+    path = tmp_path / "out" / "evaluation.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "evaluation": 99}))
+    with pytest.raises(SchemaError, match="not an evaluation of version 1: evaluation"):
+        Evaluation.read(path)
+    path.write_text("{")
+    with pytest.raises(CorruptInputError, match="not JSON"):
+        Evaluation.read(path)
+
+
+def test_summary_averages_over_seeds(store, tmp_path):
+    found = run(store, tmp_path / "out", seeds=(0, 1, 2))
+    records = [r for r in summarise(found.rows) if r["scope"] == "held-out"]
+    assert len(records) == 4
+    for record in records:
+        mine = [r.macro_f1 for r in found.rows
+                if (r.train, r.test, r.scope) == (record["train"], record["test"], record["scope"])]  # fmt: skip
+        assert record["seeds"] == 3
+        assert record["macro_f1"] == pytest.approx(np.mean(mine))
+        assert record["macro_f1_sd"] == pytest.approx(np.std(mine, ddof=1))
