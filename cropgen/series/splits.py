@@ -203,7 +203,7 @@ def holdout(index: pandas.DataFrame, fraction: float, seed: int, block_km: float
     Raises:
         DataError: all parcels lie in one block.
     """
-    block = _blocks_of_parcels(index, block_km, seed)
+    block = parcel_blocks(index, block_km, seed)
     count = int(block.max(initial=-1)) + 1
     if count < 2:
         raise DataError(
@@ -223,7 +223,7 @@ def holdout(index: pandas.DataFrame, fraction: float, seed: int, block_km: float
     return Split(np.flatnonzero(~test), np.flatnonzero(test), facts)
 
 
-def _blocks_of_parcels(index: pandas.DataFrame, block_km: float, seed: int) -> np.ndarray:
+def parcel_blocks(index: pandas.DataFrame, block_km: float, seed: int) -> np.ndarray:
     """(N,) block of each row, rows of one parcel id in one region sharing a block."""
     import pandas
 
