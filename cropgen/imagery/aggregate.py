@@ -88,8 +88,7 @@ def aggregate(
     )
     source = {"kind": "aggregate", "scenes": source_name, "options": options.model_dump(mode="json")}
     with atomic_output(output) as part:
-        crs = plan.layer.frame.crs.to_wkt()
-        store = SeriesStore.create(part, bands=plan.bands, legend=plan.legend, crs=crs, source=source)
+        store = SeriesStore.create(part, bands=plan.bands, legend=plan.legend, crs=plan.layer.crs, source=source)
         for year in plan.acquisitions:
             _aggregate_year(plan, year, store, result, report)
         if not result.rows:
@@ -120,7 +119,7 @@ def _prepare(
 
 
 def _aggregate_year(plan: _Plan, year: int, store: SeriesStore, result: AggregateReport, report: Reporter) -> None:
-    frame = plan.layer.frame[plan.layer.frame["year"] == year].reset_index(drop=True)
+    frame = plan.layer.of_year(year)
     acquisitions = plan.acquisitions[year]
     ids = frame["parcel_id"].to_numpy(str)
     overlaps = find_overlaps(frame.geometry)
@@ -149,7 +148,7 @@ def _append(
     kept = frame.iloc[rows].reset_index(drop=True)
     seen = (shard.pixels[rows] > 0).any(0)
     if not seen.any():
-        seen[:1] = True
+        seen = np.arange(len(seen)) < 1
     lon, lat = interior_lonlat(kept.geometry)
     pixels = shard.pixels[rows][:, seen]
     series = ParcelSeries.build(

@@ -110,6 +110,15 @@ class _Place:
         return grid.crs == self.grid.crs and bool(np.allclose(grid.bounds, self.grid.bounds, rtol=0, atol=tolerance))
 
 
+@dataclass(frozen=True)
+class _File:
+    """A cube as found: its bands (time, row, column), and every attribute that may tell the coordinate system."""
+
+    path: Path
+    bands: dict[str, xr.DataArray]
+    attributes: tuple[dict[Any, Any], ...]
+
+
 def open_cubes(name: str, files: Sequence[Path], report: Reporter) -> CubeSet:
     """Open cubes and join those over one place.
 
@@ -117,20 +126,21 @@ def open_cubes(name: str, files: Sequence[Path], report: Reporter) -> CubeSet:
         CorruptInputError: a file cannot be opened.
         SchemaError: no file holds bands over time, or one states no coordinate system.
     """
-    bands = {path: dict(_bands(_dataset(path), path)) for path in files}
-    spectral = {path: found for path, found in bands.items() if any(normalise_band(b) for b in found)}
-    chosen = spectral or {path: found for path, found in bands.items() if found}
+    found = [file for file in map(_open, files) if file.bands]
+    spectral = [file for file in found if any(normalise_band(band) for band in file.bands)]
+    chosen = spectral or found
     if not chosen:
         raise SchemaError(
             f"{name}: no band over time, y and x in {', '.join(p.name for p in files[:5])}",
             hint="expected variables with dimensions (t, y, x), or one with a band dimension",
         )
-    skipped = [path.name for path in files if path not in chosen]
+    used = {file.path for file in chosen}
+    skipped = [path.name for path in files if path not in used]
     if skipped:
         report.info(f"files without Sentinel-2 bands are not read: {', '.join(skipped[:5])}")
     places: list[_Place] = []
-    for path, found in chosen.items():
-        _add_file(places, path, found)
+    for file in chosen:
+        _add_file(places, file)
     acquisitions = [
         Acquisition(f"{place.name} {str(time)[:19]}", int(time.astype("datetime64[D]").astype(np.int64)), layers)
         for place in places
@@ -139,13 +149,16 @@ def open_cubes(name: str, files: Sequence[Path], report: Reporter) -> CubeSet:
     return CubeSet(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
 
 
-def _dataset(path: Path) -> xr.Dataset:
-    engine = "h5netcdf" if path.is_file() else "zarr"
-    options: dict[str, Any] = {} if path.is_file() else {"consolidated": False, "chunks": None}
+def _open(path: Path) -> _File:
     try:
-        return xr.open_dataset(path, engine=engine, mask_and_scale=False, decode_coords="all", **options)
+        if path.is_file():
+            dataset = xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False)
+        else:
+            dataset = xr.open_dataset(path, engine="zarr", mask_and_scale=False, consolidated=False, chunks=None)
     except _READ_ERRORS as error:
         raise _corrupt(path, "", error) from error
+    attributes = [dict(variable.attrs) for variable in dataset.variables.values()]
+    return _File(path, dict(_bands(dataset, path)), (*attributes, dict(dataset.attrs)))
 
 
 def _bands(dataset: xr.Dataset, path: Path) -> Iterator[tuple[str, xr.DataArray]]:
@@ -153,29 +166,29 @@ def _bands(dataset: xr.Dataset, path: Path) -> Iterator[tuple[str, xr.DataArray]
     time, row, column, band = (_dimension(dataset, names) for names in (_TIME, _ROW, _COLUMN, _BAND))
     if time is None or row is None or column is None:
         return
+    if not np.issubdtype(dataset[time].dtype, np.datetime64):
+        raise SchemaError(f"{path}: {time} holds no dates", hint="add CF units such as 'days since 2020-01-01'")
     for name, array in dataset.data_vars.items():
         if set(array.dims) == {time, row, column}:
             yield str(name), array.transpose(time, row, column)
         elif band is not None and set(array.dims) == {time, row, column, band}:
             for i, label in enumerate(array[band].to_numpy()):
                 yield str(label), array.isel({band: i}).transpose(time, row, column)
-    if not np.issubdtype(dataset[time].dtype, np.datetime64):
-        raise SchemaError(f"{path}: {time} holds no dates", hint="add CF units such as 'days since 2020-01-01'")
 
 
 def _dimension(dataset: xr.Dataset, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in dataset.sizes), None)
 
 
-def _add_file(places: list[_Place], path: Path, bands: dict[str, xr.DataArray]) -> None:
-    for raw_name, array in bands.items():
+def _add_file(places: list[_Place], file: _File) -> None:
+    for raw_name, array in file.bands.items():
         name = normalise_band(raw_name) or raw_name
-        grid, flip = _grid(array, path)
+        grid, flip = _grid(array, file)
         place = next((p for p in places if p.holds(grid)), None)
         if place is None:
-            place = _Place(path.stem, grid, {})
+            place = _Place(file.path.stem, grid, {})
             places.append(place)
-        variable = CubeVariable(array, path, flip=flip)
+        variable = CubeVariable(array, file.path, flip=flip)
         scale, offset, nodata = _encoding(array, name)
         for i, time in enumerate(array[array.dims[0]].to_numpy()):
             layers = place.times.setdefault(time, {})
@@ -200,16 +213,16 @@ def _encoding(array: xr.DataArray, band: str) -> tuple[float | None, float, floa
     )
 
 
-def _grid(array: xr.DataArray, path: Path) -> tuple[Grid, bool]:
+def _grid(array: xr.DataArray, file: _File) -> tuple[Grid, bool]:
     """The grid of an array, and whether its rows run from south to north."""
     _, row, column = (str(d) for d in array.dims)
-    x, dx = _axis(array, column, path)
-    y, dy = _axis(array, row, path)
+    x, dx = _axis(array, column, file.path)
+    y, dy = _axis(array, row, file.path)
     if dx < 0:
-        raise SchemaError(f"{path}: {column} runs from east to west", hint="sort the cube by x")
+        raise SchemaError(f"{file.path}: {column} runs from east to west", hint="sort the cube by x")
     top = y[-1] if dy > 0 else y[0]
     transform = (dx, 0.0, float(x[0]) - dx / 2, 0.0, -abs(dy), float(top) + abs(dy) / 2)
-    return Grid(_crs(array, path), transform, (len(y), len(x))), dy > 0
+    return Grid(_crs(array, file), transform, (len(y), len(x))), dy > 0
 
 
 def _axis(array: xr.DataArray, name: str, path: Path) -> tuple[np.ndarray, float]:
@@ -224,20 +237,15 @@ def _axis(array: xr.DataArray, name: str, path: Path) -> tuple[np.ndarray, float
     return values, float(step)
 
 
-def _crs(array: xr.DataArray, path: Path) -> str:
-    for attributes in (*(c.attrs for c in array.coords.values()), array.attrs, _file_attributes(path)):
+def _crs(array: xr.DataArray, file: _File) -> str:
+    for attributes in file.attributes:
         for key in ("crs_wkt", "spatial_ref", "crs", "epsg"):
-            if key in attributes:
-                found = _parse_crs(attributes[key])
-                if found is not None:
-                    return found.to_wkt()
+            found = _parse_crs(attributes[key]) if key in attributes else None
+            if found is not None:
+                return found.to_wkt()
     if array.dims[1] in ("lat", "latitude"):
         return CRS.from_epsg(4326).to_wkt()
-    raise SchemaError(f"{path} states no coordinate system", hint="add a spatial_ref variable with crs_wkt")
-
-
-def _file_attributes(path: Path) -> dict[str, Any]:
-    return dict(_dataset(path).attrs)
+    raise SchemaError(f"{file.path} states no coordinate system", hint="add a spatial_ref variable with crs_wkt")
 
 
 def _parse_crs(value: Any) -> CRS | None:

@@ -47,10 +47,6 @@ class Grid:
             raise SchemaError(f"grid is not north-up: transform {self.transform}", hint="warp the scene first")
 
     @property
-    def affine(self) -> Affine:
-        return Affine(*self.transform)
-
-    @property
     def pixel_size(self) -> float:
         """Length of a pixel's longer side in units of the coordinate system."""
         return max(self.transform[0], -self.transform[4])
@@ -73,7 +69,9 @@ class Grid:
         return Window(top, bottom, left, right)
 
     def window_affine(self, window: Window) -> Affine:
-        return self.affine * Affine.translation(window.left, window.top)
+        """The transform of a window's own rows and columns."""
+        a, _, c, _, e, f = self.transform
+        return Affine(a, 0.0, c + a * window.left, 0.0, e, f + e * window.top)
 
     def rows_in(self, other: Grid) -> np.ndarray:
         """(rows,) the row of `other` below each pixel centre of this grid; −1 outside."""
@@ -100,12 +98,21 @@ def metres_to_units(crs: str, metres: float) -> float:
 
 
 class Layer(Protocol):
-    """One band of one acquisition."""
+    """One band of one acquisition: reflectance = scale · stored + offset, where stored is not `nodata`."""
 
-    grid: Grid
-    scale: float | None
-    offset: float
-    nodata: float | None
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def scale(self) -> float | None:
+        """None: the file states none."""
+        ...
+
+    @property
+    def offset(self) -> float: ...
+
+    @property
+    def nodata(self) -> float | None: ...
 
     def read(self, window: Window) -> np.ndarray:
         """Stored values (rows, columns), before scale and offset.
@@ -143,8 +150,11 @@ class Acquisition:
 class SceneSource(Protocol):
     """A set of acquisitions: a folder of COGs, a cube, and whatever else can name layers and read windows."""
 
-    name: str
-    acquisitions: Sequence[Acquisition]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def acquisitions(self) -> Sequence[Acquisition]: ...
 
 
 def source_bands(acquisitions: Sequence[Acquisition]) -> tuple[str, ...]:

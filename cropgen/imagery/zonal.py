@@ -94,7 +94,7 @@ def plan_pixels(grid: Grid, shapes: ParcelShapes, class_grid: Grid | None) -> Pi
     coarse = np.bincount(parcel, minlength=len(shapes)) == 0
     west, south, east, north = grid.bounds
     near = coarse & shapely.intersects(shapes.outline, shapely.box(west, south, east, north))
-    extra = [_burn_one(grid, shapes.outline[p], p) for p in np.flatnonzero(near)]
+    extra = [_burn_one(grid, shapes.outline[p], p) for p in np.flatnonzero(near).tolist()]
     pixel = np.concatenate([pixel, *(positions for positions, _ in extra)])
     parcel = np.concatenate([parcel, *(owner for _, owner in extra)])
     order = np.argsort(pixel, kind="stable")
@@ -121,12 +121,13 @@ def _burn_inner(grid: Grid, shapes: ParcelShapes) -> tuple[np.ndarray, np.ndarra
             inside = members[(box[:, 3] > south) & (box[:, 1] < north)]
             if not len(inside):
                 continue
-            owner = features.rasterize(
+            burnt = features.rasterize(
                 ((shapes.inner[p], p + 1) for p in inside),
                 out_shape=window.shape,
                 transform=grid.window_affine(window),
                 dtype="int32",
-            ).ravel()
+            )
+            owner = np.asarray(burnt).ravel()
             hit = np.flatnonzero(owner)
             rows, cols = np.divmod(hit, window.shape[1])
             pixels.append((rows + window.top) * columns + cols + window.left)

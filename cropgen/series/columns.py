@@ -88,14 +88,15 @@ def as_years(values: pd.Series, *, where: str) -> np.ndarray:
     """
     import pandas as pd
 
-    numbers = pd.to_numeric(values, errors="coerce") if not pd.api.types.is_datetime64_any_dtype(values) else None
-    if numbers is not None and numbers.notna().all() and bool(numbers.between(1900, 2200).all()):
-        return numbers.to_numpy(dtype=np.int16)
-    dates = pd.to_datetime(values.astype(str), errors="coerce", format="mixed")
+    if not pd.api.types.is_datetime64_any_dtype(values.dtype):
+        numbers = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+        if ((numbers >= 1900) & (numbers <= 2200)).all():
+            return numbers.astype(np.int16)
+    dates = pd.Series(pd.to_datetime(values.astype(str), errors="coerce", format="mixed"))
     if dates.isna().any():
-        wrong = values[dates.isna()].iloc[0]
+        wrong = values.to_numpy()[dates.isna().to_numpy()][0]
         raise SchemaError(
             f"{where}: column {values.name!r} holds {wrong!r}, expected a year or a date",
             hint="name the column of the harvest year, or give the year itself",
         )
-    return dates.dt.year.to_numpy(dtype=np.int16)
+    return dates.dt.year.to_numpy().astype(np.int16)

@@ -23,6 +23,8 @@ import pandas as pd
 import pyogrio
 import shapely
 from pydantic import Field
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
 from cropgen.core.files import require_input
@@ -61,7 +63,7 @@ class LayerIssues:
     dropped: dict[str, list[str]] = field(default_factory=dict)
     repaired: list[str] = field(default_factory=list)
 
-    def drop(self, reason: str, ids: Sequence[str]) -> None:
+    def drop(self, reason: str, ids: Sequence[str] | np.ndarray) -> None:
         """Note parcels that are left out; nothing when there are none."""
         if len(ids):
             self.dropped.setdefault(reason, []).extend(str(i) for i in ids)
@@ -79,6 +81,16 @@ class ParcelLayer:
 
     frame: gpd.GeoDataFrame
     issues: LayerIssues
+
+    @property
+    def crs(self) -> str:
+        """Coordinate system as WKT."""
+        return CRS.from_user_input(self.frame.crs).to_wkt()
+
+    def of_year(self, year: int) -> gpd.GeoDataFrame:
+        """The parcels of one year, rows counted anew."""
+        rows = np.flatnonzero(self.frame["year"].to_numpy() == year)
+        return self.frame.iloc[rows].reset_index(drop=True)
 
     def legend(self, name: str) -> Legend:
         """The legend of the crop codes of this layer."""
@@ -137,7 +149,7 @@ def read_layer(path: Path, *, layer: str | None = None, crs: str | None = None) 
     require_input(path, "parcel layer")
     try:
         frame = gpd.read_parquet(path) if path.suffix.lower() in _PARQUET else _read_ogr(path, layer)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, OSError, ValueError) as error:
+    except (DataSourceError, DataLayerError, OSError, ValueError) as error:
         raise CorruptInputError(
             f"cannot read parcels from {path}: {str(error).splitlines()[0]}",
             hint="check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet",
