@@ -106,21 +106,20 @@ class Evaluation(Section):
     contrasts: tuple[Contrast, ...]
     provenance: dict[str, Any]
 
-    @classmethod
-    def read(cls, path: Path) -> Evaluation:
-        """Read and check a document.
-
-        Raises:
-            MissingInputError: there is no such file.
-            CorruptInputError: it is not JSON.
-            SchemaError: it is not an evaluation of this version.
-        """
-        text = require_input(path, "evaluation").read_text(encoding="utf-8")
-        return _parse(cls, text, path)
-
     def write(self, path: Path) -> None:
         """Write the document atomically."""
         write_text(path, self.model_dump_json(indent=1) + "\n")
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read and check a document.
+
+    Raises:
+        MissingInputError: there is no such file.
+        CorruptInputError: it is not JSON.
+        SchemaError: it is not an evaluation of this version.
+    """
+    return _parse(Evaluation, require_input(path, "evaluation").read_text(encoding="utf-8"), path)
 
 
 class TrainingRecord(Section):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
 from cropgen.evaluation.protocols import Fold
 from cropgen.evaluation.score import Answers
-from cropgen.metrics.novelty import entropy
+from cropgen.prediction.infer import infer
+from cropgen.prediction.novelty import Typicality, calibrate
 from cropgen.series.batches import make_batch
-from cropgen.series.schema import ParcelSeries
 from cropgen.series.splits import Selection, select_rows
 from cropgen.series.store import SeriesStore
 from cropgen.training.data import TrainingRows, choose_rows, read_training
@@ -33,11 +32,14 @@ class Learnt:
     Arguments:
         classes: (K,) ascending positions of the model's classes in the legend of the store.
         rows: rows learnt from.
+        typicality: log-likelihoods of the labelled rows, what those of test rows are compared with; None for a model
+            without likelihood.
     """
 
     result: FitResult
     classes: np.ndarray
     rows: TrainingRows
+    typicality: Typicality | None
 
 
 def used_rows(recipe: EvaluateRecipe, index: pd.DataFrame) -> np.ndarray:
@@ -70,34 +72,36 @@ def learn(
     rows = TrainingRows(place[rows.labelled], place[rows.unlabelled], rows.facts)
     spec, data = read_training(store, rows, section)
     result = fit(model.name, model.options, spec, data, seed=fold.seed, report=report)
-    return Learnt(result, store.legend.encode(spec.legend.codes), rows)
-
-
-def _chunks(store: SeriesStore, rows: np.ndarray, bands: tuple[str, ...]) -> Iterator[ParcelSeries]:
-    for start in range(0, len(rows), _CHUNK):
-        yield store.read(rows[start : start + _CHUNK]).select_bands(bands)
+    classes = store.legend.encode(spec.legend.codes)
+    return Learnt(result, classes, rows, calibrate(result.model, data.labelled))
 
 
 def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndarray, rows: np.ndarray) -> Answers:
     """What a model says about rows of the store.
 
+    Novelty is minus the log-likelihood standardised for the number of observations where the model has one, and the
+    entropy of the class probabilities elsewhere.
+
     Arguments:
         label, block: (N,) label and spatial block of every row of the store.
         rows: (M,) rows asked about.
     """
-    model, classes = learnt.result.model, learnt.classes
-    posterior = [np.zeros((0, len(classes)))]
-    with torch.inference_mode():
-        for series in _chunks(store, rows, model.spec.bands):
-            batch = make_batch(series, model.spec.calendar, classes)
-            posterior.append(model.log_posterior(batch).double().numpy())
-    log_posterior = np.concatenate(posterior)
+    model, typicality = learnt.result.model, learnt.typicality
+    probability, novelty = [np.zeros((0, len(learnt.classes)))], [np.zeros(0)]
+    for start in range(0, len(rows), _CHUNK):
+        series = store.read(rows[start : start + _CHUNK]).select_bands(model.spec.bands)
+        said = infer(model, make_batch(series, model.spec.calendar, learnt.classes))
+        probability.append(said.probability)
+        if typicality is None or said.log_likelihood is None:
+            novelty.append(said.entropy)
+        else:
+            novelty.append(-np.nan_to_num(typicality.score(said.log_likelihood, said.observations)))
     return Answers(
         rows=rows,
         true=label[rows],
-        log_posterior=log_posterior,
-        classes=classes,
+        log_posterior=np.log(np.maximum(np.concatenate(probability), np.finfo(float).tiny)),
+        classes=learnt.classes,
         block=block[rows],
-        novelty=entropy(log_posterior),
-        novelty_score="entropy",
+        novelty=np.concatenate(novelty),
+        novelty_score="entropy" if typicality is None else "likelihood",
     )

@@ -28,9 +28,3 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     mid_rank = np.cumsum(count) - (count - 1) / 2
     rank_sum = mid_rank[position][positive].sum()
     return float((rank_sum - outside * (outside + 1) / 2) / (inside * outside))
-
-
-def entropy(log_posterior: np.ndarray) -> np.ndarray:
-    """(N,) −Σ_k p_k log p_k in nats of normalised log-probabilities (N, K)."""
-    finite = np.where(np.isneginf(log_posterior), 0.0, log_posterior)
-    return -(np.exp(log_posterior) * finite).sum(1)

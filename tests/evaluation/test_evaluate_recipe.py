@@ -10,7 +10,7 @@ import torch
 from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError, UsageError
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
-from cropgen.evaluation.document import Evaluation
+from cropgen.evaluation.document import read_evaluation
 from cropgen.evaluation.evaluate import evaluate
 from cropgen.evaluation.summary import summarise
 from cropgen.models.base import Classifier, Options
@@ -59,7 +59,7 @@ def recipe(**changes):
 
 def run(store, folder, fit=None, **changes):
     options = {k: changes.pop(k) for k in ("resume", "overwrite", "report") if k in changes}
-    return Evaluation.read(evaluate(recipe(**changes), store.path, folder, fit=fit or Trainer(), **options))
+    return read_evaluation(evaluate(recipe(**changes), store.path, folder, fit=fit or Trainer(), **options))
 
 
 def test_the_matrix_and_what_a_new_season_sees(store, tmp_path):
@@ -209,10 +209,10 @@ def test_wrong_documents_are_named(store, tmp_path):
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "evaluation": 99}))
     with pytest.raises(SchemaError, match="not an evaluation of version 1: evaluation"):
-        Evaluation.read(path)
+        read_evaluation(path)
     path.write_text("{")
     with pytest.raises(CorruptInputError, match="not JSON"):
-        Evaluation.read(path)
+        read_evaluation(path)
 
 
 def test_summary_averages_over_seeds(store, tmp_path):

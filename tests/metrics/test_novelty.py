@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from cropgen.metrics.novelty import auroc, entropy
+from cropgen.metrics.novelty import auroc
 
 
 def test_auroc_by_hand():
@@ -22,9 +22,3 @@ def test_auroc_equals_scikit_learn(rows):
     if positive.any() and not positive.all():
         assert auroc(score, positive) == pytest.approx(roc_auc_score(positive, score))
         assert auroc(-score, positive) == pytest.approx(1 - auroc(score, positive))
-
-
-def test_entropy_of_certain_and_uniform_answers():
-    with np.errstate(divide="ignore"):
-        log_posterior = np.log(np.array([[1.0, 0.0], [0.5, 0.5]]))
-    assert entropy(log_posterior).tolist() == pytest.approx([0, np.log(2)])
