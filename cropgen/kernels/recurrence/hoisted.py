@@ -38,7 +38,7 @@ def _pre_activation(head: Head, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 class _Walk(torch.autograd.Function):
-    """The loop over dates, from hoisted pre-activations (T, ..., 2E) to the path."""
+    """The loop over dates, from hoisted pre-activations (T, ..., 2E), broadcast over rows, to the path."""
 
     @staticmethod
     def forward(
@@ -70,12 +70,14 @@ class _Walk(torch.autograd.Function):
             torch.add(drift + shift[t] + spread, before, alpha=retention, out=z[t])
             before = z[t]
         ctx.save_for_backward(state, out, initial, mask, noise, hidden, saturation, z, variance, ratio)
-        ctx.retention = retention
+        ctx.retention, ctx.hoisted_shape = retention, hoisted.shape
         return z, variance, shift, ratio
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         state, out, initial, mask, noise, hidden, saturation, z, variance, ratio = ctx.saved_tensors
         of_z, of_variance, of_shift, of_ratio = gradients
         of_hoisted = torch.empty_like(hidden)
@@ -101,7 +103,8 @@ class _Walk(torch.autograd.Function):
         past = torch.cat([initial[None], z[:-1]]).flatten(0, -2)
         flat_out, flat_hoisted = of_out.flatten(0, -2), of_hoisted.flatten(0, -2)
         of_state, of_weight = past.T @ flat_hoisted, hidden.flatten(0, -2).T @ flat_out
-        return of_hoisted, of_state, of_weight, flat_out.sum(0), carried, None, None, None
+        of_input = of_hoisted.sum_to_size(ctx.hoisted_shape)
+        return of_input, of_state, of_weight, flat_out.sum(0), carried, None, None, None
 
 
 def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
@@ -112,7 +115,9 @@ def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
         _pre_activation(chain.transition, inputs.transition),
         _pre_activation(chain.inference, inputs.inference),
     ]
-    hoisted = torch.cat([half.expand(steps, *lead, half.shape[-1]) for half in halves], -1)
+    shape = torch.broadcast_shapes(*(half.shape[:-1] for half in halves))
+    hoisted = torch.cat([half.expand(*shape, half.shape[-1]) for half in halves], -1)
+    hoisted = hoisted.expand(steps, *hoisted.shape[1:])
     state = torch.cat([chain.transition.state, chain.inference.state], -1)
     out = torch.block_diag(chain.transition.out, chain.inference.out)
     out_bias = torch.cat([chain.transition.out_bias, chain.inference.out_bias])

@@ -27,7 +27,7 @@ from cropgen.models.layers.residual import ResidualModel, ResidualOptions
 from cropgen.series.batches import Batch
 
 _NOISE_SEED = 13
-_LARGEST_BLOCK = 1 << 24
+_LARGEST_BLOCK = 1 << 22
 
 
 class SRNNOptions(ResidualOptions):
