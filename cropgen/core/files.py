@@ -85,7 +85,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         remove(part)
-        for sidecar in path.parent.glob(f"{part.name}-*"):
+        for sidecar in (*path.parent.glob(f"{part.name}-*"), part.with_name(f".{part.name}.lock")):
             remove(sidecar)
 
 
