@@ -185,6 +185,48 @@ def test_analytic_kl_is_the_mean_of_the_sampled_ratio() -> None:
     assert sampled.item() == pytest.approx(exact.item(), abs=0.02)
 
 
+def test_one_date_is_a_variational_autoencoder() -> None:
+    """With one slot the score is the importance-weighted bound of a VAE, here written with torch.distributions."""
+    spec = InputSpec(SPEC.bands, Calendar("month", 4, 1), SPEC.legend)
+    batch = double(seasons(5, 6, gaps=0.0))
+    single = Batch(batch.values[:, :1], batch.mask[:, :1], batch.day[:, :1], batch.slot[:, :1], batch.y)
+    torch.manual_seed(1)
+    model = SRNN(spec, SRNNOptions(hidden=6, latent=2, smoothing=3, samples=5)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.2)
+        model.tied.means.copy_(torch.randn(CLASSES, BANDS, dtype=torch.float64))
+        rows = model._seasons(single)
+        e, day = rows.e, rows.day
+        angle = day[:, 0] * 2 * math.pi / 365.25
+        time = torch.stack([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos(), 0 * angle], -1)
+        present = torch.ones_like(e[:, :1])
+        h = model.memory(torch.cat([0 * e, 0 * present, time], -1)[None])[0][0]
+        o = model.observer(torch.cat([e, present, time], -1)[None])[0][0]
+        context = torch.cat([h, time], -1)
+        expected = []
+        for k in range(CLASSES):
+            centre = rows.offset[:, k] + model.shift[k]
+            p, q, emission = model.transition, model.inference, model.emission
+            base = model.initial @ p.state + p.bias + p.of_class[k]
+            drift, change = (torch.tanh(context @ p.shared + base) @ p.out + p.out_bias).chunk(2, -1)
+            base = model.initial @ q.state + q.bias + q.of_class[k]
+            unit = torch.tanh(o @ q.shared + (e - centre) @ (q.own if q.own is not None else 0) + base)
+            shift, ratio = (unit @ q.out + q.out_bias).chunk(2, -1)
+            log_variance = math.log(1 - 0.9**2) + 3 * torch.tanh(change / 3)
+            prior = torch.distributions.Normal(0.9 * model.initial + drift, torch.exp(log_variance / 2))
+            spread = torch.exp((log_variance + 3 * torch.tanh(ratio / 3)) / 2)
+            posterior = torch.distributions.Normal(prior.mean + shift, spread)
+            z = posterior.mean + spread * model.noise[0, :, 0]  # (5, B, Z)
+            unit = emission.of_state(z) + emission.of_context(context) + emission.of_class[k]
+            mean, change = emission.out(torch.tanh(unit)).chunk(2, -1)
+            spread = torch.exp((model.log_var + 3 * torch.tanh(change / 3)) / 2)
+            density = torch.distributions.Normal(centre + mean, spread).log_prob(e).sum(-1)
+            weight = density + (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
+            expected.append(torch.logsumexp(weight, 0) - math.log(5) + model.tied.log_prior[k])
+        torch.testing.assert_close(model.log_joint(single), torch.stack(expected, 1), rtol=0, atol=1e-9)
+
+
 def test_gap_days_by_hand() -> None:
     day = torch.tensor([[10.0, 20.0, 31.0, 40.0, 52.0], [10.0, 20.0, 31.0, 40.0, 52.0]])
     mask = torch.tensor([[True, False, False, True, True], [False, False, True, False, False]])
