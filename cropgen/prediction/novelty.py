@@ -118,7 +118,9 @@ class Typicality:
         if document.get("typicality") != TYPICALITY_SCHEMA:
             raise SchemaError(f"expected typicality schema {TYPICALITY_SCHEMA}, got {document.get('typicality')}")
         try:
-            content: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k != "typicality"}
+            content: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k != "typicality"
+            }
             return cls(**content)
         except TypeError as error:
             raise SchemaError(f"not a typicality reference: {error}") from error

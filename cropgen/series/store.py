@@ -169,6 +169,12 @@ class SeriesStore:
         content: dict[str, Any] = {name: self._read_field(name, rows) for name in self._fields if name != "clear_dates"}
         return ParcelSeries(bands=self.bands, **content)
 
+    def column(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
+        """One value per row of parcel_id, year, region, label, lon, lat or clear_dates, read alone."""
+        if name not in INDEX:
+            raise KeyError(f"{name!r} is not one of {', '.join(INDEX)}")
+        return self._read_field(name, rows)
+
     def index(self) -> pandas.DataFrame:
         """One line per row in store order: parcel_id, year, region, label, lon, lat, clear_dates."""
         import pandas
@@ -227,7 +233,8 @@ class SeriesStore:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        (self.path / GEOMETRY).mkdir(exist_ok=True)
+        lock = FileLock(self.path / GEOMETRY / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:

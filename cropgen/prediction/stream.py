@@ -1,0 +1,190 @@
+"""Parcels in, as a stream of Arrow batches: columns, geometry and feature ids exactly as the file holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyogrio
+import pyproj
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyogrio.raw import open_arrow
+
+from cropgen.core.errors import CorruptInputError, DataError, SchemaError
+from cropgen.core.files import require_input
+from cropgen.series.store import SeriesStore
+
+BATCH_FEATURES = 4096
+PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".pq")
+_WITH_FID = ("GPKG", "SQLite", "OpenFileGDB")
+_WKB_TYPES = ("Unknown", "Point", "LineString", "Polygon", "MultiPoint", "MultiLineString", "MultiPolygon",
+              "GeometryCollection")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ParcelStream:
+    """An open layer of parcels.
+
+    Arguments:
+        schema: Arrow schema of the batches, with the geometry, and the feature id where it is kept.
+        fid: column of the feature id, kept on output; None where the format has none worth keeping.
+        geometry: column of the geometry (WKB).
+        geometry_type: its type as OGR names it.
+        crs: WKT or authority code; None where the file states none.
+        count: features; None where the format does not say.
+        batches: the features in file order.
+    """
+
+    schema: pa.Schema
+    fid: str | None
+    geometry: str
+    geometry_type: str
+    crs: str | None
+    count: int | None
+    batches: Iterator[pa.RecordBatch]
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the columns that are neither feature id nor geometry, in order."""
+        return [name for name in self.schema.names if name not in (self.fid, self.geometry)]
+
+
+@contextlib.contextmanager
+def open_parcels(path: Path, layer: str | None = None) -> Iterator[ParcelStream]:
+    """Open a parcel layer of any OGR format or GeoParquet.
+
+    Arguments:
+        layer: needed where a file holds several layers with geometry.
+
+    Raises:
+        MissingInputError: there is no such file.
+        CorruptInputError: it cannot be read.
+        SchemaError: it holds no geometry or several layers.
+        DataError: the layer is empty.
+    """
+    require_input(path, "parcel layer")
+    opener = _open_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _open_ogr(path, layer)
+    try:
+        with opener as stream:
+            if stream.count == 0:
+                raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export")
+            yield stream
+    except (DataSourceError, DataLayerError, pa.ArrowInvalid) as error:
+        raise CorruptInputError(
+            f"cannot read parcels from {path}: {str(error).splitlines()[0]}",
+            hint="check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet",
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_ogr(path: Path, layer: str | None) -> Iterator[ParcelStream]:
+    layer = layer or _only_layer(path)
+    info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+    keeps_fid = info["driver"] in _WITH_FID and bool(info["fid_column"])
+    with open_arrow(path, layer=layer, batch_size=BATCH_FEATURES, use_pyarrow=True, return_fids=keeps_fid) as opened:
+        meta, reader = opened
+        geometry = meta["geometry_name"] or "wkb_geometry"
+        schema = _plain_schema(reader.schema)
+        yield ParcelStream(
+            schema=schema,
+            fid=meta["fid_column"] if keeps_fid else None,
+            geometry=geometry,
+            geometry_type=meta["geometry_type"] or "Unknown",
+            crs=meta["crs"],
+            count=info["features"] if info["features"] >= 0 else None,
+            batches=(_plain_batch(batch, schema) for batch in reader if batch.num_rows),
+        )
+
+
+def _only_layer(path: Path) -> str:
+    layers = pyogrio.list_layers(path)
+    spatial = [str(name) for name, kind in layers if kind is not None]
+    if not spatial:
+        raise SchemaError(f"{path} has no geometry", hint="give a layer of polygons")
+    if len(spatial) > 1:
+        raise SchemaError(
+            f"{path} holds {len(spatial)} layers: {', '.join(spatial)}", hint="give a file with one layer"
+        )
+    return spatial[0]
+
+
+@contextlib.contextmanager
+def _open_parquet(path: Path) -> Iterator[ParcelStream]:
+    with pq.ParquetFile(path) as file:
+        raw = (file.schema_arrow.metadata or {}).get(b"geo")
+        if raw is None:
+            raise SchemaError(f"{path} is Parquet without geometry", hint="give GeoParquet, or another vector format")
+        geo = json.loads(raw)
+        geometry = geo["primary_column"]
+        column = geo["columns"][geometry]
+        if column["encoding"] != "WKB":
+            raise SchemaError(f"{path}: expected geometry as WKB, got {column['encoding']}", hint="write it as WKB")
+        covering = {part["bbox"]["xmin"][0] for c in geo["columns"].values() if (part := c.get("covering"))}
+        names = [name for name in file.schema_arrow.names if name not in covering]
+        schema = _plain_schema(pa.schema([file.schema_arrow.field(name) for name in names]))
+        crs = column.get("crs", "OGC:CRS84")
+        yield ParcelStream(
+            schema=schema,
+            fid=None,
+            geometry=geometry,
+            geometry_type=_common_type(column.get("geometry_types", [])),
+            crs=None if crs is None else pyproj.CRS.from_user_input(crs).to_wkt(),
+            count=file.metadata.num_rows,
+            batches=(_plain_batch(b, schema) for b in file.iter_batches(BATCH_FEATURES, columns=names) if b.num_rows),
+        )
+
+
+@contextlib.contextmanager
+def open_store(store: SeriesStore, years: tuple[int, ...]) -> Iterator[ParcelStream]:
+    """The parcels of a series store with their own geometry, instead of a layer.
+
+    Arguments:
+        years: years to take; empty takes all.
+    """
+    geometry = store.geometry()
+    if geometry is None:
+        raise SchemaError(f"{store.path} holds no geometry", hint="give the parcels: cropgen predict PARCELS")
+    if years:
+        geometry = geometry[geometry["year"].isin(years)]
+    if geometry.empty:
+        raise DataError(f"{store.path} holds no parcel of {', '.join(map(str, years))}", hint="choose another --year")
+    table = pa.table(
+        {
+            "parcel_id": pa.array(geometry["parcel_id"].astype(str).tolist(), pa.string()),
+            "year": pa.array(geometry["year"].tolist(), pa.int16()),
+            "geom": pa.array(geometry.geometry.to_wkb().tolist(), pa.binary()),
+        }
+    )
+    yield ParcelStream(
+        schema=table.schema,
+        fid=None,
+        geometry="geom",
+        geometry_type="Unknown",
+        crs=None if geometry.crs is None else geometry.crs.to_wkt(),
+        count=table.num_rows,
+        batches=iter(table.to_batches(max_chunksize=BATCH_FEATURES)),
+    )
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with categories unfolded; text and geometry keep their types and metadata."""
+    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
+    return pa.schema(fields)
+
+
+def _plain_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns: list[Any] = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _common_type(types: list[str]) -> str:
+    """The one geometry type of a GeoParquet column, or `Unknown`."""
+    return types[0] if len(types) == 1 and types[0] in _WKB_TYPES else "Unknown"
