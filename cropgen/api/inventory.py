@@ -129,7 +129,7 @@ def doctor(workspace: Workspace) -> Doctor:
     versions = {"cropgen": __version__, "python": platform.python_version(), "system": platform.platform()}
     versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions["gdal"] = ".".join(str(part) for part in pyogrio.__gdal_version__)
-    devices = ["cpu ({} threads)".format(torch.get_num_threads())]
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
     devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     drivers = pyogrio.list_drivers()
     problems = [f"no {name} driver in GDAL" for name in ("GPKG", "GeoJSON") if "w" not in drivers.get(name, "")]

@@ -13,7 +13,7 @@ from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.catalog import find, load
-from cropgen.training.train import plan, train_run
+from cropgen.training.train import TrainPlan, plan, train_run
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,9 @@ def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecip
 def _unfinished_run(workspace: Workspace, name: str | None) -> RunFolder:
     if name is not None:
         return RunFolder(workspace.runs / name)
-    unfinished = [p.parent for p in workspace.runs.glob("*/recipe.toml") if not (p.parent / "model.safetensors").exists()]
+    unfinished = [
+        p.parent for p in workspace.runs.glob("*/recipe.toml") if not (p.parent / "model.safetensors").exists()
+    ]
     if not unfinished:
         raise MissingInputError(f"no unfinished run in {workspace.runs}", hint="start one: cropgen train")
     return RunFolder(max(unfinished, key=lambda p: p.stat().st_mtime))
@@ -160,7 +162,9 @@ def train(
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 
-def _result(run: RunFolder, recipe: TrainRecipe, rows: Any, seconds: float, facts: dict, *, dry_run: bool) -> TrainResult:
+def _result(
+    run: RunFolder, recipe: TrainRecipe, rows: Any, seconds: float, facts: dict, *, dry_run: bool
+) -> TrainResult:
     return TrainResult(
         run.path, recipe.model.name, rows.spec.legend.names, rows.labelled_count, rows.unlabelled_count, seconds, facts,
         dry_run,

@@ -116,7 +116,8 @@ def run(arguments: list[str]) -> int:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
     except typer.TyperException as error:
-        return _fail(UsageError(error.format_message(), hint="cropgen --help"), as_json=as_json)
+        said = error.format_message()
+        return _fail(UsageError(said, hint="cropgen --help"), as_json=as_json) if said else UsageError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept\n")
         return EXIT_INTERRUPTED

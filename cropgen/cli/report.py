@@ -31,7 +31,7 @@ def report(
     from cropgen import api
 
     session = session_of(context)
-    result = api.report(
+    result = api.write_page(
         session.workspace, evaluations=evaluations, runs=runs, predictions=predictions, output=output,
         overwrite=overwrite, report=session.report,
     )  # fmt: skip

@@ -1,0 +1,213 @@
+"""`fetch`, `aggregate` and `import`: three ways to a series store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cropgen.core.errors import UsageError
+from cropgen.core.files import guard_output, require_input
+from cropgen.core.paths import Workspace
+from cropgen.core.progress import Reporter, Silent
+from cropgen.core.recipe import validate
+
+
+@dataclass(frozen=True)
+class DatasetListing:
+    """A data set and its state in a workspace."""
+
+    name: str
+    title: str
+    years: tuple[int, ...]
+    regions: tuple[str, ...]
+    parcels: int
+    classes: int
+    size: str
+    licence: str
+    citation: str
+    state: str
+
+
+@dataclass(frozen=True)
+class FetchResult:
+    """What was brought, and where."""
+
+    name: str
+    folder: Path
+    scenes: Path
+    parcels: tuple[Path, ...]
+    facts: dict[str, Any]
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """What went into a series store.
+
+    Arguments:
+        dropped: reason → ids left out.
+    """
+
+    series: Path
+    rows: int
+    years: tuple[int, ...]
+    bands: tuple[str, ...]
+    classes: int
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    dry_run: bool = False
+
+
+def list_datasets(workspace: Workspace) -> list[DatasetListing]:
+    """Every data set that can be fetched, and what of it is here."""
+    from cropgen.datasets.catalog import list_datasets as manifests
+    from cropgen.datasets.catalog import state_in
+
+    return [
+        DatasetListing(
+            m.name, m.title, m.years, m.regions, m.parcels, m.classes, _bytes(m.size_bytes), m.licence, m.citation,
+            state_in(m, workspace.data).text,
+        )
+        for m in manifests()
+    ]  # fmt: skip
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
+def fetch(
+    workspace: Workspace,
+    name: str,
+    *,
+    parcels: int | None = None,
+    seed: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Reporter | None = None,
+) -> FetchResult:
+    """Bring a data set into the workspace.
+
+    Raises:
+        UsageError: there is no such data set.
+        OutputExistsError: it is here and `overwrite` is false.
+    """
+    from cropgen.datasets.catalog import find_dataset
+    from cropgen.datasets.demo import DEFAULT_SEED, DEFAULT_YEARS, FULL_REGION, make_demo
+
+    manifest = find_dataset(name)
+    folder = workspace.data / manifest.name
+    guard_output(folder, overwrite=overwrite)
+    wanted = parcels or FULL_REGION
+    facts = {"data set": manifest.title, "licence": manifest.licence, "parcels": wanted}
+    if dry_run:
+        layers = tuple(folder / f"parcels_{year}.gpkg" for year in DEFAULT_YEARS)
+        return FetchResult(manifest.name, folder, folder / "scenes", layers, facts, dry_run=True)
+    region = make_demo(
+        folder, parcels=wanted, seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite, report=report
+    )
+    facts |= {"scenes": region.dates}
+    return FetchResult(manifest.name, folder, region.scenes, tuple(region.parcels.values()), facts, dry_run=False)
+
+
+def _store_path(workspace: Workspace, name: str | None, output: Path | None, default: str) -> Path:
+    if name is not None and output is not None:
+        raise UsageError("--name and --output exclude each other", hint="--output is the store itself")
+    return output or workspace.data / (name or default) / "series.zarr"
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def aggregate(
+    workspace: Workspace,
+    scenes: Path,
+    parcels: Sequence[Path],
+    *,
+    name: str | None = None,
+    output: Path | None = None,
+    columns: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Reporter | None = None,
+) -> StoreResult:
+    """Average the clear pixels of every band over every parcel and date.
+
+    Arguments:
+        columns: fields of `ParcelColumns` that are not to be recognised; None means recognised.
+        options: fields of `AggregateOptions` that differ from the defaults; None means the default.
+
+    Raises:
+        UsageError, DataError: see `cropgen.imagery.aggregate`.
+    """
+    from cropgen.imagery.aggregate import AggregateOptions
+    from cropgen.imagery.aggregate import aggregate as run_aggregation
+
+    report = report or Silent()
+    require_input(scenes, "scenes")
+    for path in parcels:
+        require_input(path, "parcels")
+    default = scenes.resolve().parent.name if scenes.name in {"scenes", "imagery"} else scenes.stem
+    store = _store_path(workspace, name, output, default)
+    guard_output(store, overwrite=overwrite)
+    chosen = validate(AggregateOptions, _given(options or {}) | {"parcels": _given(columns or {})}, where="arguments")
+    report.info(f"aggregating {scenes} over {', '.join(str(p) for p in parcels)} into {store}")
+    if dry_run:
+        return StoreResult(store, 0, (), (), 0, dry_run=True)
+    done = run_aggregation(scenes, list(parcels), store, chosen, report, overwrite=overwrite)
+    return _stored(store, done.dropped)
+
+
+def import_table(
+    workspace: Workspace,
+    table: Path,
+    *,
+    parcels: Path | None = None,
+    mapping: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Reporter | None = None,
+) -> StoreResult:
+    """Read a long or wide table of band values.
+
+    Arguments:
+        mapping: TOML file with fields of `TableMapping`.
+        options: fields of `TableMapping`; they win over the file. None means the default.
+
+    Raises:
+        UsageError, DataError: see `cropgen.series.tables`.
+    """
+    import tomllib
+
+    from cropgen.series.mapping import TableMapping
+    from cropgen.series.tables import import_table as run_import
+
+    report = report or Silent()
+    require_input(table, "table")
+    document: dict[str, Any] = {}
+    if mapping is not None:
+        TableMapping.read(mapping)
+        document = tomllib.loads(mapping.read_text(encoding="utf-8"))
+    chosen = validate(TableMapping, document | _given(options or {}), where="arguments")
+    stem = table.name.partition(".")[0]
+    store = _store_path(workspace, name, output, stem)
+    guard_output(store, overwrite=overwrite)
+    report.info(f"importing {table} into {store}")
+    if dry_run:
+        return StoreResult(store, 0, (), (), 0, dry_run=True)
+    done = run_import(table, store, chosen, parcels, report, overwrite=overwrite)
+    return _stored(store, done.dropped)
+
+
+def _stored(store: Path, dropped: dict[str, list[str]]) -> StoreResult:
+    from cropgen.series.store import SeriesStore
+
+    opened = SeriesStore.open(store)
+    years = tuple(sorted(set(opened.index()["year"].tolist())))
+    return StoreResult(store, len(opened), years, opened.bands, len(opened.legend), dropped)

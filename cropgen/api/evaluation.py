@@ -1,0 +1,149 @@
+"""`evaluate` and `write_page`: scores on held-out parcels, and one page that shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cropgen.api.training import locate_series, model_section, stored_path
+from cropgen.core.errors import MissingInputError, UsageError
+from cropgen.core.files import guard_output
+from cropgen.core.paths import Workspace
+from cropgen.core.progress import Reporter, Silent
+from cropgen.core.recipe import EvaluateRecipe, validate
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to compare on what; None and empty mean the default.
+
+    Arguments:
+        protocol: holdout, cross-year or cross-region.
+        models: names or aliases of the catalogue, compared on the same splits.
+        labels: label shares.
+        seeds: each draws its own split, labels and weights.
+        series: series store; None takes the newest of the workspace.
+        options: options of the one model compared; with several models, nested under their names.
+        test_share, block_km: share of the spatial blocks held out, and their side in kilometres.
+        output: folder of evaluation.json; None takes reports/<protocol>.
+    """
+
+    protocol: str = "holdout"
+    models: tuple[str, ...] = ("pool",)
+    labels: tuple[str, ...] = ("100%",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    series: Path | None = None
+    years: tuple[int, ...] = ()
+    regions: tuple[str, ...] = ()
+    unlabelled_years: tuple[int, ...] = ()
+    calendar: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+    test_share: float = 0.3
+    block_km: float = 1.0
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Where the evaluation is and what it says, averaged over seeds."""
+
+    evaluation: Path
+    cells: int
+    summary: tuple[dict[str, Any], ...]
+    dry_run: bool
+
+
+def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> EvaluateRecipe:
+    single = len(request.models) == 1
+    unknown = [] if single else [key for key in request.options if key not in request.models]
+    if unknown:
+        raise UsageError(
+            f"--set {unknown[0]}: several models are compared", hint="name the model first: --set MODEL.KEY=VALUE"
+        )
+    models = [model_section(m, request.options if single else request.options.get(m, {})) for m in request.models]
+    document = {
+        "protocol": request.protocol, "models": models, "labels": request.labels, "seeds": request.seeds,
+        "test_share": request.test_share, "block_km": request.block_km,
+        "data": {
+            "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
+            "unlabelled_years": request.unlabelled_years, "calendar": request.calendar,
+        },
+    }  # fmt: skip
+    return validate(EvaluateRecipe, document, where="arguments")
+
+
+def evaluate(
+    workspace: Workspace,
+    request: EvaluateRequest,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Reporter | None = None,
+) -> EvaluateResult:
+    """Train and test on held-out parcels, years or regions, and score with intervals.
+
+    Raises:
+        UsageError: a model, an option or the protocol is unknown. DataError: the data cannot support the protocol.
+    """
+    from cropgen.evaluation.document import read_evaluation
+    from cropgen.evaluation.evaluate import evaluate as run_evaluation
+    from cropgen.evaluation.evaluate import plan
+    from cropgen.evaluation.summary import summarise
+    from cropgen.series.store import SeriesStore
+
+    series = locate_series(workspace, request.series)
+    recipe = _recipe(workspace, request, series)
+    folder = request.output or workspace.reports / recipe.protocol
+    trainings = len(list(plan(recipe, SeriesStore.open(series).index())))
+    if dry_run:
+        return EvaluateResult(folder / "evaluation.json", trainings, (), dry_run=True)
+    document = run_evaluation(recipe, series, folder, resume=resume, overwrite=overwrite, report=report or Silent())
+    rows = read_evaluation(document).rows
+    return EvaluateResult(document, trainings, tuple(summarise(rows)), dry_run=False)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The page and what it shows."""
+
+    report: Path
+    evaluations: tuple[Path, ...]
+    runs: tuple[Path, ...]
+    predictions: Path | None
+
+
+def write_page(
+    workspace: Workspace,
+    *,
+    evaluations: list[Path] | None = None,
+    runs: list[Path] | None = None,
+    predictions: Path | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    report: Reporter | None = None,
+) -> ReportResult:
+    """Write one self-contained HTML page from evaluations, runs and predictions.
+
+    Raises:
+        MissingInputError: there is nothing to show.
+        OutputExistsError: the page exists and `overwrite` is false.
+    """
+    from cropgen.evaluation.report import write_report
+
+    page = output or workspace.reports / "report.html"
+    guard_output(page, overwrite=overwrite)
+    shown = evaluations or sorted(workspace.reports.glob("*/evaluation.json"))
+    learnt = runs or workspace.run_folders()[:1]
+    layer = predictions or _newest(workspace.predictions)
+    if not shown and not learnt and layer is None:
+        raise MissingInputError(f"nothing to report in {workspace.root}", hint="run cropgen evaluate or predict first")
+    write_report(shown, learnt, layer, page)
+    (report or Silent()).info(f"wrote {page}")
+    return ReportResult(page, tuple(shown), tuple(learnt), layer)
+
+
+def _newest(folder: Path) -> Path | None:
+    layers = [p for p in folder.glob("*") if p.suffix in {".gpkg", ".parquet"}]
+    return max(layers, key=lambda p: p.stat().st_mtime, default=None)

@@ -1,0 +1,131 @@
+"""`predict`: parcels and a run in, a layer of crops out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cropgen.api.training import locate_series
+from cropgen.core.errors import MissingInputError, UsageError
+from cropgen.core.files import guard_output, remove, require_input
+from cropgen.core.paths import Workspace
+from cropgen.core.progress import Reporter, Silent
+from cropgen.core.run import RunFolder
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What to predict with what; None means the default.
+
+    Arguments:
+        parcels: any vector format.
+        run: run folder or its name; None takes the newest of the workspace.
+        series: series store; None takes the newest of the workspace.
+        scenes: aggregated for the parcels instead of reading a store.
+        output: GeoPackage or GeoParquet; None takes predictions/<name of the input>.gpkg.
+        year: year of the parcels, when neither they nor the series settle it.
+        id_column: column of the parcel id.
+        until: `MM-DD`; later dates are not used.
+        min_probability: below it the flag low_confidence is set.
+    """
+
+    parcels: Path
+    run: Path | None = None
+    series: Path | None = None
+    scenes: Path | None = None
+    output: Path | None = None
+    year: int | None = None
+    id_column: str | None = None
+    until: str | None = None
+    min_probability: float = 0.5
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What was predicted: counts by crop name and by flag."""
+
+    output: Path
+    run_id: str
+    series: Path
+    parcels: int
+    crops: dict[str, int]
+    flags: dict[str, int]
+    dry_run: bool
+
+
+def locate_run(workspace: Workspace, run: Path | None) -> Path:
+    """The run meant by a path or a name, or the newest of the workspace.
+
+    Raises:
+        MissingInputError: there is none.
+    """
+    if run is None:
+        return workspace.default_run()
+    for candidate in (run, workspace.runs / run):
+        if (candidate / "model.safetensors").is_file():
+            return candidate
+    known = ", ".join(p.name for p in workspace.run_folders()[:5]) or "none"
+    raise MissingInputError(f"no finished run {run}; in {workspace.runs}: {known}", hint="train one: cropgen train")
+
+
+def predict(
+    workspace: Workspace,
+    request: PredictRequest,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Reporter | None = None,
+) -> PredictResult:
+    """Write the crop of every parcel of a layer.
+
+    Raises:
+        DataError: an input cannot be used. UsageError: choices exclude each other or the output exists.
+    """
+    from cropgen.prediction.judge import Thresholds
+    from cropgen.prediction.predict import PredictOptions
+    from cropgen.prediction.predict import predict as write_predictions
+
+    report = report or Silent()
+    if request.series is not None and request.scenes is not None:
+        raise UsageError("--data and --scenes exclude each other", hint="give the series or the scenes")
+    require_input(request.parcels, "parcels")
+    output = request.output or workspace.predictions / f"{request.parcels.stem}.gpkg"
+    guard_output(output, overwrite=overwrite)
+    run = locate_run(workspace, request.run)
+    series = _aggregated(workspace, request, run, dry_run, report) or locate_series(workspace, request.series)
+    report.info(f"predicting {request.parcels} with {run} from {series}")
+    if dry_run:
+        return PredictResult(output, RunFolder(run).run_id, series, _count(request.parcels), {}, {}, dry_run=True)
+    options = PredictOptions(
+        year=request.year, id_column=request.id_column, until=request.until,
+        thresholds=Thresholds(probability=request.min_probability), overwrite=overwrite,
+    )  # fmt: skip
+    done = write_predictions(run, request.parcels, series, output, options, report)
+    return PredictResult(output, done.run_id, series, done.parcels, done.crops, done.flags, dry_run=False)
+
+
+def _aggregated(
+    workspace: Workspace, request: PredictRequest, run: Path, dry_run: bool, report: Reporter
+) -> Path | None:
+    """The series of the parcels made from scenes, kept in the workspace; None where no scenes were given."""
+    if request.scenes is None:
+        return None
+    from cropgen.imagery.aggregate import AggregateOptions, aggregate
+
+    store = workspace.data / f"{request.parcels.stem}-predicted" / "series.zarr"
+    if not dry_run:
+        bands = tuple(RunFolder(run).read_manifest()["spec"]["bands"])
+        columns = {"id": request.id_column, "year": request.year}
+        options = AggregateOptions.model_validate({"bands": bands, "parcels": columns})
+        remove(store)
+        aggregate(require_input(request.scenes, "scenes"), request.parcels, store, options, report)
+    return store
+
+
+def _count(parcels: Path) -> int:
+    import pyarrow.parquet
+    import pyogrio
+
+    if parcels.suffix in {".parquet", ".geoparquet", ".pq"}:
+        return pyarrow.parquet.read_metadata(parcels).num_rows
+    return int(pyogrio.read_info(parcels, force_feature_count=True)["features"])

@@ -1,0 +1,72 @@
+"""`cropgen aggregate`: scenes and polygons in, a series store out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cropgen.cli import render
+from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, split_list, split_numbers
+from cropgen.cli.session import session_of
+
+
+def aggregate(
+    context: typer.Context,
+    scenes: Annotated[Path, typer.Argument(help="Folder of scenes by date, a NetCDF or zarr cube, or several.")],
+    parcels: Annotated[
+        list[Path], typer.Argument(help="Polygons: any OGR format or GeoParquet; several files add up.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Data set: data/NAME/series.zarr. Default: that of the scenes' folder.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The store itself, instead of --name.")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Layer of the parcel file.")] = None,
+    id_column: Annotated[str | None, typer.Option("--id-column", help="Parcel id. Default: recognised.")] = None,
+    label_column: Annotated[str | None, typer.Option("--label-column", help="Crop code. Default: recognised.")] = None,
+    name_column: Annotated[str | None, typer.Option("--name-column", help="Crop name. Default: recognised.")] = None,
+    region_column: Annotated[str | None, typer.Option("--region-column", help="Region. Default: recognised.")] = None,
+    year: Annotated[str | None, typer.Option("--year", help="Harvest year, or its column.")] = None,
+    crs: Annotated[str | None, typer.Option("--crs", help="Coordinate system of parcels that state none.")] = None,
+    bands: Annotated[str | None, typer.Option("--bands", metavar="B,B", help="Bands read. Default: all.")] = None,
+    clear: Annotated[
+        str | None, typer.Option("--clear", metavar="N,N", help="Clear SCL classes; 'none' uses no mask.")
+    ] = None,
+    buffer: Annotated[float | None, typer.Option("--buffer", min=0, help="Metres each parcel is shrunk by.")] = None,
+    min_pixels: Annotated[
+        int | None, typer.Option("--min-pixels", min=1, help="Clear pixels an observation needs.")
+    ] = None,
+    min_share: Annotated[
+        float | None, typer.Option("--min-share", min=0, max=1, help="Share of a parcel's pixels that must be clear.")
+    ] = None,
+    season: Annotated[
+        str | None, typer.Option("--season", metavar="MM-DD,MM-DD", help="First and last day. Default: the year.")
+    ] = None,
+    scale: Annotated[float | None, typer.Option("--scale", help="Reflectance per stored unit.")] = None,
+    offset: Annotated[float | None, typer.Option("--offset", help="Reflectance at stored 0.")] = None,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Average the clear pixels of every band over every parcel and date."""
+    from cropgen import api
+
+    session = session_of(context)
+    chosen = {
+        "bands": split_list(bands) or None, "buffer": buffer, "min_pixels": min_pixels, "min_share": min_share,
+        "season": split_list(season) or None, "scale": scale, "offset": offset,
+        "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
+    }  # fmt: skip
+    columns = {
+        "layer": layer, "id": id_column, "label": label_column, "name": name_column, "region": region_column,
+        "year": int(year) if year and year.isdigit() else year, "crs": crs,
+    }  # fmt: skip
+    result = api.aggregate(
+        session.workspace, scenes, parcels, name=name, output=output, columns=columns, options=chosen,
+        overwrite=overwrite, dry_run=dry_run, report=session.report,
+    )  # fmt: skip
+    session.show("aggregate", result, *render.store_summary(result))
+
+
+def register(app: typer.Typer) -> None:
+    app.command(epilog=GLOBAL_NOTE)(aggregate)
