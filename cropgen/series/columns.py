@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -72,6 +73,17 @@ def as_text(values: pd.Series) -> np.ndarray:
         return np.asarray([_number_text(x) for x in numbers], dtype=np.str_)
     text = values.astype(object).where(values.notna(), "")
     return np.asarray([str(item).strip() for item in text], dtype=np.str_)
+
+
+def merge_codes(codes: np.ndarray, merge: Mapping[str, str]) -> np.ndarray:
+    """Codes (N,) with those that fit a pattern replaced; the first fitting pattern decides.
+
+    Arguments:
+        merge: pattern → code; `*` stands for any text, so `{"wheat*": "wheat"}` makes all kinds of wheat one.
+    """
+    distinct, position = np.unique(codes.astype(str), return_inverse=True)
+    merged = [next((new for old, new in merge.items() if fnmatchcase(code, old)), code) for code in distinct.tolist()]
+    return np.asarray(merged, dtype=np.str_)[position]
 
 
 def _number_text(number: float) -> str:

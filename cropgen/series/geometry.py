@@ -12,7 +12,7 @@ several parts                  kept as one parcel
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from pyproj import CRS
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
 from cropgen.core.files import require_input
 from cropgen.core.recipe import Section
-from cropgen.series.columns import as_text, as_years, find_column
+from cropgen.series.columns import as_text, as_years, find_column, merge_codes
 from cropgen.series.legend import Legend
 
 WGS84 = "EPSG:4326"
@@ -45,6 +45,7 @@ class ParcelColumns(Section):
     label: str | None = Field(None, description="column of the crop code")
     name: str | None = Field(None, description="column of the crop name")
     region: str | None = Field(None, description="column of the region")
+    merge: dict[str, str] = Field(default_factory=dict, description='crop codes made one, e.g. {"wheat*" = "wheat"}')
     year: str | int | None = Field(
         None, description="harvest year, or its column; without any, the four digits in the file name"
     )
@@ -104,6 +105,12 @@ def legend_of(codes: np.ndarray, names: np.ndarray, title: str) -> Legend:
         if name:
             first.setdefault(str(code), str(name))
     return Legend.from_codes(title, (str(code) for code in np.unique(codes) if code), first)
+
+
+def merged_classes(code: np.ndarray, name: np.ndarray, merge: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and names after merging; a class that was merged is named by its new code."""
+    merged = merge_codes(code, merge)
+    return merged.astype(object), np.where(merged == code.astype(str), name, "").astype(object)
 
 
 def read_parcels(
@@ -193,6 +200,9 @@ def _standardise(
         column = find_column(names, role, wanted, where=where)
         return np.full(len(raw), "", dtype=object) if column is None else as_text(raw[column]).astype(object)
 
+    code, name = text("label", columns.label), text("name", columns.name)
+    if columns.merge:
+        code, name = merged_classes(code, name, columns.merge)
     id_column = find_column(names, "id", columns.id, where=where)
     ids = np.arange(len(raw)).astype(str) if id_column is None else as_text(raw[id_column])
     return gpd.GeoDataFrame(
@@ -200,8 +210,8 @@ def _standardise(
             "parcel_id": ids.astype(object),
             "year": _years(raw, names, columns.year, path, default_year),
             "region": text("region", columns.region),
-            "code": text("label", columns.label),
-            "name": text("name", columns.name),
+            "code": code,
+            "name": name,
         },
         geometry=raw.geometry.to_numpy(),
         crs=raw.crs,

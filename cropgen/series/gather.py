@@ -1,0 +1,151 @@
+"""A whole table, read in chunks, as parcel seasons and their observations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cropgen.core.errors import DataError, SchemaError
+from cropgen.core.progress import Reporter
+from cropgen.series.columns import as_text, find_column
+from cropgen.series.frames import Table, open_table
+from cropgen.series.mapping import Columns, TableMapping, resolve
+from cropgen.series.observations import Observations
+from cropgen.series.unfold import unfold
+
+_POSITION = "__position__"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A table read to its end.
+
+    Arguments:
+        layout: long or wide.
+        bands: names of the C bands.
+        seasons: one row per parcel season in order of appearance: parcel_id, year, code, name, region ("" unknown),
+            lon, lat (NaN unknown).
+        relabelled: ids of parcels that carry several codes in a year; the first is kept.
+        observations: unsorted, as stored, NaN where a band is missing.
+        missing: observations without any value.
+        unclear: observations the clear column rules out.
+    """
+
+    layout: str
+    bands: tuple[str, ...]
+    seasons: pd.DataFrame
+    relabelled: list[str]
+    observations: Observations
+    missing: int
+    unclear: int
+
+
+class _Seasons:
+    """Numbers for (parcel id, year), given in order of appearance, with what is known of each."""
+
+    def __init__(self) -> None:
+        self._number: dict[tuple[str, int], int] = {}
+        self._facts: list[pd.DataFrame] = []
+
+    def number(self, ids: np.ndarray, year: np.ndarray) -> np.ndarray:
+        """(M,) int64 season of each observation."""
+        code, names = pd.factorize(ids)
+        key = code.astype(np.int64) * 65_536 + year
+        distinct, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        season = np.empty(len(distinct), np.int64)
+        for i in np.argsort(first, kind="stable").tolist():
+            who = (str(names[distinct[i] // 65_536]), int(year[first[i]]))
+            season[i] = self._number.setdefault(who, len(self._number))
+        return season[inverse]
+
+    def learn(self, frame: pd.DataFrame, columns: Columns, line: np.ndarray, season: np.ndarray) -> None:
+        """Note code, name, region and place of the seasons of a chunk."""
+        known = pd.DataFrame({"season": season, "line": line}).drop_duplicates()
+        rows = known["line"].to_numpy()
+        facts = {"season": known["season"].to_numpy()}
+        for role, column in (("code", columns.label), ("name", columns.name), ("region", columns.region)):
+            if column is not None:
+                facts[role] = as_text(frame[column])[rows]
+        for role, column in (("lon", columns.lon), ("lat", columns.lat)):
+            if column is not None:
+                facts[role] = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
+        self._facts.append(pd.DataFrame(facts).drop_duplicates())
+
+    def frame(self) -> tuple[pd.DataFrame, list[str]]:
+        """All seasons, and the ids of those with several codes."""
+        seasons = pd.DataFrame(list(self._number), columns=["parcel_id", "year"])
+        facts = pd.concat(self._facts, ignore_index=True).replace("", np.nan)
+        codes = facts.groupby("season")["code"].nunique() if "code" in facts else pd.Series(dtype=int)
+        first = facts.groupby("season").first().reindex(seasons.index)
+        for role in ("code", "name", "region"):
+            seasons[role] = first[role].fillna("").astype(str) if role in first else ""
+        for role in ("lon", "lat"):
+            seasons[role] = first[role].astype(float) if role in first else np.nan
+        several = np.asarray(codes.index[codes > 1], dtype=np.int64)
+        return seasons, seasons["parcel_id"].to_numpy(str)[several].tolist()
+
+
+def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:
+    """Read a table and its attributes.
+
+    Raises:
+        MissingInputError, CorruptInputError, SchemaError, DataError, UsageError: it cannot be used; see the message.
+    """
+    table = open_table(path, mapping.sheet)
+    extra = _read_attributes(table, mapping)
+    names = [*table.columns, *(c for c in (() if extra is None else extra.columns) if c not in table.columns)]
+    columns = resolve(mapping, names, str(path))
+    seasons = _Seasons()
+    parts: list[Observations] = []
+    missing = unclear = 0
+    with report.task(f"Reading {path.name}", total=None) as task:
+        for chunk in table.chunks([c for c in columns.used if c in table.columns]):
+            frame = chunk if extra is None else _joined(chunk, extra, columns, table)
+            found = unfold(frame, columns, mapping, str(path))
+            ids = frame.index.to_numpy().astype(str) if columns.id is None else as_text(frame[columns.id])
+            season = seasons.number(ids[found.line], found.year)
+            seasons.learn(frame, columns, found.line, season)
+            empty = np.isnan(found.values).all(1)
+            missing += int((empty & found.clear).sum())
+            unclear += int((~found.clear).sum())
+            parts.append(Observations(season, found.day, found.values).keep(~empty & found.clear))
+            task.advance(len(frame))
+    if not parts:
+        raise DataError(f"{path} holds no row", hint="check the export")
+    joined = Observations(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("row", "day", "values")))
+    frame, relabelled = seasons.frame()
+    return Gathered(columns.layout, columns.bands, frame, relabelled, joined, missing, unclear)
+
+
+def _read_attributes(table: Table, mapping: TableMapping) -> pd.DataFrame | None:
+    """The second table, whole; its path is relative to the folder of the first."""
+    if mapping.attributes is None:
+        return None
+    second = open_table(table.path.parent / mapping.attributes)
+    return pd.concat(second.chunks(second.columns), ignore_index=True)
+
+
+def _joined(chunk: pd.DataFrame, extra: pd.DataFrame, columns: Columns, table: Table) -> pd.DataFrame:
+    """A chunk with the columns of the second table that are used, by parcel id or by row.
+
+    Raises:
+        SchemaError: there is no id and the second table has fewer rows.
+    """
+    there = [str(c) for c in extra.columns]
+    wanted = [c for c in columns.used if c in there and c not in chunk.columns]
+    if columns.id is not None and columns.id in chunk.columns:
+        key = find_column(there, "id", columns.id if columns.id in there else None, where="attributes")
+        if key is not None:
+            once = extra.assign(**{_POSITION: as_text(extra[key])}).drop_duplicates(_POSITION).set_index(_POSITION)
+            found = once[wanted].reindex(as_text(chunk[columns.id]))
+            return chunk.assign(**{c: found[c].array for c in wanted})
+    if int(chunk.index[-1]) >= len(extra):
+        raise SchemaError(
+            f"{table.path}: the attributes hold {len(extra)} rows, fewer than the table, and no id to join by",
+            hint="give both tables an id column, or as many rows",
+        )
+    part = extra.iloc[chunk.index.to_numpy()]
+    return chunk.assign(**{c: part[c].array for c in wanted})
