@@ -30,6 +30,8 @@ from cropgen.models.layers.tied_fit import TiedOptions, fit_tied
 from cropgen.series.batches import Batch
 
 FEW_LABELS = 10
+_BANK_BYTES = 5e8
+_BANK_OPERATIONS = 1e12
 
 
 class ResidualOptions(SemiSupervisedOptions):
@@ -42,7 +44,9 @@ class ResidualOptions(SemiSupervisedOptions):
     augmentation: Literal["auto", "strong", "lite", "none"] = Field(
         "auto", description="of the training parcels; auto: strong below 10 labels a class, else lite"
     )
-    copies: int = Field(4096, ge=1, description="augmented copies, of labelled and of unlabelled parcels each")
+    copies: int = Field(
+        4096, ge=1, description="most augmented copies learnt from, of labelled and of unlabelled parcels each"
+    )
     tied: TiedOptions = Field(TiedOptions.model_validate({}), description="options of the tied Gaussian")
 
 
@@ -129,12 +133,18 @@ class ResidualModel(GenerativeModel):
             self.tied,
             data,
             self.start_days,
-            labelled=self.chosen.copies,
-            unlabelled=self.chosen.copies if self.chosen.unlabelled_batch else 0,
+            labelled=self._copies(self.chosen.labelled_batch),
+            unlabelled=self._copies(self.chosen.unlabelled_batch),
             strength=strength,
             generator=context.generator("bank"),
             report=context.report,
         )
+
+    def _copies(self, mini_batch: int) -> int:
+        """Rows of the bank: no more than are ever drawn, than fit in memory, or than are whitened in a few minutes."""
+        classes = self.tied.means.shape[0]
+        affordable = min(_BANK_BYTES / (4 * self.size * (classes + 2)), _BANK_OPERATIONS / (self.size**3 / 3))
+        return min(self.chosen.copies, self.chosen.steps * mini_batch, max(mini_batch, int(affordable)))
 
     def _forget_structure(self, context: Context) -> None:
         """Leave of the common start only the standardisation of the bands and the class prior."""
