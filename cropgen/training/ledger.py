@@ -11,7 +11,7 @@ from typing import Any, Self, TextIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from cropgen.core.errors import CorruptInputError, CropgenError, UsageError
@@ -63,8 +63,9 @@ class Ledger:
             tensors |= {f"optimiser.{index}.{key}": value for key, value in moments.items()}
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         header = {"identity": self.identity, "steps": str(elapsed.steps), "seconds": str(elapsed.seconds)}
+        content = tensors_to_bytes(plain, metadata=header)
         with atomic_output(self.checkpoint / STATE) as part:
-            save_file(plain, part, metadata=header)
+            part.write_bytes(content)
 
     def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Elapsed:
         """Bring model and optimiser to the state that was kept; nothing changes where there is none to resume.
@@ -76,12 +77,15 @@ class Ledger:
         if not self.resume or self.checkpoint is None or not (self.checkpoint / STATE).is_file():
             return Elapsed()
         header, tensors = self._read(self.checkpoint / STATE)
-        model.load_state_dict(_below("model", tensors))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _below("optimiser", tensors).items():
             index, _, name = key.partition(".")
             moments.setdefault(int(index), {})[name] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+        try:
+            model.load_state_dict(_below("model", tensors))
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"the state in {self.checkpoint} is of another version", hint=_RESTART) from error
         return Elapsed(int(header["steps"]), float(header["seconds"]))
 
     def _read(self, path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,9 @@ def test_without_a_checkpoint_resuming_begins(tmp_path: Path) -> None:
 
 def test_foreign_and_truncated_checkpoints_are_refused(tmp_path: Path) -> None:
     learn(fresh(), DATA, Context(), device=CPU, ledger=Ledger("one", tmp_path))
+    wider = Noisy(replace(SPEC, legend=Legend.from_codes("l", ["x", "y", "z"])), fresh().options)
+    with pytest.raises(UsageError, match="of another version"):
+        learn(wider, DATA, Context(), device=CPU, ledger=Ledger("one", tmp_path, resume=True))
     state = tmp_path / "state.safetensors"
     assert {key.split(".")[0] for key in load_file(state)} == {"model", "optimiser"}
     with pytest.raises(UsageError, match="other data, options or seed"):
@@ -228,3 +233,17 @@ def test_foreign_and_truncated_checkpoints_are_refused(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:-9])
     with pytest.raises(CorruptInputError, match="cannot be read"):
         learn(fresh(), DATA, Context(), device=CPU, ledger=Ledger("one", tmp_path, resume=True))
+
+
+def test_a_full_disk_is_said_and_the_last_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn(fresh(steps=50), DATA, Context(), device=CPU, ledger=Ledger("one", tmp_path))
+    before = (tmp_path / "state.safetensors").read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CropgenError, match="No space left"):
+        learn(fresh(steps=60), DATA, Context(), device=CPU, ledger=Ledger("one", tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+    assert (tmp_path / "state.safetensors").read_bytes() == before
