@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
 from cropgen.models.base import InputSpec
+from cropgen.models.layers.grid import slot_sums
 from cropgen.series.batches import Batch
 
 MOST_DIMENSIONS = 3000
@@ -139,14 +140,9 @@ class TiedGaussian(nn.Module):
         Returns:
             x (B, G, C), 0 where missing, and m (B, G) bool.
         """
-        count = len(batch)
-        clear = (batch.mask & (batch.slot >= 0)).to(self.scale.dtype)
-        slot = batch.slot.clamp(min=0)
-        number = self.scale.new_zeros(count, self.slots).scatter_add(1, slot, clear)
-        values = batch.values.to(self.scale.dtype) * clear[..., None]
-        total = self.scale.new_zeros(count, self.slots, self.bands).scatter_add(
-            1, slot[..., None].expand(-1, -1, self.bands), values
-        )
+        dtype = self.scale.dtype
+        number = slot_sums(batch.mask.to(dtype), batch, self.slots)
+        total = slot_sums(batch.values.to(dtype), batch, self.slots)
         mask = number > 0
         mean = total / number.clamp(min=1)[..., None]
         return self.standardise(mean) * mask[..., None], mask

@@ -1,8 +1,10 @@
 """Fitting the tied Gaussian: augmented copies of the labels, EM on unlabelled parcels from two starts, and a guard.
 
-Few labels: each is copied with shifts and warps of time, gains and noise, so that the tied covariance sees what varies
-within a crop. Unlabelled parcels: EM from two covariances (Ledoit-Wolf; block autoregression of order 2, which survives
-fewer labels); the end with the larger likelihood of the unlabelled parcels is kept. Guard: where classes overlap,
+Few labels: each is copied with shifts and warps of time, gains and noise, so that the first tied covariance sees what
+varies within a crop. Unlabelled parcels: EM from two such covariances (Ledoit-Wolf; block autoregression of order 2,
+which survives fewer labels); the end with the larger likelihood of the unlabelled parcels is kept. The copies serve the
+start alone: in EM every real parcel counts once, because thousands of noisy copies would inflate the covariance and
+hold the class means to the few labels. Guard: where classes overlap,
 unlabelled parcels can pull the classes apart from the labels; cross-validation on the labels finds that out, and EM is
 kept only when its tempered negative log-likelihood is close to the best of the alternatives.
 """
@@ -33,6 +35,7 @@ from cropgen.series.augment import Strength, augment, fill_gaps
 _FOLDS = 3
 _START_LAG = 2
 _ROWS_AFTER_AUGMENTATION = 3000
+_MOST_COPIES = 30
 _BETAS = torch.logspace(torch.tensor(0.02).log10().item(), torch.tensor(1.5).log10().item(), 25)
 _CAUTIOUS_WEIGHTS = (0.1, 0.3)
 
@@ -146,8 +149,8 @@ def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str
     """Fit one candidate to labelled seasons x (N, G, C) of classes y, and name the start that was kept."""
     options = material.options
     log_prior = _log_prior(y, material.classes, options.prior_exponent)
-    labelled = _labelled_rows(material, x, y, how, purpose)
-    first = maximise([labelled], log_prior)
+    once = _once(x, y, material.classes)
+    first = maximise([_copies(material, x, y, purpose) if how.augmented else once], log_prior)
     if how.unlabelled_weight == 0 or material.unlabelled is None:
         return first, "labels"
     starts = {"ledoit-wolf": first}
@@ -157,7 +160,7 @@ def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str
     if options.starts == "autoregression":
         del starts["ledoit-wolf"]
     ends = {
-        name: expectation_maximisation(labelled, material.unlabelled, how.unlabelled_weight, start, options.em_steps)
+        name: expectation_maximisation(once, material.unlabelled, how.unlabelled_weight, start, options.em_steps)
         for name, start in starts.items()
     }
     if len(ends) == 1:
@@ -173,14 +176,17 @@ def _log_prior(y: Tensor, classes: int, exponent: float) -> Tensor:
     return torch.log_softmax(exponent * count.log(), -1)
 
 
-def _labelled_rows(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str) -> Weighted:
-    if how.augmented:
-        copies = min(max(_ROWS_AFTER_AUGMENTATION // len(y), 2), 30)
-        x, y = x.repeat(copies, 1, 1), y.repeat(copies)
-        generator = material.context.generator(f"tied/{purpose}")
-        seen = torch.ones(x.shape[:2], dtype=torch.bool)
-        x, _ = augment(x, seen, material.options.augment, generator, drop_dates=False)
-    return Weighted(Rows(x.flatten(1)), functional.one_hot(y, material.classes).double())
+def _once(x: Tensor, y: Tensor, classes: int) -> Weighted:
+    return Weighted(Rows(x.flatten(1)), functional.one_hot(y, classes).double())
+
+
+def _copies(material: _Material, x: Tensor, y: Tensor, purpose: str) -> Weighted:
+    number = min(max(_ROWS_AFTER_AUGMENTATION // len(y), 2), _MOST_COPIES)
+    x, y = x.repeat(number, 1, 1), y.repeat(number)
+    generator = material.context.generator(f"tied/{purpose}")
+    seen = torch.ones(x.shape[:2], dtype=torch.bool)
+    copies, _ = augment(x, seen, material.options.augment, generator, drop_dates=False)
+    return _once(copies, y, material.classes)
 
 
 @dataclass(frozen=True)
