@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError
 from cropgen.core.files import write_text
-from cropgen.models.base import Classifier
+from cropgen.models.base import Classifier, TrainingData
 from cropgen.prediction.infer import infer
 from cropgen.series.batches import Batch
 
@@ -37,6 +38,7 @@ TYPICALITY_SCHEMA = 1
 _KEPT = 2000
 _HUBER = 1.345
 _PER_COEFFICIENT = 20
+_LEAST = 200
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,18 @@ def calibrate(model: Classifier, reference: Batch) -> Typicality | None:
     if answer.log_likelihood is None or int((answer.observations > 0).sum()) < 2:
         return None
     return Typicality.fit(answer.log_likelihood, answer.observations)
+
+
+def reference_rows(data: TrainingData, limit: int = 5000) -> Batch:
+    """Rows of a training to judge by: the unlabelled ones, which fit less closely, where there are enough of them.
+
+    Returns:
+        At most `limit` rows, evenly spaced.
+    """
+    enough = data.unlabelled is not None and len(data.unlabelled) >= max(_LEAST, len(data.labelled))
+    rows = data.unlabelled if data.unlabelled is not None and enough else data.labelled
+    step = torch.linspace(0, len(rows) - 1, min(len(rows), limit)).round().long()
+    return rows.take(step)
 
 
 def save_typicality(run: Path, typicality: Typicality | None) -> None:
