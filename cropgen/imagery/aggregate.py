@@ -146,7 +146,7 @@ def _append(
     if not len(rows):
         return
     kept = frame.iloc[rows].reset_index(drop=True)
-    seen = (shard.pixels[rows] > 0).any(0)
+    seen = np.asarray((shard.pixels[rows] > 0).any(0))
     if not seen.any():
         seen = np.arange(len(seen)) < 1
     lon, lat = interior_lonlat(kept.geometry)

@@ -122,7 +122,8 @@ def require_overlap(frame: gpd.GeoDataFrame, acquisitions: Sequence[Acquisition]
     boxes: dict[str, list[Any]] = {}
     for grid in dict.fromkeys(layer.grid for a in acquisitions for layer in a.layers.values()):
         boxes.setdefault(grid.crs, []).append(shapely.box(*grid.bounds))
-    parcels = gpd.GeoSeries([shapely.box(*frame.total_bounds.tolist())], crs=frame.crs)
+    west, south, east, north = frame.total_bounds.tolist()
+    parcels = gpd.GeoSeries([shapely.box(west, south, east, north)], crs=frame.crs)
     if any(shapely.intersects(parcels.to_crs(crs).iloc[0], scenes).any() for crs, scenes in boxes.items()):
         return
     crs, scenes = next(iter(boxes.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -59,6 +59,11 @@ def require_column(columns: Iterable[str], wanted: str, *, where: str, what: str
             hint=f"name the {what} column as it is written in the file",
         )
     return wanted
+
+
+def column(frame: pd.DataFrame, name: str) -> pd.Series:
+    """One column of a frame."""
+    return cast("pd.Series", frame[name])
 
 
 def as_text(values: pd.Series) -> np.ndarray:

@@ -19,7 +19,6 @@ _EXCEL = (".xlsx", ".xlsm")
 _CSV = (".csv", ".tsv", ".txt")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _CHUNK_ROWS = 200_000
-_SNIFFED = 65_536
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Table:
             )
         elif kind == "excel":
             frame = pd.read_excel(self.path, sheet_name=self.sheet or 0)
-            yield frame.rename(columns=str)[columns]
+            yield frame.rename(columns=str).reindex(columns=columns)
         else:
             first = 0
             for batch in pq.ParquetFile(self.path).iter_batches(rows, columns=columns):
@@ -122,10 +121,10 @@ def _kind(path: Path) -> str:
 
 
 def _separator(path: Path) -> str:
-    with pd.io.common.get_handle(path, "r", compression="infer", encoding="utf-8", errors="replace") as handle:
-        sample = handle.handle.readline(_SNIFFED)
+    first = pd.read_csv(path, sep="\x1f", header=None, nrows=1, dtype=str, quoting=csv.QUOTE_NONE, engine="python")
+    sample = str(first.iat[0, 0])
     try:
-        return csv.Sniffer().sniff(str(sample), delimiters=",;\t|").delimiter
+        return csv.Sniffer().sniff(sample, delimiters=",;\t|").delimiter
     except csv.Error:
         return ","
 

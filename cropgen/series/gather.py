@@ -10,7 +10,7 @@ import pandas as pd
 
 from cropgen.core.errors import DataError, SchemaError
 from cropgen.core.progress import Reporter
-from cropgen.series.columns import as_text, find_column
+from cropgen.series.columns import as_text, column, find_column
 from cropgen.series.frames import Table, open_table
 from cropgen.series.mapping import Columns, TableMapping, resolve
 from cropgen.series.observations import Observations
@@ -66,12 +66,12 @@ class _Seasons:
         known = pd.DataFrame({"season": season, "line": line}).drop_duplicates()
         rows = known["line"].to_numpy()
         facts = {"season": known["season"].to_numpy()}
-        for role, column in (("code", columns.label), ("name", columns.name), ("region", columns.region)):
-            if column is not None:
-                facts[role] = as_text(frame[column])[rows]
-        for role, column in (("lon", columns.lon), ("lat", columns.lat)):
-            if column is not None:
-                facts[role] = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
+        for role, name in (("code", columns.label), ("name", columns.name), ("region", columns.region)):
+            if name is not None:
+                facts[role] = as_text(column(frame, name))[rows]
+        for role, name in (("lon", columns.lon), ("lat", columns.lat)):
+            if name is not None:
+                facts[role] = np.array(pd.to_numeric(column(frame, name), errors="coerce"), dtype=np.float64)[rows]
         self._facts.append(pd.DataFrame(facts).drop_duplicates())
 
     def frame(self) -> tuple[pd.DataFrame, list[str]]:
@@ -84,7 +84,7 @@ class _Seasons:
             seasons[role] = first[role].fillna("").astype(str) if role in first else ""
         for role in ("lon", "lat"):
             seasons[role] = first[role].astype(float) if role in first else np.nan
-        several = np.asarray(codes.index[codes > 1], dtype=np.int64)
+        several = codes.index.to_numpy(np.int64)[codes.to_numpy() > 1]
         return seasons, seasons["parcel_id"].to_numpy(str)[several].tolist()
 
 
@@ -105,7 +105,7 @@ def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:
         for chunk in table.chunks([c for c in columns.used if c in table.columns]):
             frame = chunk if extra is None else _joined(chunk, extra, columns, table)
             found = unfold(frame, columns, mapping, str(path))
-            ids = frame.index.to_numpy().astype(str) if columns.id is None else as_text(frame[columns.id])
+            ids = frame.index.to_numpy().astype(str) if columns.id is None else as_text(column(frame, columns.id))
             season = seasons.number(ids[found.line], found.year)
             seasons.learn(frame, columns, found.line, season)
             empty = np.isnan(found.values).all(1)
@@ -139,13 +139,15 @@ def _joined(chunk: pd.DataFrame, extra: pd.DataFrame, columns: Columns, table: T
     if columns.id is not None and columns.id in chunk.columns:
         key = find_column(there, "id", columns.id if columns.id in there else None, where="attributes")
         if key is not None:
-            once = extra.assign(**{_POSITION: as_text(extra[key])}).drop_duplicates(_POSITION).set_index(_POSITION)
-            found = once[wanted].reindex(as_text(chunk[columns.id]))
-            return chunk.assign(**{c: found[c].array for c in wanted})
+            once = (
+                extra.assign(**{_POSITION: as_text(column(extra, key))}).drop_duplicates(_POSITION).set_index(_POSITION)
+            )
+            found = once.reindex(as_text(column(chunk, columns.id)))
+            return chunk.assign(**{c: column(found, c).array for c in wanted})
     if int(chunk.index[-1]) >= len(extra):
         raise SchemaError(
             f"{table.path}: the attributes hold {len(extra)} rows, fewer than the table, and no id to join by",
             hint="give both tables an id column, or as many rows",
         )
     part = extra.iloc[chunk.index.to_numpy()]
-    return chunk.assign(**{c: part[c].array for c in wanted})
+    return chunk.assign(**{c: column(part, c).array for c in wanted})

@@ -29,7 +29,7 @@ from pyproj import CRS
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
 from cropgen.core.files import require_input
 from cropgen.core.recipe import Section
-from cropgen.series.columns import as_text, as_years, find_column, merge_codes
+from cropgen.series.columns import as_text, as_years, column, find_column, merge_codes
 from cropgen.series.legend import Legend
 
 WGS84 = "EPSG:4326"
@@ -133,7 +133,7 @@ def read_parcels(
     for path in files:
         raw = read_layer(path, layer=columns.layer, crs=columns.crs)
         frame = _standardise(raw, columns, path, default_year)
-        frames.append(frame if not frames else frame.to_crs(frames[0].crs))
+        frames.append(frame if not frames else frame.to_crs(CRS.from_user_input(frames[0].crs)))
     joined = frames[0] if len(frames) == 1 else _concatenated(frames)
     issues = LayerIssues()
     clean = _unique(_polygons(joined, issues), issues)
@@ -197,14 +197,14 @@ def _standardise(
     where = str(path)
 
     def text(role: Any, wanted: str | None) -> np.ndarray:
-        column = find_column(names, role, wanted, where=where)
-        return np.full(len(raw), "", dtype=object) if column is None else as_text(raw[column]).astype(object)
+        found = find_column(names, role, wanted, where=where)
+        return np.full(len(raw), "", dtype=object) if found is None else as_text(column(raw, found)).astype(object)
 
     code, name = text("label", columns.label), text("name", columns.name)
     if columns.merge:
         code, name = merged_classes(code, name, columns.merge)
     id_column = find_column(names, "id", columns.id, where=where)
-    ids = np.arange(len(raw)).astype(str) if id_column is None else as_text(raw[id_column])
+    ids = np.arange(len(raw)).astype(str) if id_column is None else as_text(column(raw, id_column))
     return gpd.GeoDataFrame(
         {
             "parcel_id": ids.astype(object),
@@ -223,9 +223,9 @@ def _years(
 ) -> np.ndarray:
     if isinstance(wanted, int):
         return np.full(len(raw), wanted, np.int16)
-    column = find_column(names, "year", wanted, where=str(path))
-    if column is not None:
-        return as_years(raw[column], where=str(path))
+    found = find_column(names, "year", wanted, where=str(path))
+    if found is not None:
+        return as_years(column(raw, found), where=str(path))
     digits = re.findall(r"(?<!\d)(19\d\d|20\d\d)(?!\d)", path.stem)
     year = int(digits[-1]) if digits else default
     if year is None:
@@ -260,21 +260,20 @@ def _polygonal(shape: Any) -> Any:
 
 
 def _unique(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
-    keys = ["parcel_id", "year"]
-    again = frame.duplicated(keys, keep="first").to_numpy()
-    if not again.any():
+    ids, shapes = frame["parcel_id"].to_numpy(), np.asarray(frame.geometry.array, dtype=object)
+    code, who = pd.factorize(pd.MultiIndex.from_arrays([ids, frame["year"].to_numpy()]))
+    if len(who) == len(ids):
         return frame
-    first = frame.drop_duplicates(keys).set_index(keys).geometry
-    copies = frame[again]
-    same = shapely.equals(first.loc[list(zip(*(copies[k] for k in keys), strict=True))].to_numpy(), copies.geometry)
-    if not same.all():
-        clashing = copies["parcel_id"].to_numpy(str)[~same]
+    first = np.unique(code, return_index=True)[1][code]
+    again = first != np.arange(len(ids))
+    clash = again & ~shapely.equals(shapes[first], shapes)
+    if clash.any():
         raise SchemaError(
-            f"{len(clashing)} parcel ids stand for more than one polygon in a year: {shown(clashing)}",
+            f"{clash.sum()} rows repeat a parcel id of their year with another polygon: {shown(np.unique(ids[clash]))}",
             hint="name a column that is unique with --id-column, or dissolve the parts into one parcel",
         )
-    issues.drop("duplicate of a parcel with the same id and geometry", copies["parcel_id"].to_numpy(str))
-    return frame[~again].reset_index(drop=True)
+    issues.drop("repeats a parcel with the same id and geometry", ids[again])
+    return frame.iloc[np.flatnonzero(~again)].reset_index(drop=True)
 
 
 def shown(ids: Sequence[str] | np.ndarray, limit: int = _SHOWN) -> str:

@@ -144,7 +144,7 @@ def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) ->
         DataError: nothing is left.
     """
     found = gathered.observations
-    filled = np.isfinite(found.values).any(0)
+    filled: np.ndarray = np.asarray(np.isfinite(found.values).any(0))
     if not filled.any():
         raise DataError("no observation in the table has a value", hint="check the bands and the nodata values")
     empty = [band for band, some in zip(gathered.bands, filled, strict=True) if not some]
@@ -155,7 +155,7 @@ def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) ->
     result.scale = _scales(mapping, result.bands, values)
     factor = np.asarray([result.scale[band] for band in result.bands], np.float32)
     shift = np.asarray([mapping.offset if is_reflectance(band) else 0.0 for band in result.bands], np.float32)
-    whole = np.isfinite(values).all(1)
+    whole: np.ndarray = np.asarray(np.isfinite(values).all(1))
     result.partial = int((~whole).sum())
     if not whole.any():
         raise DataError(
@@ -174,7 +174,7 @@ def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) ->
 def _plausible(values: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
     """(M,) bool: every spectral band lies where a reflectance may lie, sensor and correction errors included."""
     spectral = values[:, [i for i, band in enumerate(bands) if is_reflectance(band)]]
-    return ((spectral >= _SMALLEST_REFLECTANCE) & (spectral <= _LARGEST_REFLECTANCE)).all(1)
+    return np.asarray(((spectral >= _SMALLEST_REFLECTANCE) & (spectral <= _LARGEST_REFLECTANCE)).all(1))
 
 
 def _scales(mapping: TableMapping, bands: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
@@ -200,8 +200,7 @@ def _join_polygons(seasons: pd.DataFrame, parcels: Path, mapping: TableMapping, 
     layer = read_parcels(parcels, mapping.parcels, default_year=_NO_YEAR)
     result.dropped.update(layer.issues.dropped)
     frame = layer.frame
-    exact = pd.MultiIndex.from_frame(frame[["parcel_id", "year"]])
-    position = exact.get_indexer(pd.MultiIndex.from_frame(seasons[["parcel_id", "year"]]))
+    position = _season_keys(frame).get_indexer(_season_keys(seasons))
     once = frame.drop_duplicates("parcel_id", keep=False)
     by_id = pd.Index(once["parcel_id"]).get_indexer(pd.Index(seasons["parcel_id"]))
     row_of_once = np.append(once.index.to_numpy(), -1)
@@ -220,6 +219,10 @@ def _join_polygons(seasons: pd.DataFrame, parcels: Path, mapping: TableMapping, 
     lon, lat = interior_lonlat(gpd.GeoSeries(shapes[has], crs=frame.crs))
     seasons.loc[has, "lon"], seasons.loc[has, "lat"] = lon, lat
     return gpd.GeoSeries(shapes, crs=frame.crs)
+
+
+def _season_keys(frame: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([frame["parcel_id"].to_numpy(), frame["year"].to_numpy()])
 
 
 def _fill_facts(seasons: pd.DataFrame, frame: pd.DataFrame, position: np.ndarray, has: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cropgen.core.errors import SchemaError, UsageError
-from cropgen.series.columns import as_text, as_years
+from cropgen.series.columns import as_text, as_years, column
 from cropgen.series.mapping import Cell, Columns, TableMapping
 
 _TRUE = {"1", "1.0", "true", "yes", "clear"}
@@ -46,20 +46,20 @@ def unfold(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: 
 
 
 def _long(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: str) -> Unfolded:
-    day = to_days(frame[columns.date], mapping.date_format, where)
+    day = to_days(column(frame, str(columns.date)), mapping.date_format, where)
     year = _stated_years(frame, columns, where)
     clear = np.ones(len(frame), bool)
     if columns.clear is not None:
         accepted = {v.casefold() for v in mapping.clear_values} or _TRUE
-        clear = np.isin(np.char.lower(as_text(frame[columns.clear])), sorted(accepted))
-    values = np.stack([_numbers(frame[c], mapping, where) for c in columns.band_columns.values()], axis=1)
+        clear = np.isin(np.char.lower(as_text(column(frame, columns.clear))), sorted(accepted))
+    values = np.stack([_numbers(column(frame, c), mapping, where) for c in columns.band_columns.values()], axis=1)
     return Unfolded(np.arange(len(frame)), _years_of(day) if year is None else year, day, values, clear)
 
 
 def _wide(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: str) -> Unfolded:
     steps: dict[tuple[str, str], dict[str, str]] = {}
-    for column, cell in columns.cells.items():
-        steps.setdefault((cell.kind, cell.text), {})[cell.band] = column
+    for name, cell in columns.cells.items():
+        steps.setdefault((cell.kind, cell.text), {})[cell.band] = name
     rows = len(frame)
     year = _stated_years(frame, columns, where)
     start = _start(frame, columns, mapping, where)
@@ -70,7 +70,9 @@ def _wide(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: s
         values.append(
             np.stack(
                 [
-                    _numbers(frame[bands[b]], mapping, where) if b in bands else np.full(rows, np.nan, np.float32)
+                    _numbers(column(frame, bands[b]), mapping, where)
+                    if b in bands
+                    else np.full(rows, np.nan, np.float32)
                     for b in columns.bands
                 ],
                 axis=1,
@@ -90,7 +92,7 @@ def _wide(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: s
 def _stated_years(frame: pd.DataFrame, columns: Columns, where: str) -> np.ndarray | None:
     if isinstance(columns.year, int):
         return np.full(len(frame), columns.year, np.int16)
-    return None if columns.year is None else as_years(frame[columns.year], where=where)
+    return None if columns.year is None else as_years(column(frame, columns.year), where=where)
 
 
 def _years_of(day: np.ndarray) -> np.ndarray:
@@ -139,7 +141,7 @@ def to_days(values: pd.Series, date_format: str | None, where: str) -> np.ndarra
 def _start(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: str) -> np.ndarray | None:
     """Day (R,) or (1,) of step 0."""
     if columns.start is not None:
-        return to_days(frame[columns.start], mapping.date_format, where)
+        return to_days(column(frame, columns.start), mapping.date_format, where)
     if mapping.start is None:
         return None
     return to_days(pd.Series([mapping.start], name="start"), mapping.date_format, where)
