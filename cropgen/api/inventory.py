@@ -99,15 +99,29 @@ def info(workspace: Workspace, path: Path | None) -> Info:
     if target.suffix == ".json":
         from cropgen.evaluation.document import read_evaluation
 
-        return Info("evaluation", target, read_evaluation(target))
+        return Info("evaluation", target, read_evaluation(target).model_dump(mode="json"))
     if target.is_file():
-        from cropgen.series.geometry import describe_layer
-
-        return Info("layer", target, describe_layer(target))
+        return Info("layer", target, _describe_layer(target))
     raise SchemaError(
         f"{target} is neither a series store, a run, an evaluation nor a vector layer",
         hint="give a folder with series.zarr, a folder of runs/, evaluation.json, or a GeoPackage",
     )
+
+
+def _describe_layer(path: Path) -> dict[str, Any]:
+    """What a vector layer holds, and which run made it where cropgen wrote it."""
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    try:
+        facts = pyogrio.read_info(path, layer=pyogrio.list_layers(path)[0][0], force_feature_count=True)
+    except DataSourceError as error:
+        raise SchemaError(f"{path} is not a vector layer that GDAL can read", hint="give a GeoPackage") from error
+    described = {
+        "layer": facts["layer_name"], "driver": facts["driver"], "features": int(facts["features"]),
+        "geometry": facts["geometry_type"], "crs": facts["crs"], "columns": [str(name) for name in facts["fields"]],
+    }  # fmt: skip
+    return described | {key: value for key, value in (facts["layer_metadata"] or {}).items() if "CROPGEN" in key}
 
 
 @dataclass(frozen=True)

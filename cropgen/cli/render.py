@@ -148,15 +148,73 @@ def evaluate_summary(result: api.EvaluateResult) -> list[RenderableType]:
 
 def info_panels(result: api.Info) -> list[RenderableType]:
     """What a path holds."""
-    head = facts_table({"path": str(result.path), "kind": result.kind})
+    content = result.content
+    head = {"path": str(result.path), "kind": result.kind}
     if result.kind == "store":
-        return [head, *_store_panels(result.content)]
-    return [head, facts_table({k: v for k, v in result.content.items() if not isinstance(v, list | dict)})]
+        return [facts_table(head | _store_facts(content)), *_store_tables(content)]
+    if result.kind == "evaluation":
+        return [facts_table(head | {"protocol": content["protocol"], "score sheets": len(content["rows"])})]
+    if result.kind == "run":
+        return [facts_table(head | _run_facts(content))]
+    return [facts_table(head | {k: _short(v) for k, v in content.items()})]
 
 
-def _store_panels(content: dict[str, Any]) -> list[RenderableType]:
-    facts = {k: v for k, v in content.items() if not isinstance(v, list | dict)}
-    return [facts_table(facts)]
+def _run_facts(content: dict[str, Any]) -> dict[str, Any]:
+    rows, spec = content["data"]["rows"], content["spec"]
+    facts = {
+        "status": content["status"], "model": content["model"], "seed": content["seed"],
+        "series": content["data"]["series"], "labels": content["data"]["labels"],
+        "labelled": count(rows["labelled"]), "unlabelled": count(rows["unlabelled"]),
+        "classes": ", ".join(c["name"] for c in spec["legend"]["classes"]), "bands": ", ".join(spec["bands"]),
+        "calendar": f"{spec['calendar']['count']} slots, {spec['calendar']['kind']}", "begun": content["begun"],
+    }  # fmt: skip
+    if "seconds" in content:
+        facts["seconds"] = f"{content['seconds']:.1f}"
+    guard = content.get("facts", {}).get("tgem", {})
+    return facts | {f"tgem {key}": _short(value) for key, value in guard.items() if not isinstance(value, dict)}
+
+
+def _short(value: Any, limit: int = 100) -> str:
+    text = ", ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _store_facts(content: dict[str, Any]) -> dict[str, Any]:
+    quantiles = content["clear_dates"]["quantiles"]
+    facts = {
+        "parcel seasons": count(content["rows"]), "parcels": count(content["parcels"]),
+        "years": ", ".join(f"{year} ({count(n)})" for year, n in content["years"].items()),
+        "regions": ", ".join(f"{name or '–'} ({count(n)})" for name, n in content["regions"].items()),
+        "legend": content["legend"], "without label": count(content["unlabelled"]),
+        "coordinates": (content["crs"] or "none").partition('",')[0].removeprefix('PROJCRS["').removeprefix('GEOGCRS["'),
+    }  # fmt: skip
+    if quantiles:
+        span = f"90 % between {quantiles['0.05']:.0f} and {quantiles['0.95']:.0f}"
+        facts["clear dates"] = f"median {quantiles['0.5']:.0f}, {span}"
+            f"median {quantiles['0.5']:.0f}, 90 % between {quantiles['0.05']:.0f} and {quantiles['0.95']:.0f}"
+        )
+    return facts | {"fingerprint": content["fingerprint"][:16]}
+
+
+def _store_tables(content: dict[str, Any]) -> list[RenderableType]:
+    years = list(content["years"])
+    crops = plain_table(
+        "crop", "code", *years, "all", "prior %", title="Labels", numeric=frozenset(range(2, len(years) + 4))
+    )
+    for entry in sorted(content["classes"], key=lambda c: -c["count"]):
+        crops.add_row(
+            Text.assemble(("■ ", entry["colour"]), entry["name"]), entry["code"],
+            *(count(entry["years"][y]["count"]) for y in years), count(entry["count"]), percent(entry["prior"]),
+        )  # fmt: skip
+    months = plain_table("month", "clear dates per parcel", "", title="Clear dates", numeric=frozenset({1}))
+    top = max(content["clear_dates"]["months"].values(), default=0) or 1
+    for month, mean in content["clear_dates"]["months"].items():
+        months.add_row(month, f"{mean:.1f}", "▇" * round(24 * mean / top))
+    bands = plain_table("band", "5 %", "median", "95 %", "mean", title="Bands", numeric=frozenset(range(1, 5)))
+    for band in content["bands"]:
+        if band["observations"]:
+            bands.add_row(band["name"], *(f"{band[key]:.3f}" for key in ("q05", "q50", "q95", "mean")))
+    return [crops, months, bands]
 
 
 def doctor_table(result: api.Doctor) -> RenderableType:

@@ -70,8 +70,8 @@ def sow(crop: Crop, year: int, sandy: np.ndarray, weather: Weather, generator: n
     """
     count = len(sandy)
     start = days_from(year)
-    vigour = np.exp(generator.normal(-0.03, 0.20, count)) * np.where(sandy, 0.92, 1.0)
-    earliness = np.exp(generator.normal(0.0, 0.060, count))
+    vigour = np.exp(generator.normal(-0.02, 0.15, count)) * np.where(sandy, 0.92, 1.0)
+    earliness = np.exp(generator.normal(0.0, 0.040, count))
     if isinstance(crop.growth, Sward):
         sward = crop.growth
         first = np.maximum(generator.normal(sward.first, sward.spread, count), 250.0)
@@ -107,6 +107,6 @@ def catch_crops(
 
 def draw_traits(count: int, generator: np.random.Generator) -> Traits:
     """Leaf chemistry and posture of the variety and the fertiliser of each parcel."""
-    spread = np.array([0.14, 0.13, 0.14, 0.11])
+    spread = np.array([0.09, 0.08, 0.09, 0.07])
     factor = np.exp(generator.normal(0.0, 1.0, (4, count)) * spread[:, None])
     return Traits(*factor)

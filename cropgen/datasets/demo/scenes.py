@@ -17,7 +17,7 @@ from cropgen.datasets.demo.weather import Weather, days_from
 BASELINE = "05.09"
 _CYCLE = 10
 _LOST = 0.12
-_CLEAREST = 0.85
+_CLEAREST = 0.80
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Acquisition:
 
 
 def plan_acquisitions(year: int, weather: Weather, generator: np.random.Generator) -> list[Acquisition]:
-    """The passes of a calendar year that a user would keep: those below 85 % cloud.
+    """The passes of a calendar year that a user would keep: those below 80 % cloud.
 
     Each orbit repeats every ten days; a few passes are lost. Clouds follow the rain of the days around.
     """
@@ -68,7 +68,7 @@ def plan_acquisitions(year: int, weather: Weather, generator: np.random.Generato
             around = weather.index(np.arange(day - 1, day + 2))
             wet = np.array([0.25, 0.5, 0.25]) @ (weather.rain[around] > 0.3)
             winter = 0.5 + 0.5 * np.cos(2 * np.pi * (day - days_from(year)) / 365.25)
-            cover = generator.beta(0.55 + 4.0 * wet + 2.2 * winter, 1.15 - 0.5 * wet)
+            cover = generator.beta(0.40 + 3.2 * wet + 2.0 * winter, 1.35 - 0.6 * wet)
             cover = float(0.0 if cover < 0.02 else cover)
             hazy = float(0.003 + 0.005 * generator.random() * (1.3 - 0.5 * winter))
             if generator.random() > _LOST and cover <= _CLEAREST:

@@ -31,9 +31,9 @@ class Climate:
 
 
 _CLIMATES = (
-    Climate(warmth=(0.8, 1.8, 2.0, 1.2), wetness=(0.9, 0.50, 0.45, 0.9)),  # an early, hot and dry year
+    Climate(warmth=(0.6, 1.2, 1.5, 0.8), wetness=(0.9, 0.55, 0.50, 0.9)),  # an early, hot and dry year
     Climate(warmth=(2.0, -0.4, 1.4, 1.8), wetness=(1.2, 1.50, 0.75, 1.1)),  # a mild winter, a wet and late spring
-    Climate(warmth=(-0.9, -2.0, -0.3, -0.2), wetness=(1.0, 1.10, 1.50, 0.8)),  # a cold spring and a wet summer
+    Climate(warmth=(-0.6, -1.3, -0.2, 0.0), wetness=(1.0, 1.10, 1.50, 0.8)),  # a cold spring and a wet summer
 )
 """The years 3n, 3n + 1 and 3n + 2: 2022, 2023 and 2021 in the default region."""
 

@@ -90,9 +90,7 @@ class SRNN(ResidualModel):
 
     def class_scores(self, seasons: Seasons, features: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
-            rows = max(1, _LARGEST_BLOCK // (self.noise[..., 0].numel() * self.emission.of_class.numel()))
-            blocks = [seasons.take(slice(i, i + rows)) for i in range(0, len(seasons), rows)]
-            weights = [self._log_weights(block).sum(0) for block in blocks]
+            weights = [self._log_weights(block).sum(0) for block in self._blocks(seasons)]
             return torch.logsumexp(torch.cat(weights, 1), 0) - math.log(self.noise.shape[1])
         slots, latent = self.noise.shape[0], self.noise.shape[-1]
         shape = (slots, 1, len(seasons), 1, latent)
@@ -111,9 +109,14 @@ class SRNN(ResidualModel):
                 "scores of the beginnings of a season need a filter", hint="train with --set inference=filter"
             )
         seasons = self._seasons(batch)
-        weights = self._log_weights(seasons).cumsum(0)
+        weights = torch.cat([self._log_weights(block).cumsum(0) for block in self._blocks(seasons)], 2)
         scores = torch.logsumexp(weights, 1) - math.log(weights.shape[1])
         return scores.transpose(0, 1) - seasons.date_log_det.cumsum(1)[..., None] + self.tied.log_prior
+
+    def _blocks(self, seasons: Seasons) -> list[Seasons]:
+        """The rows in blocks whose hidden layers fit in memory."""
+        rows = max(1, _LARGEST_BLOCK // (self.noise[..., 0].numel() * self.emission.of_class.numel()))
+        return [seasons.take(slice(i, i + rows)) for i in range(0, max(len(seasons), 1), rows)]
 
     def _log_weights(self, seasons: Seasons) -> Tensor:
         """(G, S, B, K) log p(e_t, z_t | past, y) − log q(z_t | ·) of each date under the fixed noise."""

@@ -68,10 +68,10 @@ class RealNVP(ResidualModel):
         return log_det[:, None] - 0.5 * terms.sum(-1)
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        noise = torch.randn((len(y), self.size), generator=generator, dtype=self.shift.dtype)
+        noise = self.standard_normal(len(y), self.size, generator)
         v = self.full_offset()[y] + self.shift[y] + temperature * (0.5 * self.log_var).exp() * noise
         present = torch.ones_like(v)
-        mask = torch.ones(len(y), self.spec.calendar.count, dtype=torch.bool)
+        mask = torch.ones(len(y), self.spec.calendar.count, dtype=torch.bool, device=v.device)
         for coupling in reversed(self._stack()):
             v = coupling.inverse(v, present, mask)
         return v

@@ -119,16 +119,17 @@ class ResidualModel(GenerativeModel):
         """(B, D) innovations of complete seasons drawn from p(e | y)."""
 
     def prepare(self, data: TrainingData, context: Context) -> None:
-        fitted = fit_tied(self.spec, data, self.chosen.tied, context)
-        self.tied.load_state_dict(fitted.state_dict())
-        if self.chosen.start == "none":
+        textbook = self.chosen.start == "none"
+        tied = self.chosen.tied.model_copy(update={"em": "off"}) if textbook else self.chosen.tied
+        self.tied.load_state_dict(fit_tied(self.spec, data, tied, context).state_dict())
+        if textbook:
             self._forget_structure(context)
         if context.facts["tgem"].get("guard_fell_back"):
             self._losses = self.chosen.model_copy(update={"marginal": 0.0})
-        classes = torch.bincount(data.labelled.y[data.labelled.y >= 0], minlength=self.spec.classes)
         strength = self.chosen.augmentation
         if strength == "auto":
-            strength = "strong" if float(classes.sum()) < FEW_LABELS * self.spec.classes else "lite"
+            few = int(data.labelled.y_mask.sum()) < FEW_LABELS * self.spec.classes
+            strength = "strong" if few else "lite"
         self._bank = Bank.build(
             self.tied,
             data,
@@ -204,6 +205,11 @@ class ResidualModel(GenerativeModel):
         """(K, D) class means of a complete season in innovations, L⁻¹ (μ_y − μ₀)."""
         contrast = (self.tied.means - self.tied.overall_mean).T
         return torch.linalg.solve_triangular(self.tied.chol, contrast, upper=False).T
+
+    def standard_normal(self, rows: int, size: int, generator: torch.Generator) -> Tensor:
+        """(rows, size) noise in the type and on the device of the model."""
+        noise = torch.randn((rows, size), generator=generator, device=generator.device, dtype=self.shift.dtype)
+        return noise.to(self.shift.device)
 
     def _seasons(self, batch: Batch) -> Seasons:
         found = batch.seasons if isinstance(batch, WhitenedBatch) else see(self.tied, batch, self.start_days)

@@ -85,7 +85,8 @@ class SemiSupervisedVAE(ResidualModel):
         mean, spread = self.posterior(features[:, None]).chunk(2, -1)
         log_std = _LOG_STD_BOUND * torch.tanh(spread / _LOG_STD_BOUND)
         if generator is not None:
-            noise = torch.randn((len(mean), 1, mean.shape[-1]), generator=generator, dtype=mean.dtype)
+            shape = (len(mean), 1, mean.shape[-1])
+            noise = torch.randn(shape, generator=generator, device=generator.device, dtype=mean.dtype).to(mean.device)
             kl = 0.5 * (mean**2 + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
             return self._reconstruction(seasons, mean + log_std.exp() * noise) - kl
         weights = []
@@ -102,8 +103,7 @@ class SemiSupervisedVAE(ResidualModel):
         return -0.5 * ((distance + self.log_var + math.log(2 * math.pi)) * seasons.present[:, None]).sum(-1)
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        dtype = self.shift.dtype
-        z = temperature * torch.randn((len(y), self.noise.shape[1]), generator=generator, dtype=dtype)
-        noise = torch.randn((len(y), self.size), generator=generator, dtype=dtype)
+        z = temperature * self.standard_normal(len(y), self.noise.shape[1], generator)
+        noise = self.standard_normal(len(y), self.size, generator)
         mean = self.full_offset()[y] + self.shift[y] + self.decoder.chosen(z, y)
         return mean + temperature * (0.5 * self.log_var).exp() * noise
