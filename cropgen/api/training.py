@@ -13,7 +13,7 @@ from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.catalog import find, load
-from cropgen.training.train import TrainPlan, plan, train_run
+from cropgen.training.train import plan, train_run
 
 
 @dataclass(frozen=True)

@@ -186,14 +186,17 @@ def _store_facts(content: dict[str, Any]) -> dict[str, Any]:
         "years": ", ".join(f"{year} ({count(n)})" for year, n in content["years"].items()),
         "regions": ", ".join(f"{name or '–'} ({count(n)})" for name, n in content["regions"].items()),
         "legend": content["legend"], "without label": count(content["unlabelled"]),
-        "coordinates": (content["crs"] or "none").partition('",')[0].removeprefix('PROJCRS["').removeprefix('GEOGCRS["'),
+        "coordinates": _crs_name(content["crs"]),
     }  # fmt: skip
     if quantiles:
         span = f"90 % between {quantiles['0.05']:.0f} and {quantiles['0.95']:.0f}"
         facts["clear dates"] = f"median {quantiles['0.5']:.0f}, {span}"
-            f"median {quantiles['0.5']:.0f}, 90 % between {quantiles['0.05']:.0f} and {quantiles['0.95']:.0f}"
-        )
     return facts | {"fingerprint": content["fingerprint"][:16]}
+
+
+def _crs_name(crs: str | None) -> str:
+    """The name inside a WKT, or the text itself."""
+    return crs.split('"')[1] if crs and '"' in crs else crs or "none"
 
 
 def _store_tables(content: dict[str, Any]) -> list[RenderableType]:

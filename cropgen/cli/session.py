@@ -117,7 +117,7 @@ def to_document(value: Any) -> Any:
         return [to_document(v) for v in value]
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):
+    if not isinstance(value, type) and hasattr(value, "tolist"):
         return to_document(value.tolist())
     if isinstance(value, float) and value != value:
         return None
