@@ -96,9 +96,8 @@ class TempCNN(Classifier):
     def prepare(self, data: TrainingData, context: Context) -> None:
         """Band statistics of all rows, class prior of the labelled ones, number of steps."""
         parts = [data.labelled] + ([data.unlabelled] if data.unlabelled is not None else [])
-        seen = torch.cat([part.values[part.mask] for part in parts]).double()
-        self.centre.copy_(seen.mean(0))
-        self.scale.copy_(seen.std(0, correction=0).clamp(min=_LEAST_SCALE))
+        self.centre.copy_(_mean_of_clear(parts, torch.zeros_like(self.centre), power=1))
+        self.scale.copy_(_mean_of_clear(parts, self.centre, power=2).sqrt().clamp(min=_LEAST_SCALE))
         count = torch.bincount(data.labelled.y, minlength=self.spec.classes).double().clamp(min=0.5)
         self.log_prior.copy_((count / count.sum()).log())
         passes = math.ceil(_PASSES * len(data.labelled) / self.chosen.labelled_batch)
@@ -135,12 +134,13 @@ class TempCNN(Classifier):
 
     @torch.no_grad()
     def _guess(self, x: Tensor, mask: Tensor, day: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which unlabelled rows (B,) are believed, and their classes (B,), from a weak view without dropout."""
-        was_training = self.training
-        self.eval()
+        """Which unlabelled rows (B,) are believed, and their classes (B,), from a weak view.
+
+        Dropout stays on, so that only what survives it is believed, and the weak view, which is the most like the
+        seasons to be classified, has its part in the running statistics.
+        """
         view = augment(x, mask, "weak", generator)
         confidence, guess = torch.softmax(self._logits(*view, day), -1).max(-1)
-        self.train(was_training)
         return confidence >= self.chosen.threshold, guess
 
     def _see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,3 +149,12 @@ class TempCNN(Classifier):
 
     def _logits(self, x: Tensor, mask: Tensor, day: Tensor) -> Tensor:
         return self.classify(self.trunk(x, mask, day))
+
+
+def _mean_of_clear(parts: list[Batch], centre: Tensor, power: int) -> Tensor:
+    """(C,) mean of (x − centre)^power over the clear dates of several batches, summed in double precision."""
+    total = torch.zeros(len(centre), dtype=torch.float64)
+    for part in parts:
+        deviation = torch.where(part.mask[..., None], part.values - centre, 0)
+        total += (deviation**power).sum((0, 1), dtype=torch.float64)
+    return total / sum(int(part.mask.sum()) for part in parts)
