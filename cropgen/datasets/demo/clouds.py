@@ -1,8 +1,8 @@
 """Clouds, their shadows, haze, and a scene classification that gets most of it right.
 
-Clouds are where a smooth random field exceeds the level that gives the scene its cloud cover; they thin out towards their
-edges. A pixel under optical thickness with opacity α shows (1 − α) ρ + α ρ_cloud. Shadows lie away from the sun at a
-distance of the cloud's height. Haze adds a path reflectance that falls with wavelength as λ^−1.6 and dims what lies
+Clouds are where a smooth random field exceeds the level that gives the scene its cloud cover; they thin out towards
+their edges. A pixel under a cloud of opacity α shows (1 − α) ρ + α ρ_cloud. Shadows lie away from the sun at a distance
+of the cloud's height. Haze adds a path reflectance that falls with wavelength as λ^−1.6 and dims what lies
 below; the part the atmospheric correction removed is left out, the error it left is in.
 
 The classification knows opacity only roughly: thin edges and veils are missed, shadows are shifted, bright soils are at
@@ -52,7 +52,7 @@ def draw_sky(width: int, cover: float, sun: tuple[float, float], hazy: float, ge
         hazy: spread of the error that the atmospheric correction leaves, in reflectance at 550 nm.
     """
     room = 64
-    shape = (width + 2 * room,) * 2
+    shape = (width + 2 * room, width + 2 * room)
     field = smooth_field(shape, 42.0, generator) + 0.55 * smooth_field(shape, 14.0, generator)
     field += 0.22 * smooth_field(shape, 5.0, generator)
     level = np.quantile(field, 1.0 - cover) if cover > 0 else np.inf
@@ -107,7 +107,7 @@ def classify(sky: Sky, ground: np.ndarray, generator: np.random.Generator) -> np
     scl[(sky.shadow + 0.5 * jitter > 0.42) & (near < 0.22)] = SHADOW
     scl[(sky.veil + 0.4 * jitter > 0.16)] = CIRRUS
     scl[opacity > cut] = UNCLASSIFIED
-    scl[binary_dilation(opacity > cut + 0.10)] = CLOUD_MEDIUM
+    scl[np.asarray(binary_dilation(opacity > cut + 0.10), dtype=bool)] = CLOUD_MEDIUM
     scl[opacity > 0.72] = CLOUD_HIGH
     false_alarm = (scl == SOIL) & (blue > 0.155) & (jitter > 0.05)
     scl[false_alarm] = CLOUD_MEDIUM

@@ -35,8 +35,8 @@ def rotate_crops(
 ) -> dict[int, np.ndarray]:
     """The crop (index in `CROPS`) of every parcel in every year.
 
-    Swards stay (grassland always, alfalfa with 70 %); other parcels draw anew, rarely the same crop twice; shares drift a
-    little from year to year. The newcomer is grown in year `last` only.
+    Swards stay (grassland always, alfalfa with 70 %); other parcels draw anew, rarely the same crop twice; shares
+    drift a little from year to year. The newcomer is grown in year `last` only.
 
     Arguments:
         sandy: (P,) bool: the valley's shares or the plateau's.
@@ -99,7 +99,7 @@ def sow(crop: Crop, year: int, sandy: np.ndarray, weather: Weather, generator: n
 def catch_crops(
     year: int, sandy: np.ndarray, grown: np.ndarray, weather: Weather, generator: np.random.Generator
 ) -> Stands:
-    """Winter cover before the spring crops of `year` on the parcels where `grown`; elsewhere the stand has no vigour."""
+    """Winter cover before the spring crops of `year` where it is `grown`; elsewhere the stand has no vigour."""
     stands = sow(CATCH_CROP, year, sandy, weather, generator)
     vigour = stands.vigour * generator.choice([0.35, 0.7, 1.1], len(sandy)) * grown
     return Stands(year, stands.sowing, stands.latest, stands.earliness, vigour, sandy, stands.cuts)

@@ -55,14 +55,12 @@ class Cover:
     Arguments:
         green, dead: leaf area index.
         petals: cover 0–1.
-        alive: bool, between sowing and harvest.
         harvest: (P,) day of harvest.
     """
 
     green: np.ndarray
     dead: np.ndarray
     petals: np.ndarray
-    alive: np.ndarray
     harvest: np.ndarray
 
 
@@ -118,7 +116,7 @@ def _sown(crop: Crop, growth: Growth, stands: Stands, day: np.ndarray, developme
     if crop.flowers is not None:
         cover, full, width = crop.flowers
         petals = cover * np.exp(-(((stage - full) / width) ** 2)) * np.minimum(_column(stands.vigour), 1.0) * alive
-    return Cover(green, dead, petals, alive, harvest)
+    return Cover(green, dead, petals, harvest)
 
 
 def _harvest_day(crop: Crop, growth: Growth, stands: Stands, development: Development) -> np.ndarray:
@@ -150,4 +148,4 @@ def _sward(crop: Crop, sward: Sward, stands: Stands, day: np.ndarray, developmen
     dead = 0.12 * green + 0.25 * np.minimum(stress / 20.0, 2.0)
     never = np.full(len(stands.vigour), days_from(stands.year + 1))
     inside = np.broadcast_to((day >= start) & (day < never[0]), green.shape)
-    return Cover(green * inside, dead * inside, np.zeros_like(green), inside, never)
+    return Cover(green * inside, dead * inside, np.zeros_like(green), never)

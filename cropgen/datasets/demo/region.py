@@ -27,6 +27,7 @@ FULL_REGION = 2000
 DEFAULT_YEARS = (2021, 2022, 2023)
 DEFAULT_SEED = 0
 _SMALLEST_REGION = 50
+_SCENES = "scenes"
 
 
 @dataclass(frozen=True)
@@ -85,33 +86,42 @@ def make_demo(
         UsageError: fewer than 50 parcels, or years that are not consecutive.
         OutputExistsError: the folder exists and `overwrite` is false.
     """
-    years = _checked(parcels, years)
+    chosen = _checked(parcels, years)
     guard_output(folder, overwrite=overwrite)
     report = report or Silent()
-    dates = 0
     with atomic_output(folder) as part:
         part.mkdir(parents=True)
-        with report.task("Laying out fields", None):
-            ground = _lay_out(parcels, seed)
-        weather = simulate_weather(years[0], years[-1] + 1, stream(seed, "weather"))
-        crops = _grow_units(ground, years, seed)
-        development = Development(weather)
-        seasons = {year: _season(year, crops[year], ground, weather, seed) for year in (*years, years[-1] + 1)}
-        for year in years:
-            write_parcels(part / f"parcels_{year}.gpkg", ground.land, crops[year][:parcels], year)
-        plan = {year: plan_acquisitions(year, weather, stream(seed, "orbits", year)) for year in years}
-        with report.task("Taking scenes", sum(map(len, plan.values()))) as task:
-            for year, passes in plan.items():
-                spectra = _year_spectra(seasons[year], seasons[year + 1], ground, passes, development, year, seed)
-                leaf_area = _leaf_texture(ground.land.width, year, seed)
-                for i, acquisition in enumerate(passes):
-                    task.note(str(acquisition.date))
-                    _take_scene(part / "scenes", acquisition, spectra[:, i], leaf_area, ground, seed)
-                    task.advance()
-                dates += len(passes)
-    layers = {year: folder / f"parcels_{year}.gpkg" for year in years}
-    report.info(f"{parcels} parcels, {len(years)} years, {dates} scenes in {folder}")
-    return DemoRegion(folder, folder / "scenes", layers, dates)
+        dates = _simulate(part, parcels, chosen, seed, report)
+    layers = {year: folder / _layer_name(year) for year in chosen}
+    report.info(f"{parcels} parcels, {len(chosen)} years, {dates} scenes in {folder}")
+    return DemoRegion(folder, folder / _SCENES, layers, dates)
+
+
+def _simulate(folder: Path, parcels: int, years: tuple[int, ...], seed: int, report: Reporter) -> int:
+    """Write the region into an empty folder; returns the number of scenes."""
+    with report.task("Laying out fields", None):
+        ground = _lay_out(parcels, seed)
+    weather = simulate_weather(years[0], years[-1] + 1, stream(seed, "weather"))
+    development = Development(weather)
+    crops = _grow_units(ground, years, seed)
+    seasons = {year: _season(year, crop, ground, weather, seed) for year, crop in crops.items()}
+    for year in years:
+        write_parcels(folder / _layer_name(year), ground.land, crops[year][:parcels], year)
+    plan = {year: plan_acquisitions(year, weather, stream(seed, "orbits", year)) for year in years}
+    dates = sum(map(len, plan.values()))
+    with report.task("Taking scenes", dates) as task:
+        for year, passes in plan.items():
+            spectra = _year_spectra(seasons[year], seasons[year + 1], ground, passes, development, year, seed)
+            leaf_area = _leaf_texture(ground.land.width, year, seed)
+            for i, acquisition in enumerate(passes):
+                task.note(str(acquisition.date))
+                _take_scene(folder / _SCENES, acquisition, spectra[:, i], leaf_area, ground, seed)
+                task.advance()
+    return dates
+
+
+def _layer_name(year: int) -> str:
+    return f"parcels_{year}.gpkg"
 
 
 def _checked(parcels: int, years: Sequence[int]) -> tuple[int, ...]:
@@ -121,11 +131,8 @@ def _checked(parcels: int, years: Sequence[int]) -> tuple[int, ...]:
             hint="ask for more with --parcels",
         )
     ordered = tuple(sorted({int(year) for year in years}))
-    if (
-        not ordered
-        or ordered != tuple(range(ordered[0], ordered[-1] + 1))
-        or not 1980 <= ordered[0] <= ordered[-1] < 2200
-    ):
+    consecutive = bool(ordered) and ordered[-1] - ordered[0] == len(ordered) - 1
+    if not consecutive or ordered[0] < 1980 or ordered[-1] > 2199:
         raise UsageError(
             f"years must be consecutive, between 1980 and 2199; got {', '.join(map(str, years)) or 'none'}",
             hint="for example 2021 2022 2023",
@@ -152,8 +159,9 @@ def _lay_out(parcels: int, seed: int) -> _Ground:
 def _grow_units(ground: _Ground, years: tuple[int, ...], seed: int) -> dict[int, np.ndarray]:
     """Crop index of every unit with soil, for each year and the one after the last."""
     land = ground.land
-    last = years[-1] if len(years) > 1 else None
-    crops = rotate_crops(land.sandy, (*years, years[-1] + 1), last, stream(seed, "rotation"))
+    last = max(years)
+    newest = last if len(years) > 1 else None
+    crops = rotate_crops(land.sandy, (*years, last + 1), newest, stream(seed, "rotation"))
     others = np.array([len(CROPS)] * len(land.woods) + [len(CROPS) + 1])
     return {year: np.concatenate([crop, others]) for year, crop in crops.items()}
 

@@ -16,7 +16,7 @@ from cropgen.datasets.demo.farming import Traits, catch_crops, draw_traits, sow
 from cropgen.datasets.demo.leaf import LeafTraits, leaf_optics
 from cropgen.datasets.demo.phenology import Cover, Development, cover_of
 from cropgen.datasets.demo.spectra import ASPHALT, PETALS, WATER
-from cropgen.datasets.demo.weather import Weather, days_from
+from cropgen.datasets.demo.weather import Weather
 
 _STEP = 0.2
 WOOD = Crop(
@@ -73,8 +73,7 @@ class Season:
     """What is grown on every field in one harvest year; drawn once, then asked for any days.
 
     Arguments:
-        crop: (P,) index in `CROPS`.
-        extra: crops of fields that carry an index beyond `CROPS`: woods and verges.
+        crop: (P,) index in `CROPS`; the two numbers beyond it are woods and verges.
     """
 
     def __init__(
@@ -170,8 +169,12 @@ def _highest(layers: list[_Layer]) -> _Layer:
         name: pick([np.broadcast_to(layer.traits[name][:, None], shape) for layer in layers])
         for name in layers[0].traits
     }
-    covers = ([getattr(layer, name) for layer in layers] for name in ("green", "dead", "petals"))
-    return _Layer(*(pick(cover) for cover in covers), traits)
+    return _Layer(
+        pick([layer.green for layer in layers]),
+        pick([layer.dead for layer in layers]),
+        pick([layer.petals for layer in layers]),
+        traits,
+    )
 
 
 def _leaf_of(layer: _Layer) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
@@ -217,8 +220,3 @@ def draw_tillage(count: int, generator: np.random.Generator) -> np.ndarray:
     """(P,) days from harvest to tillage; a third of the fields are left until the winter."""
     late = generator.random(count) < 0.33
     return np.where(late, 120.0, 5.0) + generator.exponential(25.0, count)
-
-
-def in_year(year: int, day: np.ndarray) -> np.ndarray:
-    """(T,) bool: days of a calendar year."""
-    return (day >= days_from(year)) & (day < days_from(year + 1))

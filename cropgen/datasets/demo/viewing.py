@@ -4,8 +4,8 @@ Reflectance seen from a slanted orbit is that seen from the nadir times the rati
 weights (the c-factor of Roy and others, 2016).
 
 References:
-    On the derivation of kernels for kernel-driven models of bidirectional reflectance, W. Wanner, X. Li, A. H. Strahler,
-        1995.
+    On the derivation of kernels for kernel-driven models of bidirectional reflectance, W. Wanner, X. Li, A. H.
+        Strahler, 1995.
     A general method to normalize Landsat reflectance data to nadir BRDF adjusted reflectance, D. P. Roy and others,
         2016.
 """

@@ -65,7 +65,7 @@ class Weather:
         return np.cumsum(np.maximum(self.temperature - base, 0.0))
 
     def photothermal_sum(self, base: float) -> np.ndarray:
-        """(D,) degree days of a long-day plant: cold-season days count by their length, from 0.45 at 8 h to 1 at 15 h."""
+        """(D,) degree days of a long-day plant: a day counts by its length, from 0.45 at 8 h to 1 at 15 h."""
         light = np.clip((self.daylength - 8.0) / 7.0, 0.0, 1.0)
         return np.cumsum(np.maximum(self.temperature - base, 0.0) * (0.45 + 0.55 * light))
 

@@ -1,0 +1,81 @@
+"""The data sets that `cropgen fetch` knows, read from their manifests, and their state in a workspace."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cropgen
+from cropgen.core.errors import CropgenError, UsageError
+from cropgen.core.files import folder_size
+from cropgen.datasets.manifest import DatasetManifest
+
+_FOLDER = "data_manifests"
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """What of a data set is in a workspace.
+
+    Arguments:
+        folder: where it is, or would be.
+        present: something is there.
+        size_bytes: bytes on disk.
+    """
+
+    folder: Path
+    present: bool
+    size_bytes: int
+
+    @property
+    def text(self) -> str:
+        """A few words for a list."""
+        return f"present, {self.size_bytes / 1e6:,.0f} MB" if self.present else "absent"
+
+
+def manifest_folder() -> Path:
+    """Where the manifests are: in the installed package, or beside it in a checkout.
+
+    Raises:
+        CropgenError: neither is there, so the installation is incomplete.
+    """
+    package = Path(cropgen.__file__).resolve().parent
+    for folder in (package / _FOLDER, package.parent / _FOLDER):
+        if folder.is_dir():
+            return folder
+    raise CropgenError(f"no {_FOLDER} folder in {package}", hint="install cropgen again; its files are incomplete")
+
+
+def list_datasets(folder: Path | None = None) -> list[DatasetManifest]:
+    """Every data set that can be fetched, by name.
+
+    Arguments:
+        folder: of manifests; default: the package's own.
+    """
+    paths = sorted((folder or manifest_folder()).glob("*.toml"))
+    return sorted((DatasetManifest.read(path) for path in paths), key=lambda manifest: manifest.name)
+
+
+def find_dataset(name: str, folder: Path | None = None) -> DatasetManifest:
+    """The manifest of a data set.
+
+    Raises:
+        UsageError: there is none of this name; the hint has the nearest one.
+    """
+    known = {manifest.name: manifest for manifest in list_datasets(folder)}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    names = ", ".join(known)
+    raise UsageError(
+        f"no data set {name!r}; known: {names}",
+        hint=f"did you mean {near[0]}?" if near else "cropgen fetch lists them",
+    )
+
+
+def state_in(manifest: DatasetManifest, data: Path) -> DatasetState:
+    """Whether a data set is in the `data` folder of a workspace, and how large it is there."""
+    folder = data / manifest.name
+    present = folder.is_dir() and any(folder.iterdir())
+    return DatasetState(folder, present, folder_size(folder) if present else 0)
