@@ -46,9 +46,7 @@ class Legend:
         codes = [c.code for c in self.classes]
         repeated = sorted({c for c in codes if codes.count(c) > 1})
         if repeated:
-            raise SchemaError(
-                f"legend {self.name}: codes given twice: {', '.join(repeated)}", hint="make codes unique"
-            )
+            raise SchemaError(f"legend {self.name}: codes given twice: {', '.join(repeated)}", hint="make codes unique")
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -101,12 +99,20 @@ class Legend:
         )
 
 
+_PALETTE = (
+    "#c9a227", "#3f7d4e", "#d0703c", "#4a78a8", "#8c5a98", "#8fb356", "#b4453f", "#58aaa4", "#7a5c40", "#d391ae",
+    "#2f5d73", "#a39a3c", "#9db5d3", "#6a6a8e", "#dfa587", "#5f8f6a",
+)  # fmt: skip
+
+
 def spread_colour(index: int) -> str:
-    """The `index`-th colour of an endless palette: hues step by the golden angle, lightness alternates.
+    """The `index`-th colour of an endless palette: sixteen muted ones for maps, then hues by the golden angle.
 
     Consecutive colours differ strongly, and equal indices always give the same colour.
     """
+    if index < len(_PALETTE):
+        return _PALETTE[index]
     hue = (0.11 + index * 0.618033988749895) % 1.0
     lightness = (0.42, 0.58, 0.50)[index % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.62)
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.45)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
