@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,8 @@ class GeoPackageWriter:
     def _write(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch], layer: str, **options: Any) -> None:
         kept = _Kept(batches)
         reader = pa.RecordBatchReader.from_batches(schema, kept.stream())
-        with _as_write_error(self._path, kept), _dated(self._form.stamp):
+        with _as_write_error(self._path, kept), _dated(self._form.stamp), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="'crs' was not provided")
             write_arrow(reader, self._path, layer=layer, driver="GPKG", **options)
 
 

@@ -108,6 +108,8 @@ def predict(
     _check_bands(model, series)
     judge = _judge(run, model, options, report)
     with _opened(parcels, series, options) as stream:
+        if stream.crs is None:
+            report.warn(f"{parcels or store} states no coordinate system; the output will not either")
         job = _Job(series, stream, judge, options, parcels, report)
         with atomic_output(output) as part, report.task("predicting", stream.count) as task:
             job.write(part, _metadata(run, series, parcels, options, job.prefix), task)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import pyarrow.parquet as pq
 import pyogrio
 import pyproj
 from pyogrio.errors import DataLayerError, DataSourceError
-from pyogrio.raw import open_arrow
+from pyogrio.raw import open_arrow, read
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError
 from cropgen.core.files import require_input
 from cropgen.series.store import SeriesStore
 
 BATCH_FEATURES = 4096
+_SAMPLE = 200
+_ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".pq")
 _WITH_FID = ("GPKG", "SQLite", "OpenFileGDB")
 _WKB_TYPES = ("Unknown", "Point", "LineString", "Polygon", "MultiPoint", "MultiLineString", "MultiPolygon",
@@ -90,7 +93,7 @@ def _open_ogr(path: Path, layer: str | None) -> Iterator[ParcelStream]:
     with open_arrow(path, layer=layer, batch_size=BATCH_FEATURES, use_pyarrow=True, return_fids=keeps_fid) as opened:
         meta, reader = opened
         geometry = meta["geometry_name"] or "wkb_geometry"
-        schema = _plain_schema(reader.schema)
+        schema = _plain_schema(reader.schema, _without_zone(path, layer, reader.schema))
         yield ParcelStream(
             schema=schema,
             fid=meta["fid_column"] if keeps_fid else None,
@@ -165,26 +168,45 @@ def open_store(store: SeriesStore, years: tuple[int, ...]) -> Iterator[ParcelStr
         schema=table.schema,
         fid=None,
         geometry="geom",
-        geometry_type="Unknown",
+        geometry_type=_common_type(geometry.geom_type.dropna().unique().tolist()),
         crs=None if geometry.crs is None else geometry.crs.to_wkt(),
         count=table.num_rows,
         batches=iter(table.to_batches(max_chunksize=BATCH_FEATURES)),
     )
 
 
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with categories unfolded; text and geometry keep their types and metadata."""
-    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
-    return pa.schema(fields)
+def _without_zone(path: Path, layer: str, schema: pa.Schema) -> set[str]:
+    """Columns of times that the file holds without a time zone, by their first values; Arrow calls them UTC."""
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type) and field.type.tz]
+    if not times:
+        return set()
+    meta, _, _, values = read(
+        path, layer=layer, columns=times, max_features=_SAMPLE, read_geometry=False, datetime_as_string=True
+    )
+    found = dict(zip(meta["fields"].tolist(), values, strict=True))
+    texts = {name: [value for value in found[name] if value] for name in times}
+    return {name for name in times if texts[name] and not any(_ZONE.search(text) for text in texts[name])}
+
+
+def _plain_schema(schema: pa.Schema, without_zone: Collection[str] = ()) -> pa.Schema:
+    """The schema with categories unfolded and times as the file holds them; all else keeps type and metadata."""
+    return pa.schema([field.with_type(_plain_type(field, without_zone)) for field in schema])
+
+
+def _plain_type(field: pa.Field, without_zone: Collection[str]) -> pa.DataType:
+    if pa.types.is_dictionary(field.type):
+        return field.type.value_type
+    return pa.timestamp(field.type.unit) if field.name in without_zone else field.type
 
 
 def _plain_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     columns: list[Any] = [
-        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _common_type(types: list[str]) -> str:
     """The one geometry type of a GeoParquet column, or `Unknown`."""
-    return types[0] if len(types) == 1 and types[0] in _WKB_TYPES else "Unknown"
+    return types[0] if len(types) == 1 and types[0].removesuffix(" Z") in _WKB_TYPES else "Unknown"
