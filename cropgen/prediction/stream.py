@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cropgen.core.errors import CorruptInputError, DataError, SchemaError
 from cropgen.core.files import require_input
 from cropgen.series.store import SeriesStore
 
-BATCH_FEATURES = 4096
+BATCH_FEATURES = 8192
 _SAMPLE = 200
 _ZONE = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".pq")
@@ -77,12 +77,29 @@ def open_parcels(path: Path, layer: str | None = None) -> Iterator[ParcelStream]
         with opener as stream:
             if stream.count == 0:
                 raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export")
-            yield stream
+            yield replace(stream, batches=_counted(stream, path))
     except (DataSourceError, DataLayerError, pa.ArrowInvalid) as error:
-        raise CorruptInputError(
-            f"cannot read parcels from {path}: {str(error).splitlines()[0]}",
-            hint="check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet",
-        ) from error
+        raise _unreadable(path, str(error)) from error
+
+
+def _counted(stream: ParcelStream, path: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream; an error while reading, or fewer features than announced, is the input's fault."""
+    seen = 0
+    try:
+        for batch in stream.batches:
+            seen += batch.num_rows
+            yield batch
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+    if stream.count is not None and seen != stream.count:
+        raise _unreadable(path, f"expected {stream.count} features, got {seen}")
+
+
+def _unreadable(path: Path, reason: str) -> CorruptInputError:
+    return CorruptInputError(
+        f"cannot read parcels from {path}: {reason.splitlines()[0] if reason else 'it is damaged'}",
+        hint="check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet",
+    )
 
 
 @contextlib.contextmanager

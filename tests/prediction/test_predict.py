@@ -235,6 +235,18 @@ def test_inputs_that_cannot_be_used(region: Region, tmp_path: Path) -> None:
     (tmp_path / "broken.gpkg").write_bytes(region.layer.read_bytes()[:5000])
     with pytest.raises(CorruptInputError, match="cannot read parcels"):
         predict(region.run, tmp_path / "broken.gpkg", region.store, out)
+    many = gpd.GeoDataFrame(
+        {"parcel_id": ["p001"] * 4000}, geometry=[shapely.Point(i, 0) for i in range(4000)], crs=32631
+    )
+    for suffix in (".gpkg", ".fgb", ".parquet"):
+        damaged = tmp_path / f"damaged{suffix}"
+        many.to_parquet(damaged) if suffix == ".parquet" else pyogrio.write_dataframe(many, damaged)
+        content = bytearray(damaged.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 20_000] = b"\xff" * min(20_000, len(content) - middle - 1000)
+        damaged.write_bytes(content)
+        with pytest.raises(CorruptInputError, match="cannot read parcels"):
+            predict(region.run, damaged, region.store, out, PredictOptions(year=2021))
     region.parcels.drop(columns="geometry").to_parquet(tmp_path / "plain.parquet")
     with pytest.raises(SchemaError, match="without geometry"):
         predict(region.run, tmp_path / "plain.parquet", region.store, out)
