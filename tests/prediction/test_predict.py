@@ -17,7 +17,6 @@ import pandas as pd
 import pyogrio
 import pytest
 import shapely
-from conftest import CLOUDY, LEGEND, PARCELS, RARELY_SEEN, Region
 
 from cropgen.core.errors import CorruptInputError, CropgenError, DataError, OutputExistsError, SchemaError, UsageError
 from cropgen.core.progress import Silent
@@ -30,6 +29,7 @@ from cropgen.prediction.judge import Thresholds
 from cropgen.prediction.predict import PredictOptions, predict
 from cropgen.series.batches import make_batch
 from cropgen.series.store import SeriesStore
+from tests.prediction.conftest import CLOUDY, LEGEND, PARCELS, RARELY_SEEN, Region
 
 
 def table(path: Path, layer: str = LAYER) -> gpd.GeoDataFrame:
