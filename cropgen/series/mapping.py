@@ -151,7 +151,7 @@ def resolve(mapping: TableMapping, columns: Sequence[str], where: str) -> Column
     clear = None if mapping.clear is None else require_column(names, mapping.clear, where=where, what="clear")
     identifier = find_column(names, "id", mapping.id, where=where)
     if identifier is None and layout == "long":
-        raise SchemaError(f"{where}: no parcel id among {', '.join(names[:40])}", hint="name its column with --id")
+        raise SchemaError(f"{where}: no parcel id among {', '.join(names[:40])}", hint="name its column with --id-column")
     return Columns(
         layout=layout, bands=bands, band_columns=band_columns, cells=cells, id=identifier,
         label=find_column(names, "label", mapping.label, where=where),
@@ -169,7 +169,7 @@ def _unrecognised(names: Sequence[str], where: str) -> SchemaError:
     return SchemaError(
         f"{where}: neither a date column (long) nor columns named by band and date (wide) were recognised; "
         f"found {listed}",
-        hint="name the date column with --date, or give --pattern such as {band}_{date}",
+        hint="name the date column with --date-column, or give --pattern such as {band}_{date}",
     )
 
 
@@ -194,7 +194,7 @@ def long_bands(mapping: TableMapping, names: Sequence[str], where: str) -> dict[
             if index:
                 claims.setdefault(index, []).append(name)
     if not claims:
-        raise SchemaError(f"{where}: no band among {', '.join(names[:40])}", hint="say which with --band B04=COLUMN")
+        raise SchemaError(f"{where}: no band among {', '.join(names[:40])}", hint="say which with --bands B04=COLUMN")
     return {band: _preferred(band, claims[band], where) for band in order_bands(claims)}
 
 
@@ -206,7 +206,7 @@ def _preferred(band: str, columns: Sequence[str], where: str) -> str:
         if len(matching) == 1:
             return matching[0]
     raise SchemaError(
-        f"{where}: columns {', '.join(columns)} all look like band {band}", hint=f"choose with --band {band}=COLUMN"
+        f"{where}: columns {', '.join(columns)} all look like band {band}", hint=f"choose with --bands {band}=COLUMN"
     )
 
 
@@ -247,7 +247,7 @@ def wide_cells(mapping: TableMapping, names: Sequence[str], pattern: str | None,
     if len(kinds) != 1:
         raise UsageError(f"pattern {pattern!r} must hold one of {{date}}, {{doy}}, {{step}}", hint="e.g. {band}_{date}")
     if "band" not in expression.groupindex and len(mapping.bands) != 1:
-        raise UsageError(f"pattern {pattern!r} holds no {{band}}", hint="name the one band, e.g. --band NDVI=NDVI")
+        raise UsageError(f"pattern {pattern!r} holds no {{band}}", hint="name the one band, e.g. --bands NDVI")
     renamed = {text: band for band, text in mapping.bands.items()}
     cells: dict[str, Cell] = {}
     for name in names:

@@ -160,7 +160,7 @@ def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) ->
     if not whole.any():
         raise DataError(
             f"no observation has all of {', '.join(result.bands)}",
-            hint="name the bands that occur together with --band",
+            hint="name the bands that occur together with --bands",
         )
     complete = Observations(found.row, found.day, values * factor + shift).keep(whole)
     possible = _plausible(complete.values, result.bands)
@@ -210,7 +210,7 @@ def _join_polygons(seasons: pd.DataFrame, parcels: Path, mapping: TableMapping, 
         raise DataError(
             f"no parcel id of the table is in {parcels}: the table has {shown(seasons['parcel_id'].to_numpy())}, "
             f"the layer {shown(frame['parcel_id'].to_numpy())}",
-            hint="name the id columns of both, --id and --parcel-id",
+            hint="name the id columns of both: --id-column, and `parcels.id` in the mapping",
         )
     result.without_polygon = seasons["parcel_id"].to_numpy(str)[~has].tolist()
     _fill_facts(seasons, frame, position, has)

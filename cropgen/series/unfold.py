@@ -161,7 +161,7 @@ def _step_day(
     if start is None or not text.isdigit():
         raise UsageError(
             f"{where}: the date of step {cell.text!r} is not known",
-            hint="give `dates` for every step, or the `start` and `interval` of numbered steps",
+            hint="give `dates` for every step in the mapping, or `start` and `interval` of numbered steps",
         )
     return _after(start, int(text), mapping.interval)
 

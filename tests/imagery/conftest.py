@@ -10,7 +10,7 @@ import pytest
 from scene_files import write_date
 
 
-@pytest.fixture()
+@pytest.fixture
 def scene(tmp_path: Path) -> Callable[..., Path]:
     """Writes dates under one folder and returns it."""
 
