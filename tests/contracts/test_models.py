@@ -21,6 +21,7 @@ from cropgen.models.checkpoint import build_model, load_model, save_model
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from cropgen.training import loop
 from cropgen.training.fit import FitResult, fit_model
 
 SLOTS, BANDS, DATES = 6, 2, 9
@@ -129,6 +130,26 @@ def test_a_fit_is_repeatable_and_its_facts_are_json(entry: Entry) -> None:
     assert state.keys() == other.keys()
     assert [key for key in state if not torch.equal(state[key], other[key])] == []
     assert json.loads(json.dumps(again.facts)) == json.loads(json.dumps(fitted(entry.name).facts))
+
+
+@GRADIENT
+def test_an_interrupted_fit_resumes_bit_for_bit(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = loop._step, []
+
+    def interrupted(*arguments: Any, **named: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_model(entry.name, few_steps(entry), SPEC, DATA, seed=1, checkpoint=tmp_path)
+    resumed = fit_model(entry.name, few_steps(entry), SPEC, DATA, seed=1, checkpoint=tmp_path, resume=True)
+    assert len(calls) == 4 + 2
+    state = fitted(entry.name).model.state_dict()
+    assert [key for key, value in resumed.model.state_dict().items() if not torch.equal(state[key], value)] == []
 
 
 @EVERY
