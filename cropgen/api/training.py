@@ -13,6 +13,7 @@ from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.catalog import find, load
+from cropgen.prediction.novelty import calibrate, reference_rows, save_typicality
 from cropgen.training.train import plan, train_run
 
 
@@ -159,6 +160,7 @@ def train(
             run.begin(resume=False, overwrite=overwrite)
             recipe.write(run.recipe)
         fitted = train_run(recipe, run, rows, report, resume=resume)
+        save_typicality(run.path, calibrate(fitted.model, reference_rows(rows.data)))
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ def infer(model: Classifier, batch: Batch, *, rows: int = BATCH_ROWS) -> Answer:
     posteriors, likelihoods = [], []
     with torch.inference_mode():
         for start in range(0, len(batch), rows):
-            part = batch.take(torch.arange(start, min(start + rows, len(batch))))
+            part = batch.take(torch.arange(start, min(start + rows, len(batch)))).to(device=_device_of(model))
             posteriors.append(model.log_posterior(part).double().cpu().numpy())
             if likelihood is not None:
                 likelihoods.append(likelihood(part).double().cpu().numpy())
@@ -66,6 +67,11 @@ def infer(model: Classifier, batch: Batch, *, rows: int = BATCH_ROWS) -> Answer:
         clear_dates=clear.astype(np.int32),
         observations=occupied_slots(batch.slot, batch.mask).astype(np.int32),
     )
+
+
+def _device_of(model: Classifier) -> torch.device:
+    held = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
 
 
 def _normalised(log_posterior: np.ndarray) -> np.ndarray:
