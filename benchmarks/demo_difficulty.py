@@ -5,7 +5,7 @@
 Makes the region (unless the folder holds it), aggregates it, and tests a random forest and a shrunk linear discriminant
 on linearly gap-filled ten-day series of the ten bands, NDVI and NDWI. Same year: three spatially blocked splits, 70 %
 of the 1 km blocks for training. Across years: every ordered pair of years, all parcels. The crop that is only grown in
-the last year is left out of every figure. The printed table is the one of docs/demo-region.md.
+the last year is left out of every figure. The table in docs/demo-region.md is written anew.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cropgen.series.store import SeriesStore
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
+MARKS = ("<!-- difficulty -->", "<!-- end -->")
 SLOTS = np.arange(15, 350, 10)
 
 
@@ -136,11 +137,19 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def insert(table: str, page: Path) -> None:
+    """Replace what stands between the two marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    write_text(page, f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parcels", type=int, default=2000)
     parser.add_argument("--folder", type=Path, help="keeps the region and its series; default: a temporary folder")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "demo_difficulty.json")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "demo-region.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         series, names, facts = series_of(arguments.parcels, arguments.folder or Path(temporary))
@@ -148,6 +157,7 @@ def main() -> None:
     document = {"benchmark": "demo_difficulty", "region": facts, "rows": rows, "rf_same_year_confusion": confusion}
     write_text(arguments.output, json.dumps(document, indent=1) + "\n")
     print(table(document))
+    insert(table(document), arguments.page)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from cropgen.datasets.demo.sensor import NODATA, OFFSET, SCALE
+from cropgen.datasets.demo.sensor import NODATA, OFFSET, SCALE, rescaled
 from cropgen.datasets.demo.viewing import ORBITS, Orbit
 from cropgen.datasets.demo.weather import Weather, days_from
 
@@ -91,7 +91,7 @@ def write_scene(
     folder.mkdir(parents=True)
     width = next(iter(bands.values())).shape[1]
     for name, image in {**bands, "SCL": classification}.items():
-        spacing = transform * Affine.scale(width / image.shape[1])
+        spacing = rescaled(transform, width / image.shape[1])
         _write_raster(folder / f"{name}.tif", image, spacing, crs, reflectance=name != "SCL")
     document = {
         "datetime": acquisition.moment,

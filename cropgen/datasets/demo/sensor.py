@@ -29,9 +29,13 @@ _NOISE = (0.0007, 0.004)
 
 def burn_units(shapes: list[tuple[BaseGeometry, int]], fill: int, transform: Affine, width: int) -> np.ndarray:
     """(2·width, 2·width) int32: the unit under each cell of half a pixel; later shapes lie on top."""
-    return rasterize(
-        shapes, out_shape=(_FINE * width,) * 2, transform=transform * Affine.scale(1 / _FINE), fill=fill, dtype="int32"
-    )
+    grid = rescaled(transform, 1 / _FINE)
+    return rasterize(shapes, out_shape=(_FINE * width,) * 2, transform=grid, fill=fill, dtype="int32")
+
+
+def rescaled(transform: Affine, factor: float) -> Affine:
+    """The grid with the same corner and pixels `factor` times as wide."""
+    return Affine(transform.a * factor, transform.b, transform.c, transform.d, transform.e * factor, transform.f)
 
 
 def mixing_matrix(fine: np.ndarray, units: int) -> csr_matrix:

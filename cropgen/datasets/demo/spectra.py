@@ -46,12 +46,12 @@ DRY_SOIL = np.array([0.2322, 0.2636, 0.3174, 0.3383, 0.3586, 0.3788, 0.4003, 0.4
 WET_SOIL = np.array([0.0252, 0.0286, 0.0383, 0.0431, 0.0506, 0.0574, 0.0668, 0.0724, 0.1578, 0.1135])
 
 PETALS = np.array([0.06, 0.44, 0.48, 0.52, 0.55, 0.57, 0.58, 0.58, 0.38, 0.24])
-"""A closed layer of yellow petals: carotenoids absorb the blue and nothing beyond 520 nm (Remote sensing of canola
-flowers, J. J. Sulik and D. S. Long, 2016)."""
+"""A closed layer of yellow petals: carotenoids absorb the blue and nothing beyond 520 nm (after Spectral
+considerations for modeling yield of canola, J. J. Sulik and D. S. Long, 2016)."""
 
 ASPHALT = np.array([0.10, 0.12, 0.135, 0.14, 0.15, 0.155, 0.16, 0.165, 0.21, 0.20])
 WATER = np.array([0.045, 0.055, 0.040, 0.032, 0.022, 0.020, 0.018, 0.017, 0.010, 0.007])
-"""Roads and rivers, smooth curves through values of the ASTER/ECOSTRESS spectral library (S. K. Meerdink, 2019)."""
+"""Roads and rivers: typical values, rounded; no parcel has them but at its border."""
 
 BRDF = np.array([
     # isotropic, geometric, volumetric
