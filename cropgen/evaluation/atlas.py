@@ -18,13 +18,13 @@ from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.files import require_input
 from cropgen.core.run import RunFolder
 from cropgen.evaluation.maps import Ground, draw_map, ground_of
-from cropgen.evaluation.plots import ACCENT, PALE, RULE, WARM
 from cropgen.prediction.geopackage import LAYER, LEGEND
 from cropgen.series.columns import as_text, find_column
 from cropgen.series.legend import CropClass, Legend, spread_colour
 
 CONFIDENCE_EDGES = (0.5, 0.7, 0.9)
 CONFIDENCE_COLOURS = ("#a83c32", "#dd9a4f", "#b9c98b", "#3f7f5f")
+CHECK_COLOURS = ("#2f7d62", "#c2613a", "#a3b8ae", "#c5cac5")
 _PREDICTED = re.compile(r"pred(\d*)_crop_code")
 
 
@@ -226,4 +226,4 @@ def _error_plate(
         else "Every parcel with a label was learnt from; none is left to check."
     ).replace(",", "\u202f")
     names = ["right", "wrong", "learnt from", "not checked"]
-    return _plate("Right and wrong", caption, ground, category, names, [ACCENT, WARM, PALE, RULE], hectares)
+    return _plate("Right and wrong", caption, ground, category, names, list(CHECK_COLOURS), hectares)

@@ -37,7 +37,7 @@ class Ground:
 
 def ground_of(layer: gpd.GeoDataFrame) -> Ground | None:
     """The parcels of a layer in metres; None when it has no geometry or no coordinate system."""
-    if layer.crs is None or layer.geometry.is_empty.all():
+    if layer.crs is None or (layer.geometry.is_empty | layer.geometry.isna()).all():
         return None
     metric = layer.geometry if layer.crs.is_projected else layer.geometry.to_crs(layer.estimate_utm_crs())
     west, south, east, north = (float(edge) for edge in metric.total_bounds)
@@ -93,13 +93,13 @@ def outline_of(geometry: np.ndarray) -> Outline | None:
 
 def _draw_image(axis: Axes, ground: Ground, category: np.ndarray, drawn: np.ndarray, colours: list[str]) -> None:
     from rasterio.features import rasterize
-    from rasterio.transform import from_bounds
+    from rasterio.transform import Affine
 
     west, south, east, north = ground.bounds
     size = _PIXELS / max(east - west, north - south)
     width, height = max(round((east - west) * size), 1), max(round((north - south) * size), 1)
     shapes = zip(ground.geometry[drawn], category[drawn].astype(int) + 1, strict=True)
-    place = from_bounds(west, south, east, north, width, height)
+    place = Affine((east - west) / width, 0.0, west, 0.0, (south - north) / height, north)
     filled = rasterize(shapes, out_shape=(height, width), transform=place, dtype="int32")
     palette = np.array([(0.0, 0.0, 0.0, 0.0), *(to_rgba(colour) for colour in colours)])
     axis.imshow(palette[filled], extent=(west, east, south, north), interpolation="nearest")

@@ -235,7 +235,7 @@ def _chart(entries: tuple[Entry, ...], settings: tuple[Setting, ...], name: str)
 
 
 def _matrices(document: Evaluation, entries: tuple[Entry, ...]) -> tuple[Matrix, ...]:
-    names = tuple(dict.fromkeys(row.train for row in document.rows))
+    names = tuple(sorted({name for row in document.rows for name in (row.train, row.test)}))
     cells = {
         (c["model"], c["labels"], c["train"], c["test"]): c["macro_f1"]
         for c in summarise(document.rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 INK, MUTED, RULE, CARD = "#0f1a17", "#66736e", "#d8ddd8", "#fdfdfc"
-ACCENT, WARM, PALE = "#1c6b52", "#b5532b", "#9fb8ad"
-SERIES = (ACCENT, WARM, "#3a6ea8", "#8a5a9e", "#a8862a", "#4d8f8f", "#b04a6f", "#6f7f3a")
-_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CARD: "card", ACCENT: "accent", WARM: "warm", PALE: "pale"}
+ACCENT, WARM = "#1c6b52", "#b5532b"
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CARD: "card", ACCENT: "accent", WARM: "warm"}
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.0,
     "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": RULE,
@@ -175,8 +174,3 @@ def smooth(values: np.ndarray) -> np.ndarray:
     place = np.arange(len(values))
     reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
     return (total[place + reach + 1] - total[place - reach]) / (2 * reach + 1)
-
-
-def colours_for(names: Iterable[str]) -> dict[str, str]:
-    """A colour per name, in order."""
-    return {name: SERIES[i % len(SERIES)] for i, name in enumerate(names)}

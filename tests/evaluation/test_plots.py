@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.path import Path as Outline
+from shapely.geometry import MultiPolygon, Polygon, box
+
+from cropgen.evaluation import maps
+from cropgen.evaluation.maps import Ground, draw_map, ground_of, outline_of, scale_length
+from cropgen.evaluation.plots import Curve, Mark, learning_curves, reliability_panels, score_chart, smooth, themed
+
+
+def charts():
+    half = np.linspace(0.05, 0.95, 10)
+    curve = Curve("same", "#1c6b52", half, half**2, np.arange(10) * 3)
+    yield reliability_panels([("rf", [curve]), ("tgem", [curve])], "reliability")
+    yield score_chart(["rf", "tgem"], [("same", "#1c6b52", [Mark(0.5, 0.4, 0.6), None])], "scores")
+    yield learning_curves(np.arange(1, 40), {"loss": np.linspace(2, 1, 39), "kl_y": np.ones(39)}, "learning")
+    yield draw_map(Ground(np.array([box(0, 0, 10, 10)]), (0, -2, 11, 11)), np.array([0]), ["#aa0000"], "map", "Map")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_figures_are_whole_reproducible_and_need_nothing_else(place):
+    svg = list(charts())[place]
+    assert svg == list(charts())[place]
+    ElementTree.fromstring(svg)
+    assert 'role="img"' in svg
+    assert not re.search(r'(?:href|src)="(?!#|data:)', svg)
+    assert "<metadata" not in svg
+    assert "#1c6b52" not in svg
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(ids)
+
+
+def test_theme_colours_become_variables():
+    assert themed("#1c6b52") == "var(--accent)"
+    assert themed("#123456") == "#123456"
+
+
+def test_smoothing_keeps_lines_and_means():
+    line = np.linspace(3, 7, 101)
+    assert np.allclose(smooth(line), line)
+    noisy = np.random.default_rng(0).normal(size=2000)
+    assert smooth(noisy).std() < 0.2 * noisy.std()
+    assert smooth(np.array([4.0])).tolist() == [4.0]
+
+
+@given(st.floats(1, 1e7))
+def test_scale_bars_are_round_and_fit(width):
+    length = scale_length(width)
+    assert width / 15 < length <= width / 5 * (1 + 1e-9)
+    assert f"{length:e}"[0] in "125"
+
+
+def test_outlines_leave_holes_open():
+    ring = Polygon(box(0, 0, 10, 10).exterior, [box(4, 4, 6, 6).exterior])
+    outline = outline_of(np.array([ring, MultiPolygon([box(20, 0, 22, 2), box(24, 0, 26, 2)])]))
+    assert (outline.codes == Outline.MOVETO).sum() == 4
+    assert (outline.codes == Outline.CLOSEPOLY).sum() == 4
+    inside = [(1, 1), (21, 1), (25, 1)]
+    assert outline.contains_points(inside).all()
+    assert not outline.contains_points([(23, 1), (-1, 5)]).any()
+    shoelace = sum(
+        0.5 * np.sum(p[:-1, 0] * p[1:, 1] - p[1:, 0] * p[:-1, 1]) for p in outline.to_polygons(closed_only=True)
+    )
+    assert shoelace == pytest.approx(96 + 8)
+    assert outline_of(np.array([None, Polygon()])) is None
+
+
+def test_many_parcels_become_an_image(monkeypatch):
+    monkeypatch.setattr(maps, "VECTOR_LIMIT", 2)
+    cells = np.array([box(x, 0, x + 1, 1) for x in range(4)])
+    svg = draw_map(Ground(cells, (0, -1, 4, 1)), np.array([0, 1, 0, -1]), ["#ff0000", "#0000ff"], "map", "Map")
+    assert "data:image/png;base64," in svg
+    assert "class0" not in svg
+
+
+def test_maps_are_metric():
+    import geopandas
+
+    layer = geopandas.GeoDataFrame(geometry=[box(12, 48, 12.01, 48.01)], crs=4326)
+    west, _, east, _ = ground_of(layer).bounds
+    assert east - west == pytest.approx(745, rel=0.15)
+    assert ground_of(layer.set_crs(None, allow_override=True)) is None
+    assert ground_of(geopandas.GeoDataFrame(geometry=[None], crs=4326)) is None
