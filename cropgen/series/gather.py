@@ -121,10 +121,11 @@ def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:
 
 
 def _read_attributes(table: Table, mapping: TableMapping) -> pd.DataFrame | None:
-    """The second table, whole; its path is relative to the folder of the first."""
+    """The second table, whole; its path is relative to the folder of the first, or else to the current one."""
     if mapping.attributes is None:
         return None
-    second = open_table(table.path.parent / mapping.attributes)
+    beside = table.path.parent / mapping.attributes
+    second = open_table(beside if beside.exists() else Path(mapping.attributes))
     return pd.concat(second.chunks(second.columns), ignore_index=True)
 
 

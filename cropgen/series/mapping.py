@@ -151,7 +151,7 @@ def resolve(mapping: TableMapping, columns: Sequence[str], where: str) -> Column
     clear = None if mapping.clear is None else require_column(names, mapping.clear, where=where, what="clear")
     identifier = find_column(names, "id", mapping.id, where=where)
     if identifier is None and layout == "long":
-        raise SchemaError(f"{where}: no parcel id among {', '.join(names[:40])}", hint="name its column with --id-column")
+        raise SchemaError(f"{where}: no parcel id among {', '.join(names[:40])}", hint="name it with --id-column")
     return Columns(
         layout=layout, bands=bands, band_columns=band_columns, cells=cells, id=identifier,
         label=find_column(names, "label", mapping.label, where=where),

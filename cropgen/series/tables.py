@@ -119,10 +119,7 @@ def import_table(
     observations = _cleaned(gathered, mapping, result)
     seasons = gathered.seasons
     polygons = None if parcels is None else _join_polygons(seasons, parcels, mapping, result)
-    if mapping.merge:
-        code, name = seasons["code"].to_numpy(object), seasons["name"].to_numpy(object)
-        seasons["code"], seasons["name"] = merged_classes(code, name, mapping.merge)
-    legend = legend_of(seasons["code"].to_numpy(str), seasons["name"].to_numpy(str), mapping.legend or table.stem)
+    legend = _legend(seasons, mapping, table.stem)
     source = {"kind": "import", "table": table.name, "mapping": mapping.model_dump(mode="json", exclude_none=True)}
     with atomic_output(output) as part:
         store = SeriesStore.create(part, bands=result.bands, legend=legend, source=source)
@@ -135,6 +132,14 @@ def import_table(
     result.years = tuple(sorted({int(year) for year in seasons["year"]}))
     result.tell(report)
     return result
+
+
+def _legend(seasons: pd.DataFrame, mapping: TableMapping, default: str) -> Legend:
+    """The legend of the seasons, whose codes and names are merged as the mapping says."""
+    if mapping.merge:
+        code, name = seasons["code"].to_numpy(object), seasons["name"].to_numpy(object)
+        seasons["code"], seasons["name"] = merged_classes(code, name, mapping.merge)
+    return legend_of(seasons["code"].to_numpy(str), seasons["name"].to_numpy(str), mapping.legend or default)
 
 
 def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) -> Observations:
