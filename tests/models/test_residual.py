@@ -69,6 +69,18 @@ def test_begins_exactly_at_the_tied_gaussian(kind: type[ResidualModel], dtype: t
 
 
 @pytest.mark.parametrize("kind", MODELS)
+def test_the_product_listens_to_the_start(kind: type[ResidualModel]) -> None:
+    model = shaken(kind)
+    seen = batch(9, 4)
+    tied = torch.log_softmax(model.tied.beta * model.tied.log_joint(*model.tied.grid(seen)), -1)
+    seasons = model._seasons(seen)
+    assert torch.allclose(model._start_posterior(seasons), tied, atol=1e-5)
+    answer = model.log_posterior(seen)
+    model.tied.beta.fill_(0.0)
+    assert not torch.allclose(model.log_posterior(seen), answer, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_every_parameter_learns_within_a_few_steps(kind: type[ResidualModel]) -> None:
     model = make(kind).train()
     assert all(not name.startswith("tied.") for name, _ in model.named_parameters())

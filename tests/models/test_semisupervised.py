@@ -97,3 +97,14 @@ def test_the_product_is_the_geometric_mean() -> None:
     bayes, q = torch.softmax(JOINT[0], -1), torch.softmax(LOGITS[0], -1)
     pooled = (bayes * q).sqrt() / (bayes * q).sqrt().sum()
     assert torch.allclose(_decide("product", [3, 3])[0].exp(), 0.99 * pooled + 0.005)
+
+
+def test_the_start_joins_the_product_and_nothing_else() -> None:
+    start = torch.log_softmax(torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64), -1)
+    bayes, q = torch.log_softmax(JOINT, -1), torch.log_softmax(LOGITS, -1)
+    pooled = torch.softmax((start + bayes + q) / 3, -1)
+    observed = torch.tensor([3, 3])
+    answer = decide("product", bayes, LOGITS, PRIOR.log(), observed, start)
+    assert torch.allclose(answer.exp(), 0.99 * pooled + 0.005)
+    for rule in ("bayes", "q"):
+        assert torch.equal(decide(rule, bayes, LOGITS, PRIOR.log(), observed, start), _decide(rule, [3, 3]))

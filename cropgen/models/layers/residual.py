@@ -1,7 +1,8 @@
 """Deep densities that begin exactly at the tied Gaussian and learn what it leaves over.
 
 A model of this kind sees a season through the innovations of the tied Gaussian, gives log p(e | y) for all classes at
-once, and classifies by Bayes' rule, by a recognition head q(y | x) that Bayes' rule has taught, or by their product.
+once, and classifies by Bayes' rule, by a recognition head q(y | x) that Bayes' rule has taught, or by the product of
+both and of the tied Gaussian, which holds best where the season or the region shifts.
 """
 
 from __future__ import annotations
@@ -194,7 +195,8 @@ class ResidualModel(GenerativeModel):
         joint = self.class_scores(seasons, features, None) + self.tied.log_prior
         log_bayes = tempered_posterior(joint, self.tied.log_prior, self.log_beta)
         logits = self.recognition.classify(features)
-        return decide(self.chosen.decide, log_bayes, logits, self.tied.log_prior, seasons.observed)
+        begun = self._start_posterior(seasons) if self.chosen.start == "tgem" else None
+        return decide(self.chosen.decide, log_bayes, logits, self.tied.log_prior, seasons.observed, begun)
 
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         e = self.draw_innovations(y, generator, temperature)
@@ -205,6 +207,11 @@ class ResidualModel(GenerativeModel):
         """(K, D) class means of a complete season in innovations, L⁻¹ (μ_y − μ₀)."""
         contrast = (self.tied.means - self.tied.overall_mean).T
         return torch.linalg.solve_triangular(self.tied.chol, contrast, upper=False).T
+
+    def _start_posterior(self, seasons: Seasons) -> Tensor:
+        """(B, K) tempered log posterior of the tied Gaussian."""
+        distance = (seasons.e[:, None] - seasons.offset).square().sum(-1)
+        return torch.log_softmax(self.tied.beta * (self.tied.log_prior - 0.5 * distance), -1)
 
     def standard_normal(self, rows: int, size: int, generator: torch.Generator) -> Tensor:
         """(rows, size) noise in the type and on the device of the model."""

@@ -95,23 +95,29 @@ def semisupervised_objective(evidence: Evidence, options: SemiSupervisedOptions)
     return Objective(total, parts)
 
 
-def decide(rule: Decision, log_bayes: Tensor, logits: Tensor, log_prior: Tensor, observed: Tensor) -> Tensor:
+def decide(
+    rule: Decision,
+    log_bayes: Tensor,
+    logits: Tensor,
+    log_prior: Tensor,
+    observed: Tensor,
+    log_start: Tensor | None = None,
+) -> Tensor:
     """(B, K) log p(y | x) by a rule of decision, mixed with 1 % of the uniform; the prior where nothing was observed.
 
-    The product is the equal log-linear pool of Bayes' rule and q, renormalised.
+    The product is the equal log-linear pool, renormalised, of Bayes' rule, q, and the posterior the model began with.
 
     Arguments:
         log_bayes: (B, K) tempered log posterior of the density.
         logits: (B, K) of q(y | x).
         log_prior: (K,).
         observed: (B,) number of observed values.
+        log_start: (B, K) tempered log posterior of the tied Gaussian; None where the model did not begin there.
     """
     log_q = torch.log_softmax(logits, -1)
-    if rule == "bayes":
-        chosen = log_bayes
-    elif rule == "q":
-        chosen = log_q
-    else:
-        chosen = torch.log_softmax(0.5 * (log_bayes + log_q), -1)
+    experts = [log_bayes, log_q] if log_start is None else [log_start, log_bayes, log_q]
+    chosen = {"bayes": log_bayes, "q": log_q}.get(rule)
+    if chosen is None:
+        chosen = torch.log_softmax(torch.stack(experts).mean(0), -1)
     mixed = (1 - UNIFORM_SHARE) * chosen.exp() + UNIFORM_SHARE / chosen.shape[-1]
     return torch.where((observed > 0)[:, None], mixed.log(), functional.log_softmax(log_prior, -1))
