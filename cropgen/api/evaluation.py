@@ -100,8 +100,8 @@ def evaluate(
     if dry_run:
         return EvaluateResult(folder / "evaluation.json", trainings, (), dry_run=True)
     document = run_evaluation(recipe, series, folder, resume=resume, overwrite=overwrite, report=report or Silent())
-    rows = read_evaluation(document).rows
-    return EvaluateResult(document, trainings, tuple(summarise(rows)), dry_run=False)
+    comparable = [row for row in read_evaluation(document).rows if row.scope == "held-out"]
+    return EvaluateResult(document, trainings, tuple(summarise(comparable)), dry_run=False)
 
 
 @dataclass(frozen=True)
