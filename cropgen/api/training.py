@@ -12,8 +12,10 @@ from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
+from cropgen.models.base import Classifier
 from cropgen.models.catalog import find, load
 from cropgen.prediction.novelty import calibrate, reference_rows, save_typicality
+from cropgen.series.batches import Batch
 from cropgen.training.train import plan, train_run
 
 
@@ -160,8 +162,19 @@ def train(
             run.begin(resume=False, overwrite=overwrite)
             recipe.write(run.recipe)
         fitted = train_run(recipe, run, rows, report, resume=resume)
+        _keep_typicality(run, fitted.model, rows.reference, report)
         save_typicality(run.path, calibrate(fitted.model, reference_rows(rows.data)))
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
+
+
+def _keep_typicality(run: RunFolder, model: Classifier, reference: Batch, report: Reporter) -> None:
+    """Keep what a usual season looks like to the model, so that predictions can flag the others."""
+    from cropgen.prediction.novelty import calibrate, save_typicality
+
+    typicality = calibrate(model, reference) if len(reference) else None
+    save_typicality(run.path, typicality)
+    if typicality is None and hasattr(model, "log_likelihood"):
+        report.info("too few parcels to set some aside as reference: unusual seasons will not be flagged")
 
 
 def _result(

@@ -36,6 +36,9 @@ class DataSection(Section):
     unlabelled_years: tuple[int, ...] = Field((), description="further years whose parcels are used without labels")
     unlabelled_regions: tuple[str, ...] = Field((), description="further regions used without labels")
     max_unlabelled: int = Field(20_000, ge=0, description="unlabelled parcels kept, a seeded sample beyond that")
+    reference_share: float = Field(
+        0.05, ge=0, lt=0.5, description="share of the parcels that is not learnt from but judges what is usual"
+    )
     max_labelled: int = Field(100_000, ge=1, description="labelled parcels kept, a seeded sample beyond that")
 
 

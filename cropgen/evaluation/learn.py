@@ -18,7 +18,7 @@ from cropgen.prediction.novelty import Typicality, calibrate
 from cropgen.series.batches import make_batch
 from cropgen.series.splits import Selection, select_rows
 from cropgen.series.store import SeriesStore
-from cropgen.training.data import TrainingRows, choose_rows, read_training
+from cropgen.training.data import TrainingRows, choose_rows, read_reference, read_training
 from cropgen.training.fit import FitResult
 
 Fit = Callable[..., FitResult]
@@ -32,8 +32,8 @@ class Learnt:
     Arguments:
         classes: (K,) ascending positions of the model's classes in the legend of the store.
         rows: rows learnt from.
-        typicality: log-likelihoods of the labelled rows, what those of test rows are compared with; None for a model
-            without likelihood.
+        typicality: log-likelihoods of the reference rows (of the labelled ones where none were set aside), what those
+            of test rows are compared with; None for a model without likelihood.
     """
 
     result: FitResult
@@ -69,11 +69,12 @@ def learn(
     """
     rows = choose_rows(index.loc[fold.open_rows], section, fold.seed)
     place = np.flatnonzero(fold.open_rows)
-    rows = TrainingRows(place[rows.labelled], place[rows.unlabelled], rows.facts)
+    rows = TrainingRows(place[rows.labelled], place[rows.unlabelled], place[rows.reference], rows.facts)
     spec, data = read_training(store, rows, section)
     result = fit(model.name, model.options, spec, data, seed=fold.seed, report=report)
     classes = store.legend.encode(spec.legend.codes)
-    return Learnt(result, classes, rows, calibrate(result.model, data.labelled))
+    reference = read_reference(store, rows, spec) if len(rows.reference) else data.labelled
+    return Learnt(result, classes, rows, calibrate(result.model, reference))
 
 
 def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndarray, rows: np.ndarray) -> Answers:

@@ -11,7 +11,7 @@ import pandas as pd
 from cropgen.core.errors import DataError, UsageError
 from cropgen.core.recipe import DataSection
 from cropgen.models.base import InputSpec, TrainingData
-from cropgen.series.batches import make_batch
+from cropgen.series.batches import Batch, make_batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import UNKNOWN, Legend
 from cropgen.series.schema import ParcelSeries, concatenate
@@ -19,6 +19,8 @@ from cropgen.series.splits import Selection, label_subset, select_rows
 from cropgen.series.store import SeriesStore
 
 _SAMPLE_STREAM = 0x5A3E
+_REFERENCE_STREAM = 0x4EF0
+_LEAST_REFERENCE, _MOST_REFERENCE = 20, 2000
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class TrainingRows:
     Arguments:
         labelled: ascending rows whose labels are used.
         unlabelled: ascending rows used without labels, disjoint from `labelled`.
+        reference: ascending rows that are not learnt from: what a usual parcel looks like to the fitted model.
         facts: JSON-able account of how many rows were found, left out and kept.
     """
 
     labelled: np.ndarray
     unlabelled: np.ndarray
+    reference: np.ndarray
     facts: dict[str, Any]
 
 
@@ -41,7 +45,8 @@ def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> Trainin
 
     Labels come from the years and regions learnt from; every other row there, and every row of the further years and
     regions, is used without its label. Rows without a clear date are left out. Where there are more rows than the
-    recipe's caps, a seeded sample is kept, by class for labelled rows.
+    recipe's caps, a seeded sample is kept, by class for labelled rows. A small share is set aside as reference: of the
+    rows whose labels are not used, or of the labelled ones where those are too few.
 
     Arguments:
         index: one line per row, as `SeriesStore.index` gives.
@@ -62,26 +67,44 @@ def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> Trainin
     clear = index["clear_dates"].to_numpy() > 0
     label = index["label"].to_numpy()
     known = learnt[clear[learnt] & (label[learnt] > UNKNOWN)]
+    found = select_rows(index, wide)
+    left_out = int((~clear[found]).sum())
+    found = found[clear[found]]
     labelled = known[label_subset(label[known], section.labels, seed)]
+    reference = _set_aside(labelled, found, section.reference_share, seed)
+    labelled = np.setdiff1d(labelled, reference, assume_unique=True)
     if len(labelled) > section.max_labelled:
         share = section.max_labelled / len(labelled)
         labelled = labelled[label_subset(label[labelled], f"{share:.9f}", seed)]
     _check_classes(label[labelled], len(learnt), len(known))
-    found = select_rows(index, wide)
-    unlabelled = np.setdiff1d(found[clear[found]], labelled, assume_unique=True)
+    unlabelled = np.setdiff1d(found, np.union1d(labelled, reference), assume_unique=True)
     facts = {
         "labelled": len(labelled),
         "unlabelled": min(len(unlabelled), section.max_unlabelled),
+        "reference": len(reference),
         "labels_available": len(known),
         "unlabelled_available": len(unlabelled),
         "max_labelled": section.max_labelled,
         "max_unlabelled": section.max_unlabelled,
-        "left_out_without_clear_date": int((~clear[found]).sum()),
+        "left_out_without_clear_date": left_out,
     }
     if len(unlabelled) > section.max_unlabelled:
-        draw = np.random.default_rng([seed, _SAMPLE_STREAM])
-        unlabelled = np.sort(draw.choice(unlabelled, section.max_unlabelled, replace=False))
-    return TrainingRows(labelled, unlabelled, facts)
+        unlabelled = np.sort(_sample(unlabelled, section.max_unlabelled, seed, _SAMPLE_STREAM))
+    return TrainingRows(labelled, unlabelled, reference, facts)
+
+
+def _sample(rows: np.ndarray, count: int, seed: int, stream: int) -> np.ndarray:
+    return np.random.default_rng([seed, stream]).choice(rows, count, replace=False)
+
+
+def _set_aside(labelled: np.ndarray, found: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Ascending rows kept as reference; none where fewer than 20 would be, which are too few to judge by."""
+    count = min(round(share * len(found)), _MOST_REFERENCE)
+    if count < _LEAST_REFERENCE:
+        return np.zeros(0, np.int64)
+    unlabelled = np.setdiff1d(found, labelled, assume_unique=True)
+    source = unlabelled if len(unlabelled) >= 2 * count else labelled
+    return np.sort(_sample(source, count, seed, _REFERENCE_STREAM))
 
 
 def _check_further(what: str, learnt: tuple[Any, ...], further: tuple[Any, ...]) -> None:
@@ -145,3 +168,9 @@ def read_training(store: SeriesStore, rows: TrainingRows, section: DataSection) 
     """The chosen rows of a store, read once into main memory."""
     unlabelled = store.read(rows.unlabelled) if len(rows.unlabelled) else None
     return assemble(store.legend, store.read(rows.labelled), unlabelled, bands=section.bands, calendar=section.calendar)
+
+
+def read_reference(store: SeriesStore, rows: TrainingRows, spec: InputSpec) -> Batch:
+    """The rows set aside as reference, as a fitted model sees them."""
+    series = store.read(rows.reference).select_bands(spec.bands)
+    return make_batch(series, spec.calendar, store.legend.encode(spec.legend.codes))

@@ -18,8 +18,9 @@ from cropgen.core.run import RunFolder, environment
 from cropgen.models.base import InputSpec, TrainingData
 from cropgen.models.catalog import find
 from cropgen.models.checkpoint import load_model, save_model
+from cropgen.series.batches import Batch
 from cropgen.series.store import SeriesStore
-from cropgen.training.data import TrainingRows, choose_rows, read_training
+from cropgen.training.data import TrainingRows, choose_rows, read_reference, read_training
 from cropgen.training.fit import FitResult, find_device, fit_model
 
 
@@ -32,6 +33,7 @@ class TrainPlan:
         labels: parcel id and year of each labelled row.
         spec: what the model sees and answers.
         data: the rows, in main memory.
+        reference: rows that are not learnt from, to judge what is usual by.
         source: the store's path as the recipe names it, and its fingerprint.
     """
 
@@ -39,6 +41,7 @@ class TrainPlan:
     labels: dict[str, list[Any]]
     spec: InputSpec
     data: TrainingData
+    reference: Batch
     source: dict[str, str]
 
     @property
@@ -78,7 +81,14 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
         f"{len(rows.labelled)} parcels with label and {len(rows.unlabelled)} without, {spec.classes} classes, "
         f"{len(spec.bands)} bands on {spec.calendar.count} slots of the {spec.calendar.kind} calendar"
     )
-    return TrainPlan(rows, labels, spec, data, {"series": recipe.data.series, "fingerprint": store.fingerprint()})
+    return TrainPlan(
+        rows,
+        labels,
+        spec,
+        data,
+        read_reference(store, rows, spec),
+        {"series": recipe.data.series, "fingerprint": store.fingerprint()},
+    )
 
 
 def train_run(

@@ -141,3 +141,17 @@ def test_rows_are_read_from_the_store(tmp_path: Path) -> None:
     assert data.labelled.y.tolist() == [0, 0, 1, 1]
     assert data.unlabelled is not None
     assert len(data.unlabelled) == 3
+
+
+def test_some_rows_are_set_aside_as_reference_and_never_learnt_from() -> None:
+    table = pd.concat([index()] * 4, ignore_index=True)
+    rows = choose_rows(table, section(labels="20%", reference_share=0.25), seed=1)
+    assert len(rows.reference) == rows.facts["reference"] == round(0.25 * (table["clear_dates"] > 0).sum())
+    assert not set(rows.reference) & set(rows.labelled)
+    assert not set(rows.reference) & set(rows.unlabelled)
+    same = choose_rows(table, section(labels="20%", reference_share=0.0), seed=1)
+    np.testing.assert_array_equal(same.labelled, rows.labelled)
+    assert not len(same.reference)
+    everything = choose_rows(table, section(reference_share=0.25), seed=1)
+    assert len(everything.reference)
+    assert len(everything.labelled) + len(everything.reference) == everything.facts["labels_available"]

@@ -1,0 +1,184 @@
+"""Write every generated table of README.md and benchmarks/README.md from the code and the committed results.
+
+python benchmarks/tables.py            # writes
+python benchmarks/tables.py --check    # exit code 1 when a table is not what the code and the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+REAL_INPUT = HERE / "results" / "real_input.json"
+ORDER = ("rf", "tempcnn", "tempcnn+fixmatch", "tgem", "realnvp", "ssvae", "srnn", "pool")
+NAMES = {
+    "arkansas": "Arkansas, Sentinel-2, 5 crops",
+    "central-asia": "Fergana, 16-day NDVI, 6 crops",
+    "bavaria": "Bavaria, Sentinel-2 with clouds, 301 parcels",
+    "patches": "Flanders, aggregated Sentinel-2 patches",
+}
+HEADLINE = (
+    ("arkansas", "zone 0 -> zone 1", "1%"),
+    ("arkansas", "zone 0 -> zone 1", "10%"),
+    ("arkansas", "zone 0 -> zone 1", "100%"),
+    ("central-asia", "2015-2016 -> 2017-2018", "10%"),
+    ("central-asia", "2015-2016 -> 2017-2018", "100%"),
+)
+
+
+def markdown(head: list[str], rows: list[list[str]], numeric: int = 99) -> str:
+    """A table; columns from position `numeric` on are right-aligned."""
+    rule = ["---:" if i >= numeric else "---" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
+
+
+def prediction_columns() -> str:
+    from cropgen.prediction.columns import COLUMNS, PREFIX
+
+    kinds = {"string": "text", "double": "real", "int32": "integer"}
+    return markdown(
+        ["column", "type", "what it holds"],
+        [[f"`{PREFIX}{c.name}`", kinds.get(str(c.kind), str(c.kind)), c.text] for c in COLUMNS],
+    )
+
+
+def flag_list() -> str:
+    from cropgen.prediction.columns import FLAGS
+
+    return markdown(["flag", "meaning"], [[f"`{name}`", text] for name, text in FLAGS.items()])
+
+
+def model_table() -> str:
+    from cropgen.models.catalog import CATALOG, aliases_of
+
+    rows = []
+    for entry in CATALOG:
+        also = aliases_of(entry.name)
+        names = f"`{entry.name}`" + (f" ({', '.join(f'`{a}`' for a in also)})" if also else "")
+        marks = ["yes" if flag else "" for flag in (entry.generative, entry.semi_supervised)]
+        rows.append([names, entry.family, *marks, entry.summary, entry.reference])
+    return markdown(["model", "family", "p(x, y)", "uses unlabelled", "what it is", "reference"], rows)
+
+
+def _spread(values: list[float], digits: int = 1, factor: float = 100.0) -> str:
+    mean = f"{factor * fmean(values):.{digits}f}"
+    return f"{mean} ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def _groups(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]]:
+    found: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        group = found.setdefault((row["data"], row["split"], row["labels"]), {})
+        group.setdefault(row["model"], []).append(row)
+    return found
+
+
+def headline(rows: list[dict[str, Any]]) -> str:
+    """Across regions and years: macro-F1 / accuracy of every model."""
+    groups = [(key, groups[key]) for key in HEADLINE if key in (groups := _groups(rows))]
+    head = [
+        "model",
+        *(f"{NAMES[key[0]].partition(',')[0]}, {key[1].replace('->', '→')}, {key[2]}" for key, _ in groups),
+    ]
+    lines = []
+    for model in ORDER:
+        cells = []
+        for _, group in groups:
+            scored = group.get(model, [])
+            pair = [_spread([r[name] for r in scored]) for name in ("macro_f1", "accuracy")] if scored else []
+            cells.append(" / ".join(pair) or "–")
+        lines.append([f"`{model}`", *cells])
+    return markdown(head, lines, numeric=1)
+
+
+def full_results(document: dict[str, Any]) -> str:
+    """Every data set, split and label share."""
+    parts = [
+        f"Command: `{document['command']}`. Machine: {document['machine']}; Python {document['python']}, "
+        f"torch {document['torch']}."
+    ]
+    for (data, split, labels), group in _groups(document["rows"]).items():
+        lines = []
+        for model in ORDER:
+            scored = group.get(model, [])
+            if not scored:
+                continue
+            seconds = [r["seconds"] for r in scored if r["seconds"] is not None]
+            peaks = [r["peak_mb"] for r in scored if r["peak_mb"] is not None]
+            lines.append(
+                [f"`{model}`", str(len(scored)), _spread([r["macro_f1"] for r in scored]),
+                 f"{100 * min(r['macro_f1'] for r in scored):.1f}", _spread([r["accuracy"] for r in scored]),
+                 _spread([r["nll"] for r in scored], 2, 1.0), _spread([r["ece"] for r in scored]),
+                 f"{fmean(seconds):.0f}" if seconds else "", f"{max(peaks)}" if peaks else ""]
+            )  # fmt: skip
+        any_row = next(iter(group.values()))[0]
+        parts.append(
+            f"### {NAMES[data]}: {split.replace('->', '→')}, {labels} labels ({any_row['n_labelled']} parcels)\n\n"
+            + markdown(
+                ["model", "seeds", "macro-F1 %", "lowest", "accuracy %", "NLL", "ECE %", "fit s", "peak MB"],
+                lines, numeric=1,
+            )
+        )  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def guard_report(rows: list[dict[str, Any]]) -> str:
+    """How often the guard of the tied Gaussian kept the unlabelled parcels out."""
+    lines = []
+    for (data, _, labels), group in _groups(rows).items():
+        seen = {(r["seed"]): r["guard"] for r in group.get("tgem", []) if r.get("guard")}
+        if seen and [NAMES[data], labels] not in [line[:2] for line in lines]:
+            fallen = sum(bool(g.get("guard_fell_back")) for g in seen.values())
+            fits = sorted({str(g.get("fit")) for g in seen.values()})
+            lines.append([NAMES[data], labels, str(len(seen)), str(fallen), ", ".join(fits)])
+    return markdown(["data", "labels", "seeds", "guard fell back", "fits chosen"], lines)
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """The text with what stands between the markers of `name` replaced."""
+    pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"no markers for {name}")
+    return pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text)
+
+
+def documents() -> dict[Path, str]:
+    """Every generated document and what it must hold."""
+    results = json.loads(REAL_INPUT.read_text(encoding="utf-8"))
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    columns = prediction_columns() + "\n\nFlags:\n\n" + flag_list()
+    for name, content in (
+        ("columns", columns), ("models", model_table()), ("results", headline(results["rows"])),
+    ):  # fmt: skip
+        text = filled(text, name, content)
+    bench = HERE / "README.md"
+    told = filled(bench.read_text(encoding="utf-8"), "results", full_results(results))
+    told = filled(told, "guard", guard_report(results["rows"]))
+    return {readme: text, bench: told}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a table is out of date")
+    options = parser.parse_args()
+    stale = []
+    for path, content in documents().items():
+        if path.read_text(encoding="utf-8") != content:
+            stale.append(path)
+            if not options.check:
+                path.write_text(content, encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if options.check else 'wrote'}: {path.relative_to(ROOT)}")
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

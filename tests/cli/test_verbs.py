@@ -1,0 +1,130 @@
+"""The verbs as a user types them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+
+from cropgen.cli.main import hoist_globals
+from cropgen.cli.options import parse_settings, split_numbers
+from cropgen.core.errors import UsageError
+
+from .conftest import call, write_parcels, write_scenes
+
+
+def test_globals_stand_anywhere() -> None:
+    words = ["train", "--json", "--labels", "10%", "--workspace", "w", "-vv", "--", "-q"]
+    assert hoist_globals(words) == ["--json", "--workspace", "w", "-vv", "train", "--labels", "10%", "--", "-q"]
+    assert hoist_globals(["--workspace=w", "info"]) == ["--workspace=w", "info"]
+
+
+def test_settings_are_toml_or_text() -> None:
+    parsed = parse_settings(["steps=800", "rate=1e-3", "semi=fixmatch", "tied.em=off", "tied.starts='two'", "x=[1,2]"])
+    assert parsed == {
+        "steps": 800, "rate": 1e-3, "semi": "fixmatch", "tied": {"em": "off", "starts": "two"}, "x": [1, 2],
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="expected key=value"):
+        parse_settings(["steps"])
+    with pytest.raises(UsageError, match="whole numbers"):
+        split_numbers("2021,later", "--years")
+
+
+@pytest.mark.parametrize("verb", ["demo", "fetch", "aggregate", "import", "train", "predict", "evaluate", "report",
+                                  "models", "info", "doctor"])  # fmt: skip
+def test_every_verb_has_help(verb: str) -> None:
+    ended = call(verb, "--help")
+    assert ended.code == 0
+    assert "Usage" in ended.out
+    assert "--workspace" in ended.out
+
+
+def test_inventory_as_json(workspace: Path) -> None:
+    listed = call("models", "--json").json()
+    assert listed["cropgen"] == 1
+    assert {row["name"] for row in listed["result"]} >= {"tgem", "rf", "pool"}
+    card = call("models", "dvae", "--json").json()["result"]
+    assert card["entry"]["name"] == "srnn"
+    assert any(option["key"] == "steps" for option in card["options"])
+    assert call("doctor", "--json").json()["result"]["healthy"] is True
+    info = call("info", "--workspace", workspace, "--json").json()["result"]
+    assert info["kind"] == "store"
+    assert info["content"]["rows"] == 48
+    run = call("info", workspace / "runs" / "base", "--json").json()["result"]
+    assert run["content"]["status"] == "done"
+    assert call("fetch", "--json").json()["result"][0]["name"] == "demo"
+
+
+def test_dry_runs_write_nothing(workspace: Path, tmp_path: Path) -> None:
+    before = sorted(p for p in workspace.rglob("*"))
+    for words in (
+        ("train", "--model", "rf", "--name", "dry"),
+        ("predict", workspace / "parcels.gpkg", "-o", tmp_path / "p.gpkg"),
+        ("evaluate", "--model", "rf", "-o", tmp_path / "e", "--block-km", "0.1"),
+        ("fetch", "demo"),
+        ("import", workspace / "fields.csv", "--name", "dry"),
+    ):
+        ended = call(*words, "--dry-run", "--workspace", workspace)
+        assert ended.code == 0, ended.err
+    assert sorted(p for p in workspace.rglob("*")) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_prediction_keeps_the_input_and_repeats_byte_for_byte(workspace: Path, tmp_path: Path) -> None:
+    parcels = workspace / "parcels.gpkg"
+    for name in ("a", "b"):
+        ended = call("predict", parcels, "--run", "base", "-o", tmp_path / f"{name}.gpkg", "--workspace", workspace)
+        assert ended.code == 0, ended.err
+    digests = {hashlib.sha256((tmp_path / f"{n}.gpkg").read_bytes()).hexdigest() for n in ("a", "b")}
+    assert len(digests) == 1
+    given, got = gpd.read_file(parcels), gpd.read_file(tmp_path / "a.gpkg", layer=0)
+    assert got.crs == given.crs
+    assert got.geometry.to_wkb().equals(given.geometry.to_wkb())
+    for column in given.columns.drop("geometry"):
+        assert got[column].equals(given[column]), column
+    known = got[got["parcel_id"] != "P047"]
+    assert (known["pred_crop_code"] == known["crop_code"]).mean() > 0.9
+
+
+@pytest.mark.skipif(shutil.which("ogrinfo") is None, reason="ogrinfo is not installed")
+def test_ogrinfo_opens_the_output(workspace: Path, tmp_path: Path) -> None:
+    output = tmp_path / "p.gpkg"
+    assert call("predict", workspace / "parcels.gpkg", "-o", output, "--workspace", workspace).code == 0
+    said = subprocess.run(["ogrinfo", "-so", "-al", output], capture_output=True, text=True, check=True).stdout
+    assert "Feature Count: 48" in said
+    assert "pred_crop_code: String" in said
+
+
+def test_training_is_repeated_from_its_recipe(workspace: Path) -> None:
+    recipe = workspace / "runs" / "base" / "recipe.toml"
+    again = call("train", "--recipe", recipe, "--name", "again", "--workspace", workspace)
+    assert again.code == 0, again.err
+    first, second = (workspace / "runs" / name / "model.safetensors" for name in ("base", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_scenes_to_prediction_to_report(workspace: Path, tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "scenes", tuple(f"2021{m:02d}15" for m in range(1, 13)))
+    parcels = write_parcels(tmp_path / "fields.gpkg", 24)
+    made = call("aggregate", scenes, parcels, "--name", "a", "--buffer", "0", "--workspace", tmp_path, "--json")
+    assert made.code == 0, made.err
+    assert made.json()["result"]["rows"] == 24
+    run = workspace / "runs" / "base"
+    ended = call("predict", parcels, "--run", run, "--scenes", scenes, "--workspace", tmp_path)
+    assert ended.code == 0, ended.err
+    evaluated = call(
+        "evaluate", "--model", "rf,tgem", "--labels", "50%", "--seeds", "0", "--block-km", "0.2", "--workspace", workspace,
+        "-o", tmp_path / "reports" / "holdout",
+    )  # fmt: skip
+    assert evaluated.code == 0, evaluated.err
+    page = tmp_path / "reports" / "report.html"
+    reported = call("report", "--run", run, "--workspace", tmp_path)
+    assert reported.code == 0, reported.err
+    text = page.read_text()
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert 'src="http' not in text
+    assert "wheat" in text
