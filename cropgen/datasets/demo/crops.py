@@ -82,6 +82,7 @@ class Crop:
         flowers: cover of petals at full bloom, degree days of full bloom, width.
         persistence: standing dead matter as a part of the largest leaf area.
         residue: cover of straw after harvest.
+        silage: part of the fields that is cut a month before ripeness.
         newcomer: grown in the last year only.
     """
 
@@ -94,6 +95,7 @@ class Crop:
     flowers: tuple[float, float, float] | None = None
     persistence: float = 0.35
     residue: float = 0.5
+    silage: float = 0.0
     newcomer: bool = False
 
 
@@ -117,7 +119,8 @@ CROPS: tuple[Crop, ...] = (
          Leaves(1.7, 43.0, 0.019, 0.0046, 0.60, 0.92), (3.0, 1.5), drought=0.8, residue=0.35),
     Crop("3301010600", "grain maize",
          Growth((116, 7), 8, 400, 1420, 0.0110, 0.0070, 4.3, 130, (290, 14)),
-         Leaves(1.5, 47.0, 0.0145, 0.0055, 0.56, 0.85), (8, 22), drought=0.6, persistence=0.55, residue=0.55),
+         Leaves(1.5, 47.0, 0.0145, 0.0055, 0.56, 0.85), (8, 22), drought=0.6, persistence=0.55, residue=0.55,
+         silage=0.25),
     Crop("3301010900", "sorghum",
          Growth((138, 6), 8, 375, 1290, 0.0110, 0.0070, 3.8, 130, (285, 13)),
          Leaves(1.5, 42.0, 0.0130, 0.0058, 0.50, 0.80), (0.5, 5.0), drought=0.3, persistence=0.55, residue=0.55),

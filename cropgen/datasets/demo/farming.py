@@ -11,7 +11,7 @@ import numpy as np
 
 from cropgen.datasets.demo.crops import CATCH_CROP, CROPS, Crop, Growth, Sward
 from cropgen.datasets.demo.phenology import Stands
-from cropgen.datasets.demo.weather import Weather, days_from
+from cropgen.datasets.demo.weather import Weather, days_from, normal_temperature
 
 _SWARDS = np.array([isinstance(crop.growth, Sward) for crop in CROPS])
 _NEWCOMERS = np.array([crop.newcomer for crop in CROPS])
@@ -82,7 +82,7 @@ def sow(crop: Crop, year: int, sandy: np.ndarray, weather: Weather, generator: n
     growth: Growth = crop.growth
     usual = int(start + growth.sowing[0])
     month = weather.index(np.arange(usual - 30, usual))
-    normal = 10.6 - 9.2 * np.cos(2 * np.pi * ((usual - 15 - start) % 365 - 20) / 365.25)
+    normal = float(normal_temperature((usual - 15 - start) % 365))
     delay = np.clip(
         1.8 * (normal - weather.temperature[month].mean()) + 0.10 * (weather.rain[month].sum() - 55), -8, 16
     )
@@ -90,8 +90,8 @@ def sow(crop: Crop, year: int, sandy: np.ndarray, weather: Weather, generator: n
     spread = generator.normal(0.0, growth.sowing[1], count)
     sowing = np.round(usual + delay + spread + np.where(sandy, -4.0, 3.0)).astype(int)
     latest = np.round(start + generator.normal(*growth.latest, count)).astype(int)
-    if crop.name == "grain maize":
-        early = generator.random(count) < 0.25
+    if crop.silage:
+        early = generator.random(count) < crop.silage
         latest = np.where(early, latest - 32, latest)
     return Stands(year, sowing, latest, earliness, vigour, sandy, np.zeros((count, 0)))
 

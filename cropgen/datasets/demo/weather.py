@@ -111,8 +111,12 @@ def simulate_weather(first_year: int, last_year: int, generator: np.random.Gener
     shocks = generator.normal(0.0, 2.2, len(day))
     for i in range(1, len(day)):
         noise[i] = _LAG * noise[i - 1] + shocks[i]
-    normal = 10.6 - 9.2 * np.cos(2 * np.pi * (of_year - 20) / 365.25)
-    return Weather(first, normal + warmth + noise, _rain(wetness, generator), *_daylight(of_year))
+    return Weather(first, normal_temperature(of_year) + warmth + noise, _rain(wetness, generator), *_daylight(of_year))
+
+
+def normal_temperature(of_year: np.ndarray | int) -> np.ndarray:
+    """Mean air temperature in °C of each day of a normal year."""
+    return 10.6 - 9.2 * np.cos(2 * np.pi * (np.asarray(of_year) - 20) / 365.25)
 
 
 def _seasonal(year: np.ndarray, of_year: np.ndarray, name: str) -> np.ndarray:
