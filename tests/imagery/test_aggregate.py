@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from pathlib import Path
 
 import geopandas as gpd
@@ -12,6 +14,7 @@ from scene_files import NORTH, UTM, WEST, square, write_date, write_parcels, wri
 
 from cropgen.core.errors import (
     CorruptInputError,
+    CropgenError,
     DataError,
     MissingInputError,
     OutputExistsError,
@@ -392,3 +395,40 @@ def test_same_input_gives_the_same_store(scene, tmp_path):
         run(scenes, parcels, tmp_path)
         prints.add(SeriesStore.open(tmp_path / "out" / "series.zarr").fingerprint())
     assert len(prints) == 1
+
+
+class _Interrupting(Silent):
+    """Presses Ctrl-C when the first acquisition is done."""
+
+    @contextlib.contextmanager
+    def task(self, description, total):
+        class Pressed:
+            def advance(self, amount=1.0):
+                raise KeyboardInterrupt
+
+            def note(self, text):
+                pass
+
+        yield Pressed()
+
+
+def test_interruption_leaves_what_was_there(scene, tmp_path):
+    scenes, parcels = simple(scene, tmp_path)
+    run(scenes, parcels, tmp_path)
+    before = SeriesStore.open(tmp_path / "out" / "series.zarr").fingerprint()
+    with pytest.raises(KeyboardInterrupt):
+        run(scenes, parcels, tmp_path, report=_Interrupting())
+    assert SeriesStore.open(tmp_path / "out" / "series.zarr").fingerprint() == before
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["series.zarr"]
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(scene, tmp_path, monkeypatch):
+    scenes, parcels = simple(scene, tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SeriesStore, "append", full)
+    with pytest.raises(CropgenError, match="No space left"):
+        run(scenes, parcels, tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
