@@ -14,7 +14,7 @@ from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.base import Classifier
 from cropgen.models.catalog import find, load
-from cropgen.prediction.novelty import calibrate, reference_rows, save_typicality
+from cropgen.prediction.novelty import cross_calibrate, save_typicality
 from cropgen.series.batches import Batch
 from cropgen.training.train import plan, train_run
 
@@ -163,7 +163,7 @@ def train(
             recipe.write(run.recipe)
         fitted = train_run(recipe, run, rows, report, resume=resume)
         _keep_typicality(run, fitted.model, rows.reference, report)
-        save_typicality(run.path, calibrate(fitted.model, reference_rows(rows.data)))
+        save_typicality(run.path, cross_calibrate(fitted.model, rows.data, seed=recipe.seed))
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 

@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError
-from cropgen.models.base import TrainingData
-from cropgen.prediction.infer import occupied_slots
-from cropgen.prediction.novelty import Typicality, load_typicality, reference_rows, save_typicality
+from cropgen.models.base import Context, InputSpec, TrainingData
+from cropgen.models.checkpoint import build_model
+from cropgen.prediction.infer import infer, occupied_slots
+from cropgen.prediction.novelty import Typicality, calibrate, cross_calibrate, load_typicality, save_typicality
 from cropgen.series.batches import Batch
+from cropgen.series.calendar import Calendar
+from cropgen.series.legend import Legend
 
 
 def gaussian(count: int, seed: int, *, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -100,13 +103,35 @@ def test_occupied_slots() -> None:
     assert occupied_slots(slot, mask).tolist() == [2, 2, 0]
 
 
-def batch(count: int) -> Batch:
-    zeros = torch.zeros(count, 1)
-    return Batch(zeros[..., None], zeros > 0, zeros, zeros.long(), torch.arange(count))
+def gapless(count: int, seed: int) -> Batch:
+    """Seasons of 12 slots and 2 bands of two classes: correlated Gaussians with few rows for their 24 dimensions."""
+    mixing = torch.randn(24, 24, generator=torch.Generator().manual_seed(99)) * torch.logspace(0, -1.5, 24)
+    noise = torch.randn(count, 24, generator=torch.Generator().manual_seed(seed)) @ mixing.T
+    y = torch.arange(count) % 2
+    values = 0.3 + 0.1 * y[:, None, None] + 0.02 * noise.reshape(count, 12, 2)
+    day = (15.0 + 30.4 * torch.arange(12)).expand(count, 12)
+    return Batch(values, torch.ones(count, 12, dtype=torch.bool), day, torch.arange(12).expand(count, 12), y)
 
 
-def test_reference_rows_prefer_the_unlabelled() -> None:
-    assert len(reference_rows(TrainingData(batch(30), batch(250)))) == 250
-    assert len(reference_rows(TrainingData(batch(30), batch(40)))) == 30
-    assert len(reference_rows(TrainingData(batch(30)))) == 30
-    assert reference_rows(TrainingData(batch(101)), limit=3).y.tolist() == [0, 50, 100]
+def test_cross_fitted_p_values_are_honest_where_plain_ones_are_not() -> None:
+    spec = InputSpec(("B04", "B08"), Calendar("month", 0, 12), Legend.from_codes("two", ["a", "b"]))
+    model = build_model("tgem", {}, spec)
+    data = TrainingData(gapless(60, 0))
+    model.prepare(data, Context())
+    new = infer(model.eval(), gapless(2000, 1))
+    assert new.log_likelihood is not None
+    cross, plain = cross_calibrate(model, data), calibrate(model, data.labelled)
+    assert cross is not None
+    assert plain is not None
+    honest = (cross.p_value(new.log_likelihood, new.observations) <= 0.1).mean()
+    naive = (plain.p_value(new.log_likelihood, new.observations) <= 0.1).mean()
+    assert honest <= 0.17
+    assert naive > honest
+    assert cross == cross_calibrate(model, data)
+
+
+def test_models_that_cannot_be_cross_fitted() -> None:
+    spec = InputSpec(("B04", "B08"), Calendar("month", 0, 12), Legend.from_codes("two", ["a", "b"]))
+    data = TrainingData(gapless(20, 0))
+    assert cross_calibrate(build_model("rf", {}, spec), data) is None
+    assert cross_calibrate(build_model("realnvp", {}, spec), data) is None
