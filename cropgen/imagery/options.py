@@ -26,6 +26,7 @@ class AggregateOptions(Section):
     )
     scale: float | None = Field(None, gt=0, description="reflectance per stored unit; default: what the files say")
     offset: float | None = Field(None, description="reflectance at stored 0; default: what the files say")
+    nodata: float | None = Field(None, description="stored value that means missing, besides what the files say")
     legend: str | None = Field(None, description="name of the legend; default: that of the first parcel file")
     shard: int = Field(20_000, ge=1, description="parcels handled at a time: decides memory and the order of rows")
 

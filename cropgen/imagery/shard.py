@@ -96,7 +96,8 @@ def aggregate_shard(
     covered = np.zeros(parcels, bool)
     for acquisition in acquisitions:
         if plans.meet(acquisition.layers[bands[0]].grid):
-            means = parcel_means(acquisition, bands, plans, clear, calibrator.of(acquisition, bands))
+            calibration = calibrator.of(acquisition, bands)
+            means = parcel_means(acquisition, bands, plans, clear, calibration, options.nodata)
             t = int(np.searchsorted(day, acquisition.day))
             better = _counts(means, options) & (means.pixels > pixels[:, t])
             values[better, t] = means.values[better]

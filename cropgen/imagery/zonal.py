@@ -202,6 +202,7 @@ def parcel_means(
     plan_of: Callable[[Grid, Grid | None], PixelPlan],
     clear: np.ndarray | None,
     calibration: Mapping[str, tuple[float, float]],
+    nodata: float | None = None,
 ) -> ParcelMeans:
     """Means of all bands over all parcels at one acquisition.
 
@@ -209,6 +210,7 @@ def parcel_means(
         plan_of: the pixels of the parcels on a grid, with a second grid of the scene classification.
         clear: (256,) bool table of clear scene classes; None: every valid pixel counts.
         calibration: band → (scale, offset).
+        nodata: stored value that means missing, besides those of the layers.
     """
     classes = acquisition.layers[SCENE_CLASSIFICATION] if clear is not None else None
     by_grid: dict[Grid, list[str]] = {}
@@ -220,7 +222,7 @@ def parcel_means(
     for grid, members in by_grid.items():
         plan = plan_of(grid, classes.grid if classes else None)
         layers = [acquisition.layers[band] for band in members]
-        counts[grid], sums = _accumulate(plan, layers, classes, clear)
+        counts[grid], sums = _accumulate(plan, layers, classes, clear, nodata)
         for band, total in zip(members, sums, strict=True):
             scale, offset = calibration[band]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -234,7 +236,7 @@ def parcel_means(
 
 
 def _accumulate(
-    plan: PixelPlan, layers: Sequence[Layer], classes: Layer | None, clear: np.ndarray | None
+    plan: PixelPlan, layers: Sequence[Layer], classes: Layer | None, clear: np.ndarray | None, nodata: float | None
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Clear pixels (P,) and sums (P,) of every layer; a pixel counts when it is valid in all of them."""
     parcels = len(plan.total)
@@ -247,7 +249,9 @@ def _accumulate(
         pixel = stripe.pixel if keep is None else stripe.pixel[keep]
         parcel = stripe.parcel if keep is None else stripe.parcel[keep]
         values = [layer.read(stripe.window).ravel()[pixel] for layer in layers]
-        valid = np.logical_and.reduce([is_valid(v, layer.nodata) for v, layer in zip(values, layers, strict=True)])
+        valid = np.logical_and.reduce(
+            [is_valid(v, layer.nodata) & is_valid(v, nodata) for v, layer in zip(values, layers, strict=True)]
+        )
         if not valid.all():
             parcel, values = parcel[valid], [v[valid] for v in values]
         count += np.bincount(parcel, minlength=parcels)

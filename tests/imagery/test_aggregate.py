@@ -297,6 +297,14 @@ def test_scale_and_offset_given_win(scene, tmp_path):
     assert series.values[0, 0, 0] == pytest.approx(0.5)
 
 
+def test_nodata_given_counts_besides_that_of_the_file(scene, tmp_path):
+    scenes = scene({"20210605": {"B04": np.array([[0, 7], [3000, 5000]]), "SCL": clear(1, 1)}})
+    parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 20, 20)})
+    series, _ = run(scenes, parcels, tmp_path, PLAIN.model_copy(update={"nodata": 7.0}))
+    assert series.pixels[0, 0] == 2
+    assert series.values[0, 0, 0] == pytest.approx(0.3)
+
+
 def test_unstated_scale_is_assumed_and_reported(scene, tmp_path):
     scenes = scene({"20210605": {"B04": np.full((2, 2), 2500), "SCL": clear(1, 1)}}, scale=1, offset=0)
     parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 20, 20)})
