@@ -111,9 +111,9 @@ def run(series: ParcelSeries, names: tuple[str, ...]) -> tuple[list[dict[str, An
                 rows.append(_row(model, seed, year, year, scores(truth, found, len(names))))
                 if model == "rf":
                     confusion += confusion_matrix(truth, found, labels=np.arange(len(names)))
-            for source, target in permutations(np.unique(years), 2):
-                fitted = classifier(model, seed).fit(x[years == source], y[years == source])
-                found = fitted.predict(x[years == target])
+            whole = {year: classifier(model, seed).fit(x[years == year], y[years == year]) for year in np.unique(years)}
+            for source, target in permutations(whole, 2):
+                found = whole[source].predict(x[years == target])
                 rows.append(_row(model, seed, source, target, scores(y[years == target], found, len(names))))
     return rows, {"names": list(names), "counts": confusion.tolist()}
 
