@@ -20,6 +20,7 @@ from cropgen.models.layers.tied_em import (
     block_autoregression,
     expectation_maximisation,
     ledoit_wolf,
+    match_shares,
     maximise,
 )
 
@@ -130,3 +131,14 @@ def test_labelled_rows_keep_their_class() -> None:
     end = expectation_maximisation(labels, Rows(x[10:]), 1.0, start, 3)
     assert float(end.means[0].mean()) == pytest.approx(4.0, abs=0.5)
     assert isinstance(end, Estimate)
+
+
+def test_matched_posteriors_share_the_rows_as_the_prior_says() -> None:
+    score = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    prior = torch.tensor([0.6, 0.3, 0.1]).double()
+    matched = torch.softmax(score + match_shares(score, prior.log()), -1)
+    torch.testing.assert_close(matched.mean(0), prior, atol=1e-3, rtol=0)
+    x, y = clusters(100, 1.0)
+    estimate = maximise([known(x, y)], torch.tensor([0.9, 0.1]).double().log())
+    shares = estimate.posterior(x, matched=True).mean(0)
+    torch.testing.assert_close(shares, torch.tensor([0.9, 0.1]).double(), atol=2e-3, rtol=0)

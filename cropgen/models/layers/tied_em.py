@@ -20,6 +20,8 @@ from torch import Tensor
 
 _MOST_RESIDUALS = 3000
 _LEAST_SHRINKAGE = 1e-3
+_MATCHING_STEPS = 60
+_MATCHING_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,10 @@ class Estimate:
         chol = torch.linalg.cholesky(self.cov)
         return self._linear(x, chol) + self._common(x, chol)[:, None]
 
-    def posterior(self, x: Tensor) -> Tensor:
-        """(N, K) p(y | x)."""
-        return torch.softmax(self._linear(x, torch.linalg.cholesky(self.cov)), -1)
+    def posterior(self, x: Tensor, *, matched: bool = False) -> Tensor:
+        """(N, K) p(y | x), with `matched` tilted so that the classes share the rows as the prior says."""
+        score = self._linear(x, torch.linalg.cholesky(self.cov))
+        return torch.softmax(score + match_shares(score, self.log_prior) if matched else score, -1)
 
     def mean_log_likelihood(self, x: Tensor) -> float:
         """Mean log p(x) per row, in nats."""
@@ -124,6 +127,17 @@ def block_autoregression(cov: Tensor, bands: int, lag: int) -> Tensor:
     return root @ root.T
 
 
+def match_shares(score: Tensor, log_prior: Tensor) -> Tensor:
+    """(K,) offsets b for which the mean over rows of softmax(score + b) is the class prior (Sinkhorn iterations)."""
+    offset = torch.zeros_like(log_prior)
+    for _ in range(_MATCHING_STEPS):
+        share = torch.logsumexp(torch.log_softmax(score + offset, -1), 0) - math.log(len(score))
+        offset = offset + log_prior - share
+        if float((log_prior - share).abs().max()) < _MATCHING_TOLERANCE:
+            break
+    return offset
+
+
 def maximise(parts: list[Weighted], log_prior: Tensor) -> Estimate:
     """The M-step: class means, and the tied covariance with Ledoit-Wolf shrinkage."""
     number = sum_of([p.weight * p.share.sum(0) for p in parts])
@@ -147,7 +161,7 @@ def _fourth_power(part: Weighted, means: Tensor) -> Tensor:
 
 
 def expectation_maximisation(
-    labelled: Weighted, unlabelled: Rows, weight: float, start: Estimate, steps: int
+    labelled: Weighted, unlabelled: Rows, weight: float, start: Estimate, steps: int, *, matched: bool = False
 ) -> Estimate:
     """EM from `start`: labelled rows keep their class, unlabelled ones are shared by p(y | x).
 
@@ -157,9 +171,10 @@ def expectation_maximisation(
         weight: weight of an unlabelled row.
         start: means, covariance and prior of the first E-step; the prior stays.
         steps: number of E- and M-steps.
+        matched: hold the unlabelled rows to the class shares of the prior in every E-step.
     """
     estimate = start
     for _ in range(steps):
-        inferred = Weighted(unlabelled, estimate.posterior(unlabelled.x), weight)
+        inferred = Weighted(unlabelled, estimate.posterior(unlabelled.x, matched=matched), weight)
         estimate = maximise([labelled, inferred], start.log_prior)
     return estimate

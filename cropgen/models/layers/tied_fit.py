@@ -2,9 +2,10 @@
 
 Few labels: each is copied with shifts and warps of time, gains and noise, so that the first tied covariance sees what
 varies within a crop. Unlabelled parcels: EM from two such covariances (Ledoit-Wolf; block autoregression of order 2,
-which survives fewer labels); the end with the larger likelihood of the unlabelled parcels is kept. The copies serve the
-start alone: in EM every real parcel counts once, because thousands of noisy copies would inflate the covariance and
-hold the class means to the few labels. Guard: where classes overlap,
+which survives fewer labels). A crop of few labels and many forms ("other") may end on one form or another, so each
+E-step is held to the class shares of the prior, and the two ends are joined: their posteriors are averaged and give the
+last M-step. The copies serve the starts alone: in EM every real parcel counts once, because thousands of noisy copies
+would inflate the covariance and hold the class means to the few labels. Guard: where classes overlap,
 unlabelled parcels can pull the classes apart from the labels; cross-validation on the labels finds that out, and EM is
 kept only when its tempered negative log-likelihood is close to the best of the alternatives.
 """
@@ -12,7 +13,7 @@ kept only when its tempered negative log-likelihood is close to the best of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -29,6 +30,7 @@ from cropgen.models.layers.tied_em import (
     block_autoregression,
     expectation_maximisation,
     maximise,
+    sum_of,
 )
 from cropgen.series.augment import Strength, augment, fill_gaps
 
@@ -48,6 +50,7 @@ class TiedOptions(Options):
     )
     unlabelled_weight: float = Field(1.0, gt=0, description="weight of an unlabelled parcel in EM")
     augment: Strength = Field("strong", description="augmentation of the labelled parcels: strong, lite, none")
+    match_shares: bool = Field(True, description="hold EM to the class shares of the prior")
     em_steps: int = Field(8, ge=1, description="steps of EM")
     starts: Literal["two", "ledoit-wolf", "autoregression"] = Field("two", description="covariances EM starts from")
     guard_ratio: float = Field(
@@ -58,11 +61,19 @@ class TiedOptions(Options):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to fit: with or without copies, and the weight of unlabelled rows (0: no EM)."""
+    """One way to fit.
+
+    Arguments:
+        name: how it is called in the facts of a run.
+        augmented: with copies of the labels.
+        weight: of an unlabelled row; 0: no EM.
+        matched: with the class shares of the prior held in EM.
+    """
 
     name: str
     augmented: bool
-    unlabelled_weight: float
+    weight: float = 0.0
+    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,14 +100,14 @@ def fit_tied(spec: InputSpec, data: TrainingData, options: TiedOptions, context:
     candidates = _candidates(options, material.unlabelled is not None)
     held_out = _cross_validate(material, candidates)
     chosen = _choose(held_out, candidates, options, context)
-    estimate, start = _fit(material, material.labelled, material.y, chosen, "final")
+    estimate = _fit(material, material.labelled, material.y, chosen, "final")
     gaussian.means.copy_(estimate.means)
     gaussian.cov.copy_(estimate.cov)
     gaussian.chol.copy_(torch.linalg.cholesky(estimate.cov))
     gaussian.log_prior.copy_(estimate.log_prior)
     if chosen.name in held_out:
         gaussian.beta.fill_(held_out[chosen.name].beta)
-    context.facts["tgem"] |= {"start": start, "beta": float(gaussian.beta), "labels": len(material.y)}
+    context.facts["tgem"] |= {"beta": float(gaussian.beta), "labels": len(material.y)}
     return gaussian.to(torch.get_default_dtype())
 
 
@@ -131,44 +142,40 @@ def _complete(
 
 
 def _candidates(options: TiedOptions, unlabelled: bool) -> list[Candidate]:
-    """The fits that cross-validation compares; the one to keep unless it is beaten comes first."""
-    plain = [Candidate("plain", False, 0.0)]
-    if options.augment != "none":
-        plain.insert(0, Candidate("augmented", True, 0.0))
+    """The fits that cross-validation compares, most trusted first."""
+    copies = options.augment != "none"
+    plain = [Candidate("augmented", True)] * copies + [Candidate("plain", False)]
     if not unlabelled:
         return plain
-    copies = options.augment != "none"
-    full = Candidate(f"em {options.unlabelled_weight:g}", copies, options.unlabelled_weight)
+    weight = options.unlabelled_weight
+    full = [Candidate(f"em {weight:g} matched", copies, weight, True)] * options.match_shares
+    full.append(Candidate(f"em {weight:g}", copies, weight))
     if options.em == "on":
-        return [full]
-    cautious = [Candidate(f"em {w:g}", copies, w) for w in _CAUTIOUS_WEIGHTS if w < options.unlabelled_weight]
-    return [full, *cautious, *plain]
+        return full[:1]
+    return full + [Candidate(f"em {w:g}", copies, w) for w in _CAUTIOUS_WEIGHTS if w < weight] + plain
 
 
-def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str) -> tuple[Estimate, str]:
-    """Fit one candidate to labelled seasons x (N, G, C) of classes y, and name the start that was kept."""
-    options = material.options
+def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str) -> Estimate:
+    """Fit one candidate to labelled seasons x (N, G, C) of classes y."""
+    options, free = material.options, material.unlabelled
     log_prior = _log_prior(y, material.classes, options.prior_exponent)
     once = _once(x, y, material.classes)
     first = maximise([_copies(material, x, y, purpose) if how.augmented else once], log_prior)
-    if how.unlabelled_weight == 0 or material.unlabelled is None:
-        return first, "labels"
-    starts = {"ledoit-wolf": first}
+    if how.weight == 0 or free is None:
+        return first
+    starts = []
+    if options.starts != "autoregression":
+        starts.append(first)
     if options.starts != "ledoit-wolf":
-        cov = block_autoregression(first.cov, x.shape[2], _START_LAG)
-        starts["autoregression"] = Estimate(first.means, cov, log_prior)
-    if options.starts == "autoregression":
-        del starts["ledoit-wolf"]
-    ends = {
-        name: expectation_maximisation(once, material.unlabelled, how.unlabelled_weight, start, options.em_steps)
-        for name, start in starts.items()
-    }
+        starts.append(Estimate(first.means, block_autoregression(first.cov, x.shape[2], _START_LAG), log_prior))
+    ends = [
+        expectation_maximisation(once, free, how.weight, start, options.em_steps, matched=how.matched)
+        for start in starts
+    ]
     if len(ends) == 1:
-        name, end = next(iter(ends.items()))
-        return end, name
-    fitness = {name: end.mean_log_likelihood(material.unlabelled.x) for name, end in ends.items()}
-    best = max(fitness, key=lambda name: fitness[name])
-    return ends[best], best
+        return ends[0]
+    agreed = sum_of([end.posterior(free.x) for end in ends]) / len(ends)
+    return maximise([once, Weighted(free, agreed, how.weight)], log_prior)
 
 
 def _log_prior(y: Tensor, classes: int, exponent: float) -> Tensor:
@@ -210,7 +217,7 @@ def _cross_validate(material: _Material, candidates: list[Candidate]) -> dict[st
             x, y = material.labelled[~test], material.y[~test]
             answers.append(material.y[test])
             for candidate in candidates:
-                estimate, _ = _fit(material, x, y, candidate, f"fold {index}")
+                estimate = _fit(material, x, y, candidate, f"fold {index}")
                 joint[candidate.name].append(estimate.log_joint(material.labelled[test].flatten(1)))
                 task.advance()
     if not answers:
@@ -241,21 +248,25 @@ def _temper(joint: Tensor, y: Tensor) -> HeldOut:
 def _choose(
     held_out: dict[str, HeldOut], candidates: list[Candidate], options: TiedOptions, context: Context
 ) -> Candidate:
-    """Keep EM when its NLL is within the guard's ratio of the best, else the candidate with the least NLL."""
-    preferred = candidates[0]
-    facts: dict[str, Any] = {"nll": {name: round(score.nll, 4) for name, score in held_out.items()}}
-    context.facts["tgem"] = facts
-    chosen = preferred
-    if held_out and len(candidates) > 1:
-        best = min(candidates, key=lambda c: held_out[c.name].nll)
-        tolerance = options.guard_ratio if preferred.unlabelled_weight else 1.0
-        if held_out[preferred.name].nll > tolerance * held_out[best.name].nll:
-            chosen = best
-    fell_back = chosen is not preferred and preferred.unlabelled_weight > 0
-    facts |= {"fit": chosen.name, "guard_fell_back": fell_back}
+    """The first EM with full weight whose NLL is within the guard's ratio of the least, else the least.
+
+    Without cross-validation (one label per class), the most trusted candidate.
+    """
+    chosen = preferred = candidates[0]
+    if held_out:
+        least = min(candidates, key=lambda c: held_out[c.name].nll)
+        limit = options.guard_ratio * held_out[least.name].nll
+        trusted = [c for c in candidates if c.weight == options.unlabelled_weight and held_out[c.name].nll <= limit]
+        chosen = trusted[0] if trusted else least
+    fell_back = chosen.weight < preferred.weight
+    context.facts["tgem"] = {
+        "fit": chosen.name,
+        "guard_fell_back": fell_back,
+        "nll": {name: round(score.nll, 4) for name, score in held_out.items()},
+    }
     if fell_back:
         context.report.warn(
             f"unlabelled parcels hurt: cross-validated NLL {held_out[preferred.name].nll:.3f} with EM, "
-            f"{held_out[chosen.name].nll:.3f} with {chosen.name}; continuing with {chosen.name}"
+            f"{held_out[chosen.name].nll:.3f} with the fit {chosen.name!r}; continuing with that one"
         )
     return chosen
