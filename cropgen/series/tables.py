@@ -123,11 +123,9 @@ def import_table(
     source = {"kind": "import", "table": table.name, "mapping": mapping.model_dump(mode="json", exclude_none=True)}
     with atomic_output(output) as part:
         store = SeriesStore.create(part, bands=result.bands, legend=legend, source=source)
-        with report.task("Writing", total=len(seasons)) as task:
-            for packed in pack(observations, len(seasons), _SHARD):
-                shapes = None if polygons is None else polygons.iloc[packed.rows]
-                store.append(_series(result.bands, packed, seasons.iloc[packed.rows], legend), shapes)
-                task.advance(packed.rows.stop - packed.rows.start)
+        for packed in pack(observations, len(seasons), _SHARD):
+            shapes = None if polygons is None else polygons.iloc[packed.rows]
+            store.append(_series(result.bands, packed, seasons.iloc[packed.rows], legend), shapes)
     result.rows, result.observations = len(seasons), len(observations)
     result.years = tuple(sorted({int(year) for year in seasons["year"]}))
     result.tell(report)

@@ -74,6 +74,16 @@ def test_cloud_of_one_scl_pixel_takes_its_four_pixels_away(scene, tmp_path):
     assert done.never_clear == ["under"]
 
 
+def test_every_band_needs_a_clear_pixel(scene, tmp_path):
+    swir = dn(np.full((2, 2), 0.2))
+    swir[0, 0] = 0
+    scenes = scene({"20210605": {"B04": dn(np.full((4, 4), 0.1)), "B11": swir, "SCL": clear(2, 2)}})
+    parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 20, 20), "b": square(20, 20, 40, 40)})
+    series, done = run(scenes, parcels, tmp_path)
+    assert series.pixels[:, 0].tolist() == [0, 4]
+    assert done.never_clear == ["a"]
+
+
 def test_scl_pixel_edges_need_not_match_band_pixels(tmp_path):
     write_raster(tmp_path / "s" / "20210605" / "B04.tif", dn(np.full((2, 2), 0.3)).astype("uint16"), west=WEST + 10)
     write_raster(

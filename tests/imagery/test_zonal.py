@@ -54,6 +54,9 @@ def test_lookup_between_grids():
     fine, coarse = grid(4, 6, 10), grid(2, 3, 20)
     assert fine.rows_in(coarse).tolist() == [0, 0, 1, 1]
     assert fine.columns_in(coarse).tolist() == [0, 0, 1, 1, 2, 2]
+    shifted = Grid(WKT, (10.0, 0.0, 15.0, 0.0, -10.0, 33.0), (2, 3))
+    assert shifted.columns_in(coarse).tolist() == [1, 1, 2]
+    assert shifted.rows_in(coarse).tolist() == [0, 1]
     small = Grid(WKT, (20.0, 0.0, 20.0, 0.0, -20.0, 40.0), (1, 1))
     assert fine.rows_in(small).tolist() == [0, 0, -1, -1]
     assert fine.columns_in(small).tolist() == [-1, -1, 0, 0, -1, -1]
