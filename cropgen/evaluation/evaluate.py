@@ -38,6 +38,7 @@ class Training:
 
     @property
     def title(self) -> str:
+        """What a progress bar shows."""
         return f"{find(self.model.name).name}, {self.labels} labels, {self.fold.train}, seed {self.fold.seed}"
 
 

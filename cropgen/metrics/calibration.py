@@ -67,6 +67,7 @@ class Reliability:
         return float((self.count * np.abs(self.accuracy - self.confidence)).sum() / total)
 
     def to_json(self) -> dict[str, Any]:
+        """The columns as lists, six decimals."""
         return {name: np.round(column, 6).tolist() for name, column in asdict(self).items()}
 
 
