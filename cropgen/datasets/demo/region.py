@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+import cropgen.datasets.demo.clouds as clouds
+import cropgen.datasets.demo.sensor as sensor
+import cropgen.datasets.demo.surface as surface
 from cropgen.core.errors import UsageError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter, Silent
-from cropgen.datasets.demo import clouds, sensor, surface
 from cropgen.datasets.demo.crops import CROPS
 from cropgen.datasets.demo.farming import rotate_crops
 from cropgen.datasets.demo.landscape import CRS, Landscape, divide_land
