@@ -2,12 +2,14 @@
 
 Few labels: each is copied with shifts and warps of time, gains and noise, so that the first tied covariance sees what
 varies within a crop. Unlabelled parcels: EM from two such covariances (Ledoit-Wolf; block autoregression of order 2,
-which survives fewer labels). A crop of few labels and many forms ("other") may end on one form or another, so each
-E-step is held to the class shares of the prior, and the two ends are joined: their posteriors are averaged and give the
-last M-step. The copies serve the starts alone: in EM every real parcel counts once, because thousands of noisy copies
-would inflate the covariance and hold the class means to the few labels. Guard: where classes overlap,
-unlabelled parcels can pull the classes apart from the labels; cross-validation on the labels finds that out, and EM is
-kept only when its tempered negative log-likelihood is close to the best of the alternatives.
+which survives fewer labels); the end with the larger likelihood of the unlabelled parcels is kept, or the ends are
+joined: their posteriors are averaged and give a last M-step. EM carries the copies along, which makes the density wide
+enough for another region, or counts every real parcel once, which makes it sharp. Where the labels are drawn in
+proportion, EM may be held to their class shares, so that a crop of few labels and many forms keeps its size.
+
+Guard: where classes overlap, unlabelled parcels can pull the classes apart from the labels; cross-validation on the
+labels finds that out, and EM is kept only when its tempered negative log-likelihood is close to
+the best of the alternatives.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class TiedOptions(Options):
     )
     unlabelled_weight: float = Field(1.0, gt=0, description="weight of an unlabelled parcel in EM")
     augment: Strength = Field("strong", description="augmentation of the labelled parcels: strong, lite, none")
-    match_shares: bool = Field(True, description="hold EM to the class shares of the prior")
+    em_labels: Literal["copies", "once"] = Field("copies", description="labels in EM: augmented copies, or once each")
+    ends: Literal["likelihood", "joined"] = Field("likelihood", description="of two starts, the likelier end, or both")
+    match_shares: bool = Field(False, description="hold EM to the class shares of the prior")
     em_steps: int = Field(8, ge=1, description="steps of EM")
     starts: Literal["two", "ledoit-wolf", "autoregression"] = Field("two", description="covariances EM starts from")
     guard_ratio: float = Field(
@@ -160,22 +164,24 @@ def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str
     options, free = material.options, material.unlabelled
     log_prior = _log_prior(y, material.classes, options.prior_exponent)
     once = _once(x, y, material.classes)
-    first = maximise([_copies(material, x, y, purpose) if how.augmented else once], log_prior)
+    many = _copies(material, x, y, purpose) if how.augmented else once
+    first = maximise([many], log_prior)
     if how.weight == 0 or free is None:
         return first
+    known = many if options.em_labels == "copies" else once
     starts = []
     if options.starts != "autoregression":
         starts.append(first)
     if options.starts != "ledoit-wolf":
         starts.append(Estimate(first.means, block_autoregression(first.cov, x.shape[2], _START_LAG), log_prior))
     ends = [
-        expectation_maximisation(once, free, how.weight, start, options.em_steps, matched=how.matched)
+        expectation_maximisation(known, free, how.weight, start, options.em_steps, matched=how.matched)
         for start in starts
     ]
-    if len(ends) == 1:
-        return ends[0]
+    if options.ends == "likelihood" or len(ends) == 1:
+        return max(ends, key=lambda end: end.mean_log_likelihood(free.x))
     agreed = sum_of([end.posterior(free.x) for end in ends]) / len(ends)
-    return maximise([once, Weighted(free, agreed, how.weight)], log_prior)
+    return maximise([known, Weighted(free, agreed, how.weight)], log_prior)
 
 
 def _log_prior(y: Tensor, classes: int, exponent: float) -> Tensor:
