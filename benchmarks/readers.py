@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
+import rasterio.features
+import shapely
+import xarray as xr
 
 from cropgen.core.files import require_input
+from cropgen.core.progress import Silent
+from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.series.legend import Legend
-from cropgen.series.schema import ParcelSeries
+from cropgen.series.schema import ParcelSeries, concatenate
+from cropgen.series.store import SeriesStore
 
 _REFLECTANCE = 1e-4
 _ARKANSAS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
@@ -105,3 +114,42 @@ def bavaria(root: Path) -> RealData:
         label=legend.encode(code), lon=inside.x.to_numpy(), lat=inside.y.to_numpy(),
     )  # fmt: skip
     return RealData(series, legend, parcels.geometry)
+
+
+def patch_parcels(patch: Path) -> gpd.GeoDataFrame:
+    """The crop raster burned into a patch as parcels of at least half a hectare: id, crop code, year, polygon."""
+    with xr.open_dataset(next(patch.glob("OUTPUT*.nc")), engine="h5netcdf", mask_and_scale=False) as data:
+        codes = data["CT"].to_numpy().astype("int32")
+        x, y, attributes = data["x"].to_numpy(), data["y"].to_numpy(), dict(data.attrs)
+    if y[1] > y[0]:
+        codes, y = codes[::-1], y[::-1]
+    transform = rasterio.Affine(10, 0, x[0] - 5, 0, -10, y[0] + 5)
+    found = list(rasterio.features.shapes(codes, mask=codes > 0, transform=transform))
+    frame = gpd.GeoDataFrame(
+        {
+            "parcel_id": [f"{patch.name[-4:]}-{row}" for row in range(len(found))],
+            "crop_code": [str(int(value)) for _, value in found],
+            "year": int(str(attributes["end_date"])[:4]),
+        },
+        geometry=[shapely.geometry.shape(outline) for outline, _ in found],
+        crs=int(str(attributes["epsg"])),
+    )
+    return frame[frame.area >= 5000].reset_index(drop=True)
+
+
+def patches(root: Path, names: tuple[str, ...] = ("00002806639B424A", "0000280849BAC91C")) -> RealData:
+    """Two 640 m Sentinel-2 stacks of Flanders, 2018 and 2019, through `aggregate` over the parcels of their rasters."""
+    parts, legend, outlines = [], Legend("worldcereal", ()), []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            folder, store = root / "patches" / name, Path(scratch) / f"{name}.zarr"
+            layer = Path(scratch) / f"{name}.gpkg"
+            patch_parcels(require_input(folder, "patch")).to_file(layer)
+            aggregate(folder, layer, store, AggregateOptions(legend="worldcereal"), Silent())
+            opened = SeriesStore.open(store)
+            legend = legend.extended(opened.legend)
+            series, geometry = opened.read(), opened.geometry()
+            label = np.append(opened.legend.translation(legend), -1)[series.label]
+            parts.append(replace(series, label=label.astype(np.int32), pixels=None))
+            outlines.append(geometry.geometry if geometry is not None else gpd.GeoSeries(crs=opened.crs))
+    return RealData(concatenate(parts), legend, gpd.GeoSeries(pd.concat(outlines, ignore_index=True)))

@@ -41,12 +41,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "pool": ("pool", {}),
 }
 SEEDS = {"1%": tuple(range(10)), "5%": tuple(range(3)), "10%": tuple(range(3)), "100%": tuple(range(3))}
-LABELS = {
-    "arkansas": ("1%", "10%", "100%"),
-    "central-asia": ("10%", "100%"),
-    "bavaria": ("100%",),
-    "patches": ("100%",),
-}
+SHARES = (
+    ("arkansas", "10%"),
+    ("arkansas", "1%"),
+    ("central-asia", "10%"),
+    ("central-asia", "100%"),
+    ("bavaria", "100%"),
+    ("patches", "100%"),
+    ("arkansas", "100%"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,11 @@ def read(data: str, root: str) -> Any:
     """The real series of a data set (series, legend, geometry)."""
     import readers
 
-    folder = {
-        "arkansas": "us-cdl-s2-2021-arkansas",
-        "central-asia": "central-asia-crops",
-        "bavaria": "worldcrops-bavaria",
-        "patches": "worldcereal-classification",
-    }[data]
-    reader = {
-        "arkansas": readers.arkansas,
-        "central-asia": readers.central_asia,
-        "bavaria": readers.bavaria,
-        "patches": readers.patches,
+    folder, reader = {
+        "arkansas": ("us-cdl-s2-2021-arkansas", readers.arkansas),
+        "central-asia": ("central-asia-crops", readers.central_asia),
+        "bavaria": ("worldcrops-bavaria", readers.bavaria),
+        "patches": ("worldcereal-classification", readers.patches),
     }[data]
     return reader(Path(root) / folder)
 
@@ -116,19 +113,20 @@ def problem(data: str, root: str, seed: int) -> Problem:
     if data == "arkansas":
         return _arkansas(real, index, seed)
     if data == "central-asia":
-        source = np.flatnonzero(series.year <= 2016)
+        source = _common(series, real.legend, 10, series.year <= 2016)
         kept, held = _blocks(index, source, seed, block_km=2.0)
         tests = {"2015-2016": held, "2015-2016 -> 2017-2018": np.flatnonzero(series.year >= 2017)}
         return Problem(series, real.legend, kept, tests)
-    if data == "bavaria":
-        count = np.bincount(series.label[series.label >= 0], minlength=len(real.legend))
-        common = np.flatnonzero(np.isin(series.label, np.flatnonzero(count >= 10)))
-        kept, held = _blocks(index, common, seed, block_km=0.5)
-        return Problem(series, real.legend, kept, {"held-out blocks": held})
-    count = np.bincount(series.label[series.label >= 0], minlength=len(real.legend))
-    common = np.flatnonzero(np.isin(series.label, np.flatnonzero(count >= 4)))
-    kept, held = _blocks(index, common, seed, block_km=0.1)
+    least, block_km = (10, 0.5) if data == "bavaria" else (4, 0.1)
+    common = _common(series, real.legend, least, np.ones(len(series), bool))
+    kept, held = _blocks(index, common, seed, block_km)
     return Problem(series, real.legend, kept, {"held-out blocks": held})
+
+
+def _common(series: Any, legend: Any, least: int, chosen: np.ndarray) -> np.ndarray:
+    """Rows among the chosen whose crop has at least `least` of them."""
+    count = np.bincount(series.label[chosen & (series.label >= 0)], minlength=len(legend))
+    return np.flatnonzero(chosen & np.isin(series.label, np.flatnonzero(count >= least)))
 
 
 def _arkansas(real: Any, index: Any, seed: int) -> Problem:
@@ -233,9 +231,8 @@ def cells(only: list[str] | None, models: list[str] | None) -> list[Cell]:
     """Every cell, the ones that decide most first."""
     return [
         Cell(data, labels, seed, model)
-        for data, shares in LABELS.items()
+        for data, labels in SHARES
         if not only or data in only
-        for labels in shares
         for seed in SEEDS[labels]
         for model in (models or MODELS)
     ]

@@ -14,9 +14,10 @@ from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.base import Classifier
 from cropgen.models.catalog import find, load
-from cropgen.prediction.novelty import cross_calibrate, save_typicality
-from cropgen.series.batches import Batch
-from cropgen.training.train import plan, train_run
+from cropgen.prediction.novelty import calibrate, cross_calibrate, save_typicality
+from cropgen.training.train import TrainPlan, plan, train_run
+
+_ENOUGH_REFERENCE = 100
 
 
 @dataclass(frozen=True)
@@ -162,23 +163,24 @@ def train(
             run.begin(resume=False, overwrite=overwrite)
             recipe.write(run.recipe)
         fitted = train_run(recipe, run, rows, report, resume=resume)
-        _keep_typicality(run, fitted.model, rows.reference, report)
-        save_typicality(run.path, cross_calibrate(fitted.model, rows.data, seed=recipe.seed))
+        _keep_typicality(run, fitted.model, rows, report)
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 
-def _keep_typicality(run: RunFolder, model: Classifier, reference: Batch, report: Reporter) -> None:
-    """Keep what a usual season looks like to the model, so that predictions can flag the others."""
-    from cropgen.prediction.novelty import calibrate, save_typicality
+def _keep_typicality(run: RunFolder, model: Classifier, rows: TrainPlan, report: Reporter) -> None:
+    """Keep what a usual season looks like to the model, so that predictions can flag the others.
 
-    typicality = calibrate(model, reference) if len(reference) else None
+    Judged on parcels that were set aside; where there are too few of them, by cross-fitting.
+    """
+    enough = len(rows.reference) >= _ENOUGH_REFERENCE
+    typicality = calibrate(model, rows.reference) if enough else cross_calibrate(model, rows.data)
     save_typicality(run.path, typicality)
     if typicality is None and hasattr(model, "log_likelihood"):
         report.info("too few parcels to set some aside as reference: unusual seasons will not be flagged")
 
 
 def _result(
-    run: RunFolder, recipe: TrainRecipe, rows: Any, seconds: float, facts: dict, *, dry_run: bool
+    run: RunFolder, recipe: TrainRecipe, rows: TrainPlan, seconds: float, facts: dict[str, Any], *, dry_run: bool
 ) -> TrainResult:
     return TrainResult(
         run.path, recipe.model.name, rows.spec.legend.names, rows.labelled_count, rows.unlabelled_count, seconds, facts,

@@ -11,11 +11,13 @@ checkpoint/         the state to resume from; removed when the run is done
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,9 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
-    def lock(self) -> FileLock:
-        """A lock held while the run is written.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run while it is written.
 
         Raises:
             UsageError: another process is writing this run.
@@ -75,10 +78,12 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise UsageError(
-                f"{self.path} is being written by another process",
-                hint="wait for it, or choose another --name",
+                f"{self.path} is being written by another process", hint="wait for it, or choose another --name"
             ) from error
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
         """Make the folder ready for a training.

@@ -71,7 +71,7 @@ def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> Trainin
     left_out = int((~clear[found]).sum())
     found = found[clear[found]]
     labelled = known[label_subset(label[known], section.labels, seed)]
-    reference = _set_aside(labelled, found, section.reference_share, seed)
+    reference = _set_aside(labelled, found, label, section.reference_share, seed)
     labelled = np.setdiff1d(labelled, reference, assume_unique=True)
     if len(labelled) > section.max_labelled:
         share = section.max_labelled / len(labelled)
@@ -97,13 +97,20 @@ def _sample(rows: np.ndarray, count: int, seed: int, stream: int) -> np.ndarray:
     return np.random.default_rng([seed, stream]).choice(rows, count, replace=False)
 
 
-def _set_aside(labelled: np.ndarray, found: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Ascending rows kept as reference; none where fewer than 20 would be, which are too few to judge by."""
+def _set_aside(labelled: np.ndarray, found: np.ndarray, label: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Ascending rows kept as reference; none where fewer than 20 would be, which are too few to judge by.
+
+    Where labelled rows have to serve, two of each class are spared.
+    """
     count = min(round(share * len(found)), _MOST_REFERENCE)
     if count < _LEAST_REFERENCE:
         return np.zeros(0, np.int64)
     unlabelled = np.setdiff1d(found, labelled, assume_unique=True)
-    source = unlabelled if len(unlabelled) >= 2 * count else labelled
+    source = unlabelled
+    if len(unlabelled) < 2 * count:
+        spared = labelled[label_subset(label[labelled], "2/class", seed)]
+        source = np.setdiff1d(labelled, spared, assume_unique=True)
+        count = min(count, len(source) // 2)
     return np.sort(_sample(source, count, seed, _REFERENCE_STREAM))
 
 

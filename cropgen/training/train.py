@@ -170,11 +170,8 @@ def train(
     """
     planned = plan(recipe, root, report)
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    lock = run.lock()
-    try:
+    with run.lock():
         run.begin(resume=resume, overwrite=overwrite)
         if not resume:
             recipe.write(run.recipe)
         return train_run(recipe, run, planned, report, resume=resume)
-    finally:
-        lock.release()

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import rasterio
 import shapely
-from rasterio.transform import from_origin
+from rasterio import Affine
 
 CRS = "EPSG:32631"
 ORIGIN = (500_000.0, 5_400_000.0)
@@ -123,7 +123,7 @@ def write_scenes(folder: Path, dates: tuple[str, ...] = ("20210415", "20210615",
             data = np.full(shape, 4, np.uint8) if band == "SCL" else draw.integers(1500, 4000, shape).astype(np.uint16)
             profile = {
                 "driver": "GTiff", "height": size, "width": size, "count": 1, "dtype": data.dtype, "crs": CRS,
-                "transform": from_origin(*ORIGIN, step, step), "nodata": 0, "tiled": False,
+                "transform": Affine(step, 0, ORIGIN[0], 0, -step, ORIGIN[1]), "nodata": 0, "tiled": False,
             }  # fmt: skip
             with rasterio.open(folder / date / f"{band}.tif", "w", **profile) as target:
                 target.write(data, 1)

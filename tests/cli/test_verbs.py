@@ -117,8 +117,8 @@ def test_scenes_to_prediction_to_report(workspace: Path, tmp_path: Path) -> None
     ended = call("predict", parcels, "--run", run, "--scenes", scenes, "--workspace", tmp_path)
     assert ended.code == 0, ended.err
     evaluated = call(
-        "evaluate", "--model", "rf,tgem", "--labels", "50%", "--seeds", "0", "--block-km", "0.2", "--workspace", workspace,
-        "-o", tmp_path / "reports" / "holdout",
+        "evaluate", "--model", "rf,tgem", "--labels", "50%", "--seeds", "0", "--block-km", "0.2",
+        "--workspace", workspace, "-o", tmp_path / "reports" / "holdout",
     )  # fmt: skip
     assert evaluated.code == 0, evaluated.err
     page = tmp_path / "reports" / "report.html"

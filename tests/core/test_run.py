@@ -27,13 +27,10 @@ def test_begin_refuses_resumes_and_overwrites(tmp_path: Path) -> None:
 
 def test_one_writer(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
-    lock = run.lock()
-    try:
-        with pytest.raises(UsageError, match="another process"):
-            run.lock()
-    finally:
-        lock.release()
-    run.lock().release()
+    with run.lock(), pytest.raises(UsageError, match="another process"), run.lock():
+        raise AssertionError("two writers")
+    with run.lock():
+        pass
 
 
 def test_manifest(tmp_path: Path) -> None:
