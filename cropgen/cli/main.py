@@ -113,14 +113,12 @@ def run(arguments: list[str]) -> int:
     except CropgenError as error:
         return _fail(error, as_json=as_json)
     except typer.Abort:
-        sys.stderr.write("interrupted\n")
-        return EXIT_INTERRUPTED
+        outcome = EXIT_INTERRUPTED
     except typer.TyperException as error:
         said = error.format_message()
         return _fail(UsageError(said, hint="cropgen --help"), as_json=as_json) if said else UsageError.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was finished is kept\n")
-        return EXIT_INTERRUPTED
+        outcome = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
@@ -131,6 +129,8 @@ def run(arguments: list[str]) -> int:
         return _fail(
             CropgenError(f"{error.strerror or error}{where}", hint="check space and permissions"), as_json=as_json
         )
+    if outcome == EXIT_INTERRUPTED:
+        sys.stderr.write("interrupted; what was finished is kept\n")
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -50,10 +50,7 @@ def build_model(name: str, settings: dict[str, Any], spec: InputSpec, *, seed: i
 
 def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of a module as contiguous copies in main memory, each with storage of its own."""
-    return {
-        key: value.detach().cpu().contiguous().clone()
-        for key, value in module.state_dict(keep_vars=False).items()
-    }
+    return {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict(keep_vars=False).items()}
 
 
 def save_model(folder: Path, model: Classifier, name: str) -> None:

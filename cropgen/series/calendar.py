@@ -138,10 +138,7 @@ def bin_to_grid(series: ParcelSeries, calendar: Calendar) -> tuple[np.ndarray, n
     cell = rows * calendar.count + slots[rows, dates]
     count = np.bincount(cell, minlength=n * calendar.count)
     total = np.stack(
-        [
-            np.bincount(cell, weights=series.values[rows, dates, c], minlength=n * calendar.count)
-            for c in range(bands)
-        ],
+        [np.bincount(cell, weights=series.values[rows, dates, c], minlength=n * calendar.count) for c in range(bands)],
         axis=-1,
     )
     values = total / np.maximum(count, 1)[:, None]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cropgen.core.errors import DataError, SchemaError
 from cropgen.core.progress import Reporter
-from cropgen.series.columns import as_text, column, find_column
+from cropgen.series.columns import Role, as_text, column, find_column
 from cropgen.series.frames import Table, open_table
 from cropgen.series.mapping import Columns, TableMapping, resolve
 from cropgen.series.observations import Observations
@@ -102,7 +102,7 @@ def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:
     parts: list[Observations] = []
     missing = unclear = 0
     with report.task(f"Reading {path.name}", total=None) as task:
-        for chunk in table.chunks([c for c in columns.used if c in table.columns]):
+        for chunk in table.chunks([c for c in columns.used if c in table.columns], text=columns.text):
             frame = chunk if extra is None else _joined(chunk, extra, columns, table)
             found = unfold(frame, columns, mapping, str(path))
             ids = frame.index.to_numpy().astype(str) if columns.id is None else as_text(column(frame, columns.id))
@@ -126,7 +126,11 @@ def _read_attributes(table: Table, mapping: TableMapping) -> pd.DataFrame | None
         return None
     beside = table.path.parent / mapping.attributes
     second = open_table(beside if beside.exists() else Path(mapping.attributes))
-    return pd.concat(second.chunks(second.columns), ignore_index=True)
+    roles: tuple[Role, ...] = ("id", "label", "name", "region")
+    stated = {"id": mapping.id, "label": mapping.label, "name": mapping.name, "region": mapping.region}
+    text = {stated[role] or find_column(second.columns, role, None, where=str(second.path)) for role in roles}
+    named = {name for name in text if name is not None}
+    return pd.concat(second.chunks(second.columns, text=named), ignore_index=True)
 
 
 def _joined(chunk: pd.DataFrame, extra: pd.DataFrame, columns: Columns, table: Table) -> pd.DataFrame:

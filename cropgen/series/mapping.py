@@ -121,6 +121,11 @@ class Columns:
     clear: str | None
 
     @property
+    def text(self) -> set[str]:
+        """The columns that hold ids, codes and names, which are text however they look."""
+        return {c for c in (self.id, self.label, self.name, self.region) if c is not None}
+
+    @property
     def used(self) -> list[str]:
         """The columns that are read."""
         named = [self.id, self.label, self.name, self.region, self.year, self.lon, self.lat, self.date, self.start]

@@ -41,7 +41,8 @@ def test_unknown_model_option_and_value(workspace: Path) -> None:
 def test_layer_without_coordinate_system(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "scenes")
     bare = gpd.GeoDataFrame({"id": ["a", "b"]}, geometry=squares(2))
-    bare.to_file(tmp_path / "bare.gpkg", driver="GPKG")
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        bare.to_file(tmp_path / "bare.gpkg", driver="GPKG")
     ended = call("aggregate", scenes, tmp_path / "bare.gpkg", "--year", "2021", "--workspace", tmp_path)
     refused(ended, 3, "bare.gpkg", "coordinate system")
 
@@ -120,7 +121,8 @@ def test_outputs_that_exist(workspace: Path, tmp_path: Path) -> None:
 
 
 def small_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    """Let no file grow beyond 2,000 bytes: what a full disk does, without filling one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 
 
 @pytest.mark.parametrize("verb", ["import", "predict", "train"])

@@ -330,3 +330,14 @@ def test_worldcereal_and_prometheo(tmp_path, shared_data):
     assert dates_of(series)[0].startswith("2020-08-01")
     near, red = (series.values[series.mask][:, series.bands.index(b)] for b in ("B08", "B04"))
     assert np.median((near - red) / (near + red)) > 0.4
+
+
+def test_codes_and_ids_of_a_csv_stay_as_written(tmp_path):
+    table = tmp_path / "t.csv"
+    rows = ["parcel_id,date,B04,crop_code"]
+    rows += [f"{i},2021-0{m}-01,0.{i}{m},{c}" for i, c in (("007", "0101"), ("012", "115.0")) for m in (4, 5)]
+    table.write_text("\n".join(rows))
+    import_table(table, tmp_path / "s.zarr", TableMapping(), None, Silent())
+    store = SeriesStore.open(tmp_path / "s.zarr")
+    assert store.column("parcel_id").tolist() == ["007", "012"]
+    assert store.legend.codes == ("0101", "115")
