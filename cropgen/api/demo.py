@@ -14,7 +14,8 @@ from cropgen.core.files import guard_output, remove
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
 
-LABELS = "10%"
+LABELS = "30%"
+COMPARED = ("rf", "tgem")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def demo(
     reporter.info(f"4/5 predicting {last}")
     layer = next(p for p in region.parcels if str(last) in p.stem)
     prediction = predict(workspace, PredictRequest(layer, year=last), report=reporter)
-    reporter.info("5/5 comparing models across years")
-    comparison = EvaluateRequest("cross-year", ("rf", "tgem", "pool"), (LABELS,), (seed,), block_km=0.5)
+    reporter.info(f"5/5 comparing {' and '.join(COMPARED)} across years")
+    comparison = EvaluateRequest("cross-year", COMPARED, (LABELS,), (seed,), block_km=0.5)
     evaluation = evaluate(workspace, comparison, report=reporter)
     page = write_page(workspace, overwrite=True, report=reporter).report
     seconds = time.monotonic() - began

@@ -140,10 +140,16 @@ def evaluate_summary(result: api.EvaluateResult) -> list[RenderableType]:
     for row in result.summary:
         table.add_row(
             row["model"], row["labels"], f"{row['train']} → {row['test']}", str(row["seeds"]),
-            f"{percent(row['macro_f1'])} ± {percent(row['macro_f1_sd'])}", percent(row["accuracy"]),
+            _spread(row), percent(row["accuracy"]),
             f"{row['nll']:.2f}", percent(row["ece"]),
         )  # fmt: skip
     return [table, path_line("evaluation", result.evaluation), Text("next: cropgen report", "dim")]
+
+
+def _spread(row: dict[str, Any]) -> str:
+    """Mean macro-F1, with its standard deviation where there are several seeds."""
+    mean = percent(row["macro_f1"])
+    return f"{mean} ± {percent(row['macro_f1_sd'])}" if row["seeds"] > 1 else mean
 
 
 def info_panels(result: api.Info) -> list[RenderableType]:
