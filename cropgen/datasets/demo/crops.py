@@ -1,8 +1,8 @@
 """The crops of the demo region: codes, development, leaves, and where they are grown.
 
 Codes and names are those of the Hierarchical Crop and Agriculture Taxonomy, version 3 (EuroCrops, M. Schneider and
-others, 2023). Leaf traits lie in the ranges of the LOPEX and ANGERS data behind PROSPECT; development follows the
-degree days of agronomic guides for the northern half of France.
+others, 2023). Leaf traits and degree days are plausible settings for the northern half of France, not measurements:
+they were set so that stages come at the usual time of the year.
 """
 
 from __future__ import annotations

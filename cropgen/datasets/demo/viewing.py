@@ -1,7 +1,7 @@
 """Where the sun and the satellite stand, and what that does to reflectance.
 
 Reflectance seen from a slanted orbit is that seen from the nadir times the ratio of two Ross-Li models with fixed
-weights (the c-factor of Roy and others, 2016).
+weights (the c-factor of Roy and others, 2016; the weights used here are of that order, not copied from the paper).
 
 References:
     On the derivation of kernels for kernel-driven models of bidirectional reflectance, W. Wanner, X. Li, A. H.
