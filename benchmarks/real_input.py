@@ -48,7 +48,6 @@ SHARES = (
     ("central-asia", "100%"),
     ("bavaria", "100%"),
     ("patches", "100%"),
-    ("arkansas", "100%"),
 )
 
 

@@ -20,7 +20,7 @@ REAL_INPUT = HERE / "results" / "real_input.json"
 ORDER = ("rf", "tempcnn", "tempcnn+fixmatch", "tgem", "realnvp", "ssvae", "srnn", "pool")
 NAMES = {
     "arkansas": "Arkansas, Sentinel-2, 5 crops",
-    "central-asia": "Fergana, 16-day NDVI, 6 crops",
+    "central-asia": "Fergana, 16-day NDVI",
     "bavaria": "Bavaria, Sentinel-2 with clouds, 301 parcels",
     "patches": "Flanders, aggregated Sentinel-2 patches",
 }
