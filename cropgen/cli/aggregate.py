@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, split_list, split_numbers
+from cropgen.cli.options import GLOBAL_NOTE, DryRun, Merge, Overwrite, parse_merge, split_list, split_numbers
 from cropgen.cli.session import session_of
 
 
@@ -45,6 +45,10 @@ def aggregate(
     ] = None,
     scale: Annotated[float | None, typer.Option("--scale", help="Reflectance per stored unit.")] = None,
     offset: Annotated[float | None, typer.Option("--offset", help="Reflectance at stored 0.")] = None,
+    nodata: Annotated[
+        float | None, typer.Option("--nodata", help="Stored value that means missing, for scenes that state none.")
+    ] = None,
+    merge: Merge = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -54,12 +58,12 @@ def aggregate(
     session = session_of(context)
     chosen = {
         "bands": split_list(bands) or None, "buffer": buffer, "min_pixels": min_pixels, "min_share": min_share,
-        "season": split_list(season) or None, "scale": scale, "offset": offset,
+        "season": split_list(season) or None, "scale": scale, "offset": offset, "nodata": nodata,
         "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
     }  # fmt: skip
     columns = {
         "layer": layer, "id": id_column, "label": label_column, "name": name_column, "region": region_column,
-        "year": int(year) if year and year.isdigit() else year, "crs": crs,
+        "year": int(year) if year and year.isdigit() else year, "crs": crs, "merge": parse_merge(merge),
     }  # fmt: skip
     result = api.aggregate(
         session.workspace, scenes, parcels, name=name, output=output, columns=columns, options=chosen,

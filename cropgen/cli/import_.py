@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, split_list
+from cropgen.cli.options import GLOBAL_NOTE, DryRun, Merge, Overwrite, parse_merge, split_list
 from cropgen.cli.session import session_of
 from cropgen.core.errors import UsageError
 
@@ -46,6 +46,7 @@ def import_(
     attributes: Annotated[
         Path | None, typer.Option("--attributes", help="Second table with further columns, joined by id or by row.")
     ] = None,
+    merge: Merge = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -58,7 +59,7 @@ def import_(
         "name": name_column, "region": region_column, "year": int(year) if year and year.isdigit() else year,
         "bands": _band_columns(bands), "pattern": pattern, "scale": scale,
         "nodata": None if nodata is None else (nodata,), "clear": clear_column,
-        "attributes": None if attributes is None else str(attributes),
+        "merge": parse_merge(merge), "attributes": None if attributes is None else str(attributes),
     }  # fmt: skip
     result = api.import_table(
         session.workspace, table, parcels=parcels, mapping=mapping, options=options, name=name, output=output,

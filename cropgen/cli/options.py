@@ -24,6 +24,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A model option, repeatable; see `cropgen models NAME`."),
 ]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option("--merge", metavar="PATTERN=CODE", help="Crop codes made one, repeatable: 'wheat*=wheat'."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random number derives from it.")]
 
 
@@ -43,6 +47,21 @@ def split_numbers(text: str | None, flag: str) -> tuple[int, ...]:
     if wrong:
         raise UsageError(f"{flag}: expected whole numbers, got {wrong[0]!r}", hint=f"for example {flag} 2021,2022")
     return tuple(int(p) for p in parts)
+
+
+def parse_merge(pairs: list[str] | None) -> dict[str, str] | None:
+    """`pattern=code` pairs as a mapping; None for none.
+
+    Raises:
+        UsageError: a pair lacks one of both.
+    """
+    if not pairs:
+        return None
+    split = [pair.rpartition("=") for pair in pairs]
+    wrong = [pair for pair, (pattern, _, code) in zip(pairs, split, strict=True) if not pattern or not code]
+    if wrong:
+        raise UsageError(f"--merge {wrong[0]!r}: expected PATTERN=CODE", hint="for example --merge 'wheat*=wheat'")
+    return {pattern: code for pattern, _, code in split}
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:

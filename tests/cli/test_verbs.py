@@ -11,7 +11,7 @@ import geopandas as gpd
 import pytest
 
 from cropgen.cli.main import hoist_globals
-from cropgen.cli.options import parse_settings, split_numbers
+from cropgen.cli.options import parse_merge, parse_settings, split_numbers
 from cropgen.core.errors import UsageError
 
 from .conftest import call, write_parcels, write_scenes
@@ -30,6 +30,9 @@ def test_settings_are_toml_or_text() -> None:
     }  # fmt: skip
     with pytest.raises(UsageError, match="expected key=value"):
         parse_settings(["steps"])
+    assert parse_merge(["wheat*=wheat", "a=b=c"]) == {"wheat*": "wheat", "a=b": "c"}
+    with pytest.raises(UsageError, match="expected PATTERN=CODE"):
+        parse_merge(["wheat"])
     with pytest.raises(UsageError, match="whole numbers"):
         split_numbers("2021,later", "--years")
 
