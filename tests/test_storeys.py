@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -112,17 +111,18 @@ def test_names_and_sizes() -> None:
 
 
 def test_help_is_fast_and_light() -> None:
+    """Processor time, because other work on the machine changes how long a wait is."""
     code = (
-        "import sys\n"
+        "import sys, time\n"
         "from cropgen.cli.main import run\n"
         "code = run(['--help'])\n"
         "heavy = {'torch', 'rasterio', 'geopandas', 'xarray', 'osgeo', 'pyogrio', 'sklearn', 'pandas', 'numpy'}\n"
-        "print('HEAVY', sorted(heavy & set(sys.modules)), code)\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)), code, time.process_time())\n"
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-        assert "HEAVY [] 0" in done.stdout
+        *_, last = done.stdout.splitlines()
+        assert last.startswith("HEAVY [] 0")
+        seconds.append(float(last.split()[-1]))
     assert min(seconds) < 0.5

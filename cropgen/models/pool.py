@@ -151,7 +151,9 @@ class Pool(Classifier):
     def log_posterior(self, batch: Batch) -> Tensor:
         first = self.generative.log_posterior(batch)
         second = self.discriminative.log_posterior(batch) / self.temperature
-        return torch.log_softmax(self.weight * first + (1 - self.weight) * second, -1)
+        pooled = torch.log_softmax(self.weight * first + (1 - self.weight) * second, -1)
+        seen = (batch.mask & (batch.slot >= 0)).any(1)
+        return torch.where(seen[:, None], pooled, first)
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """(B,) log p(x) of the generative member."""
