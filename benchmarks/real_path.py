@@ -74,7 +74,8 @@ def bavaria(root: Path, workspace: Workspace) -> dict[str, Any]:
         workspace, root / "Test_bavaria.xlsx", parcels=root / "Test_area.shp", options={"id": "id"}, name="bavaria"
     )
     api.train(workspace, api.TrainRequest(made.series, "tgem", "100%", name="bavaria"))
-    parcels = gpd.read_file(root / "Test_area.shp").assign(id=lambda f: f["Feld"].astype(str))
+    parcels = gpd.read_file(root / "Test_area.shp")
+    parcels["id"] = [str(row) for row in range(len(parcels))]
     return {"rows": made.rows, "bands": list(made.bands), "crops": made.classes,
             "predicted": predicted(workspace, parcels, "bavaria", "bavaria", made.series, 2018)}  # fmt: skip
 
