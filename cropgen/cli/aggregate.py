@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE, DryRun, Merge, Overwrite, parse_merge, split_list, split_numbers
+from cropgen.cli.options import (
+    GLOBAL_NOTE,
+    DryRun,
+    IdColumn,
+    LabelColumn,
+    Merge,
+    NameColumn,
+    Overwrite,
+    RegionColumn,
+    StoreOutput,
+    YearOrColumn,
+    parse_merge,
+    split_list,
+    split_numbers,
+    year_or_column,
+)
 from cropgen.cli.session import session_of
 
 
@@ -21,13 +36,13 @@ def aggregate(
     name: Annotated[
         str | None, typer.Option("--name", help="Data set: data/NAME/series.zarr. Default: that of the scenes' folder.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The store itself, instead of --name.")] = None,
+    output: StoreOutput = None,
     layer: Annotated[str | None, typer.Option("--layer", help="Layer of the parcel file.")] = None,
-    id_column: Annotated[str | None, typer.Option("--id-column", help="Parcel id. Default: recognised.")] = None,
-    label_column: Annotated[str | None, typer.Option("--label-column", help="Crop code. Default: recognised.")] = None,
-    name_column: Annotated[str | None, typer.Option("--name-column", help="Crop name. Default: recognised.")] = None,
-    region_column: Annotated[str | None, typer.Option("--region-column", help="Region. Default: recognised.")] = None,
-    year: Annotated[str | None, typer.Option("--year", help="Harvest year, or its column.")] = None,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = None,
+    name_column: NameColumn = None,
+    region_column: RegionColumn = None,
+    year: YearOrColumn = None,
     crs: Annotated[str | None, typer.Option("--crs", help="Coordinate system of parcels that state none.")] = None,
     bands: Annotated[str | None, typer.Option("--bands", metavar="B,B", help="Bands read. Default: all.")] = None,
     clear: Annotated[
@@ -63,7 +78,7 @@ def aggregate(
     }  # fmt: skip
     columns = {
         "layer": layer, "id": id_column, "label": label_column, "name": name_column, "region": region_column,
-        "year": int(year) if year and year.isdigit() else year, "crs": crs, "merge": parse_merge(merge),
+        "year": year_or_column(year), "crs": crs, "merge": parse_merge(merge),
     }  # fmt: skip
     result = api.aggregate(
         session.workspace, scenes, parcels, name=name, output=output, columns=columns, options=chosen,

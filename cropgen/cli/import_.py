@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE, DryRun, Merge, Overwrite, parse_merge, split_list
+from cropgen.cli.options import (
+    GLOBAL_NOTE,
+    DryRun,
+    IdColumn,
+    LabelColumn,
+    Merge,
+    NameColumn,
+    Overwrite,
+    RegionColumn,
+    StoreOutput,
+    YearOrColumn,
+    parse_merge,
+    split_list,
+    year_or_column,
+)
 from cropgen.cli.session import session_of
 from cropgen.core.errors import UsageError
 
@@ -23,15 +37,15 @@ def import_(
     name: Annotated[
         str | None, typer.Option("--name", help="Data set: data/NAME/series.zarr. Default: that of the table.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The store itself, instead of --name.")] = None,
+    output: StoreOutput = None,
     layout: Annotated[str | None, typer.Option("--layout", help="long, wide or auto.")] = None,
-    id_column: Annotated[str | None, typer.Option("--id-column", help="Parcel id. Default: recognised.")] = None,
+    id_column: IdColumn = None,
     date_column: Annotated[str | None, typer.Option("--date-column", help="Date (long). Default: recognised.")] = None,
     date_format: Annotated[str | None, typer.Option("--date-format", help="strptime format of dates.")] = None,
-    label_column: Annotated[str | None, typer.Option("--label-column", help="Crop code. Default: recognised.")] = None,
-    name_column: Annotated[str | None, typer.Option("--name-column", help="Crop name. Default: recognised.")] = None,
-    region_column: Annotated[str | None, typer.Option("--region-column", help="Region. Default: recognised.")] = None,
-    year: Annotated[str | None, typer.Option("--year", help="Harvest year, or its column.")] = None,
+    label_column: LabelColumn = None,
+    name_column: NameColumn = None,
+    region_column: RegionColumn = None,
+    year: YearOrColumn = None,
     bands: Annotated[
         str | None, typer.Option("--bands", metavar="B=COL,…", help="Band = column. Default: recognised.")
     ] = None,
@@ -56,7 +70,7 @@ def import_(
     session = session_of(context)
     options = {
         "layout": layout, "id": id_column, "date": date_column, "date_format": date_format, "label": label_column,
-        "name": name_column, "region": region_column, "year": int(year) if year and year.isdigit() else year,
+        "name": name_column, "region": region_column, "year": year_or_column(year),
         "bands": _band_columns(bands), "pattern": pattern, "scale": scale,
         "nodata": None if nodata is None else (nodata,), "clear": clear_column,
         "merge": parse_merge(merge), "attributes": None if attributes is None else str(attributes),

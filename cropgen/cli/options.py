@@ -24,6 +24,12 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A model option, repeatable; see `cropgen models NAME`."),
 ]
+StoreOutput = Annotated[Path | None, typer.Option("--output", "-o", help="The store itself, instead of --name.")]
+IdColumn = Annotated[str | None, typer.Option("--id-column", help="Parcel id. Default: recognised.")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Crop code. Default: recognised.")]
+NameColumn = Annotated[str | None, typer.Option("--name-column", help="Crop name. Default: recognised.")]
+RegionColumn = Annotated[str | None, typer.Option("--region-column", help="Region. Default: recognised.")]
+YearOrColumn = Annotated[str | None, typer.Option("--year", help="Harvest year, or its column.")]
 Merge = Annotated[
     list[str] | None,
     typer.Option("--merge", metavar="PATTERN=CODE", help="Crop codes made one, repeatable: 'wheat*=wheat'."),
@@ -47,6 +53,11 @@ def split_numbers(text: str | None, flag: str) -> tuple[int, ...]:
     if wrong:
         raise UsageError(f"{flag}: expected whole numbers, got {wrong[0]!r}", hint=f"for example {flag} 2021,2022")
     return tuple(int(p) for p in parts)
+
+
+def year_or_column(text: str | None) -> int | str | None:
+    """A year where the text is a number, the name of a column otherwise."""
+    return int(text) if text and text.isdigit() else text
 
 
 def parse_merge(pairs: list[str] | None) -> dict[str, str] | None:

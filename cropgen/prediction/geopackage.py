@@ -11,11 +11,14 @@ Equal predictions give equal bytes: GDAL writes `stamp` wherever it would write 
 from __future__ import annotations
 
 import contextlib
+import signal
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pyarrow as pa
@@ -144,16 +147,41 @@ class _Kept:
 
 
 @contextlib.contextmanager
-def _as_write_error(path: Path, kept: _Kept | None = None) -> Iterator[None]:
+def _noticed_interrupt() -> Iterator[list[int]]:
+    """Remember Ctrl-C: where it strikes inside Arrow or GDAL they report it as an error of their own."""
+    noticed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noticed
+        return
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        noticed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, remember)
     try:
-        yield
+        yield noticed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _as_write_error(path: Path, kept: _Kept | None = None) -> Iterator[None]:
+    noticed: list[int] = []
+    try:
+        with _noticed_interrupt() as noticed:
+            yield
     except _WRITE_ERRORS as error:
+        if noticed:
+            raise KeyboardInterrupt from None
         if kept is not None and kept.error is not None:
             raise kept.error from None
         reason = " ".join(str(error).split())
         raise CropgenError(
             f"cannot write {path.name}: {reason}", hint="free space or choose another folder; nothing was changed"
         ) from error
+    if noticed:
+        raise KeyboardInterrupt
     if kept is not None and kept.error is not None:
         raise kept.error
 
