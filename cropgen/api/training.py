@@ -15,7 +15,7 @@ from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.base import Classifier
 from cropgen.models.catalog import find, load
 from cropgen.prediction.novelty import calibrate, cross_calibrate, save_typicality
-from cropgen.training.train import TrainPlan, plan, train_run
+from cropgen.training.train import TrainPlan, execute, plan
 
 _ENOUGH_REFERENCE = 100
 
@@ -157,13 +157,8 @@ def train(
     rows = plan(recipe, workspace.root, report)
     if dry_run:
         return _result(run, recipe, rows, 0.0, {}, dry_run=True)
-    run.path.parent.mkdir(parents=True, exist_ok=True)
-    with run.lock():
-        if not resume:
-            run.begin(resume=False, overwrite=overwrite)
-            recipe.write(run.recipe)
-        fitted = train_run(recipe, run, rows, report, resume=resume)
-        _keep_typicality(run, fitted.model, rows, report)
+    fitted = execute(recipe, run, rows, report, resume=resume, overwrite=overwrite)
+    _keep_typicality(run, fitted.model, rows, report)
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 

@@ -168,7 +168,19 @@ def train(
         resume: continue a run that was interrupted.
         overwrite: replace a run that exists.
     """
-    planned = plan(recipe, root, report)
+    return execute(recipe, run, plan(recipe, root, report), report, resume=resume, overwrite=overwrite)
+
+
+def execute(
+    recipe: TrainRecipe,
+    run: RunFolder,
+    planned: TrainPlan,
+    report: Reporter | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> FitResult:
+    """Make the run folder of a planned recipe, hold it, and train into it; see `train`."""
     run.path.parent.mkdir(parents=True, exist_ok=True)
     with run.lock():
         run.begin(resume=resume, overwrite=overwrite)
