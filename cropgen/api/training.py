@@ -15,6 +15,7 @@ from cropgen.core.run import RunFolder, new_run_name
 from cropgen.models.base import Classifier
 from cropgen.models.catalog import find, load
 from cropgen.prediction.novelty import calibrate, cross_calibrate, save_typicality
+from cropgen.series.splits import LabelShare
 from cropgen.training.train import TrainPlan, execute, plan
 
 _ENOUGH_REFERENCE = 100
@@ -30,6 +31,7 @@ class TrainRequest:
         labels: share (`10%`, `0.1`) or number per class (`50/class`) of labels used.
         years, regions: rows learnt from; empty: all.
         unlabelled_years, unlabelled_regions: further rows, used without labels.
+        validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
         pool: pools the model with this discriminative one.
         options: model options that differ from the defaults, nested.
         name: name of the run folder.
@@ -43,6 +45,7 @@ class TrainRequest:
     regions: tuple[str, ...] = ()
     unlabelled_years: tuple[int, ...] = ()
     unlabelled_regions: tuple[str, ...] = ()
+    validation: str | None = None
     bands: tuple[str, ...] = ()
     calendar: str = "auto"
     pool: str | None = None
@@ -104,6 +107,21 @@ def model_section(name: str, options: dict[str, Any], pool: str | None = None) -
     return ModelSection(name=entry.name, options=options)
 
 
+def validation_share(text: str | None) -> float:
+    """The share of the labelled rows meant by `20%` or `0.2`; 0 for None.
+
+    Raises:
+        UsageError: it is not a share of less than all.
+    """
+    share = LabelShare.parse(text).share if text else 0.0
+    if share is None or share >= 1:
+        raise UsageError(
+            f"--validation: expected a share of the labels of less than 100%, got {text}",
+            hint="for example --validation 20%",
+        )
+    return share
+
+
 def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecipe:
     if request.recipe is not None:
         return TrainRecipe.read(request.recipe)
@@ -112,6 +130,7 @@ def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecip
         "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
         "bands": request.bands, "calendar": request.calendar, "labels": request.labels,
         "unlabelled_years": request.unlabelled_years, "unlabelled_regions": request.unlabelled_regions,
+        "validation_share": validation_share(request.validation),
     }  # fmt: skip
     return TrainRecipe(
         seed=request.seed, device=request.device, data=validate(DataSection, document, where="arguments"),

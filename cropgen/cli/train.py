@@ -37,6 +37,10 @@ def train(
     unlabelled_regions: Annotated[
         str | None, typer.Option("--unlabelled-regions", metavar="R,R", help="Further regions, used without labels.")
     ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option("--validation", metavar="SHARE", help="Share of the labels kept for choices: 20%. Default: none."),
+    ] = None,
     bands: Annotated[str | None, typer.Option("--bands", metavar="B,B", help="Input bands. Default: all.")] = None,
     calendar: Annotated[
         str, typer.Option("--calendar", help="auto, pentad, dekad, half-month, 16-day or month.")
@@ -67,9 +71,9 @@ def train(
     request = api.TrainRequest(
         series=data, model=model, labels=labels, years=split_numbers(years, "--years"), regions=split_list(regions),
         unlabelled_years=split_numbers(unlabelled_years, "--unlabelled-years"),
-        unlabelled_regions=split_list(unlabelled_regions), bands=split_list(bands), calendar=calendar, pool=pool,
-        options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}), seed=seed, device=device,
-        name=name, recipe=recipe,
+        unlabelled_regions=split_list(unlabelled_regions), validation=validation, bands=split_list(bands),
+        calendar=calendar, pool=pool, options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}),
+        seed=seed, device=device, name=name, recipe=recipe,
     )  # fmt: skip
     result = api.train(
         session.workspace, request, resume=resume, overwrite=overwrite, dry_run=dry_run, report=session.report

@@ -40,6 +40,10 @@ class DataSection(Section):
         0.05, ge=0, lt=0.5, description="share of the parcels that is not learnt from but judges what is usual"
     )
     max_labelled: int = Field(100_000, ge=1, description="labelled parcels kept, a seeded sample beyond that")
+    validation_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the labelled parcels kept for choices such as when to stop; 0: none"
+    )
+    validation_block_km: float = Field(1.0, gt=0, description="side of the spatial blocks that are kept whole for it")
 
 
 class ModelSection(Section):

@@ -67,9 +67,7 @@ def learn(
     Raises:
         DataError: fewer than two classes have labels there.
     """
-    rows = choose_rows(index.loc[fold.open_rows], section, fold.seed)
-    place = np.flatnonzero(fold.open_rows)
-    rows = TrainingRows(place[rows.labelled], place[rows.unlabelled], place[rows.reference], rows.facts)
+    rows = choose_rows(index.loc[fold.open_rows], section, fold.seed).within(np.flatnonzero(fold.open_rows))
     spec, data = read_training(store, rows, section)
     result = fit(model.name, model.options, spec, data, seed=fold.seed, report=report)
     classes = store.legend.encode(spec.legend.codes)

@@ -83,10 +83,13 @@ class TrainingData:
     Arguments:
         labelled: rows whose class is known.
         unlabelled: rows whose class is not used, or None; their `y` is −1.
+        validation: rows whose class is known and that no weight is fitted to, or None: they only judge, such as when
+            to stop and how sure to be. They share no spatial block with the other rows.
     """
 
     labelled: Batch
     unlabelled: Batch | None = None
+    validation: Batch | None = None
 
 
 @dataclass(frozen=True)

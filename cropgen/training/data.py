@@ -15,11 +15,12 @@ from cropgen.series.batches import Batch, make_batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import UNKNOWN, Legend
 from cropgen.series.schema import ParcelSeries, concatenate
-from cropgen.series.splits import Selection, label_subset, select_rows
+from cropgen.series.splits import Selection, label_subset, parcel_blocks, select_rows
 from cropgen.series.store import SeriesStore
 
 _SAMPLE_STREAM = 0x5A3E
 _REFERENCE_STREAM = 0x4EF0
+_VALIDATION_STREAM = 0x7A11
 _LEAST_REFERENCE, _MOST_REFERENCE = 20, 2000
 
 
@@ -31,13 +32,21 @@ class TrainingRows:
         labelled: ascending rows whose labels are used.
         unlabelled: ascending rows used without labels, disjoint from `labelled`.
         reference: ascending rows that are not learnt from: what a usual parcel looks like to the fitted model.
+        validation: ascending rows whose labels only judge; no block that holds one is learnt from.
         facts: JSON-able account of how many rows were found, left out and kept.
     """
 
     labelled: np.ndarray
     unlabelled: np.ndarray
     reference: np.ndarray
+    validation: np.ndarray
     facts: dict[str, Any]
+
+    def within(self, place: np.ndarray) -> TrainingRows:
+        """The same rows of a larger index, `place` (N,) being the position there of each row of the smaller one."""
+        return TrainingRows(
+            place[self.labelled], place[self.unlabelled], place[self.reference], place[self.validation], self.facts
+        )
 
 
 def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> TrainingRows:
@@ -46,7 +55,8 @@ def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> Trainin
     Labels come from the years and regions learnt from; every other row there, and every row of the further years and
     regions, is used without its label. Rows without a clear date are left out. Where there are more rows than the
     recipe's caps, a seeded sample is kept, by class for labelled rows. A small share is set aside as reference: of the
-    rows whose labels are not used, or of the labelled ones where those are too few.
+    rows whose labels are not used, or of the labelled ones where those are too few. The validation rows are taken out
+    of the labelled ones, so they count against the label share, and the rows around them are not learnt from.
 
     Arguments:
         index: one line per row, as `SeriesStore.index` gives.
@@ -77,11 +87,14 @@ def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> Trainin
         share = section.max_labelled / len(labelled)
         labelled = labelled[label_subset(label[labelled], f"{share:.9f}", seed)]
     _check_classes(label[labelled], len(learnt), len(known))
-    unlabelled = np.setdiff1d(found, np.union1d(labelled, reference), assume_unique=True)
+    validation, around = _validation_rows(index, labelled, section, seed)
+    labelled = np.setdiff1d(labelled, validation, assume_unique=True)
+    unlabelled = np.setdiff1d(found, np.concatenate([labelled, reference, around]))
     facts = {
         "labelled": len(labelled),
         "unlabelled": min(len(unlabelled), section.max_unlabelled),
         "reference": len(reference),
+        "validation": len(validation),
         "labels_available": len(known),
         "unlabelled_available": len(unlabelled),
         "max_labelled": section.max_labelled,
@@ -90,7 +103,7 @@ def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> Trainin
     }
     if len(unlabelled) > section.max_unlabelled:
         unlabelled = np.sort(_sample(unlabelled, section.max_unlabelled, seed, _SAMPLE_STREAM))
-    return TrainingRows(labelled, unlabelled, reference, facts)
+    return TrainingRows(labelled, unlabelled, reference, validation, facts)
 
 
 def _sample(rows: np.ndarray, count: int, seed: int, stream: int) -> np.ndarray:
@@ -112,6 +125,41 @@ def _set_aside(labelled: np.ndarray, found: np.ndarray, label: np.ndarray, share
         source = np.setdiff1d(labelled, spared, assume_unique=True)
         count = min(count, len(source) // 2)
     return np.sort(_sample(source, count, seed, _REFERENCE_STREAM))
+
+
+def _validation_rows(
+    index: pd.DataFrame, labelled: np.ndarray, section: DataSection, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending labelled rows of whole spatial blocks, and all rows of those blocks.
+
+    Blocks are gone through in a seeded order; one is taken where it brings the number of rows nearer to the share asked
+    for and leaves every class a row to learn from.
+
+    Raises:
+        DataError: no block can be taken.
+    """
+    if section.validation_share == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    block = parcel_blocks(index, section.validation_block_km, seed)
+    label = np.unique(index["label"].to_numpy()[labelled], return_inverse=True)[1]
+    held, place = np.unique(block[labelled], return_inverse=True)
+    per_block = np.zeros((len(held), label.max() + 1), np.int64)
+    np.add.at(per_block, (place, label), 1)
+    wanted, kept, left = section.validation_share * len(labelled), 0, per_block.sum(0)
+    taken = []
+    for candidate in np.random.default_rng([seed, _VALIDATION_STREAM]).permutation(len(held)):
+        counts = per_block[candidate]
+        if counts.sum() < 2 * (wanted - kept) and (left > counts).all():
+            taken.append(held[candidate])
+            kept, left = kept + counts.sum(), left - counts
+    if not taken:
+        raise DataError(
+            f"no block of {section.validation_block_km:g} km can be kept for validation: "
+            f"{len(labelled)} labelled parcels lie in {len(held)} blocks",
+            hint="use more labels, a larger share, or smaller blocks (validation_block_km)",
+        )
+    around = np.flatnonzero(np.isin(block, taken))
+    return np.intersect1d(labelled, around, assume_unique=True), around
 
 
 def _check_further(what: str, learnt: tuple[Any, ...], further: tuple[Any, ...]) -> None:
@@ -141,19 +189,21 @@ def assemble(
     legend: Legend,
     labelled: ParcelSeries,
     unlabelled: ParcelSeries | None = None,
+    validation: ParcelSeries | None = None,
     *,
     bands: tuple[str, ...] = (),
     calendar: str = "auto",
 ) -> tuple[InputSpec, TrainingData]:
     """What a model is built from and learns from.
 
-    The calendar spans the clear dates of all rows; the classes are those of the legend that occur among the labelled
-    rows, in its order.
+    The calendar spans the clear dates of all rows that are learnt from; the classes are those of the legend that occur
+    among the labelled rows, in its order.
 
     Arguments:
-        legend: what the labels of both series are positions of.
+        legend: what the labels of all series are positions of.
         labelled: rows whose labels are used.
         unlabelled: rows used without their labels, or None.
+        validation: rows whose labels only judge, or None.
         bands: input bands, in order; empty: all.
         calendar: a calendar's name, or `auto`.
 
@@ -168,13 +218,17 @@ def assemble(
     classes = np.unique(labelled.label[labelled.label > UNKNOWN])
     spec = InputSpec(names, grid, legend.subset(classes))
     rest = None if free is None else make_batch(free, grid, classes).without_labels()
-    return spec, TrainingData(make_batch(labelled, grid, classes), rest)
+    judged = None if validation is None else make_batch(validation.select_bands(names), grid, classes)
+    return spec, TrainingData(make_batch(labelled, grid, classes), rest, judged)
 
 
 def read_training(store: SeriesStore, rows: TrainingRows, section: DataSection) -> tuple[InputSpec, TrainingData]:
     """The chosen rows of a store, read once into main memory."""
-    unlabelled = store.read(rows.unlabelled) if len(rows.unlabelled) else None
-    return assemble(store.legend, store.read(rows.labelled), unlabelled, bands=section.bands, calendar=section.calendar)
+    unlabelled, validation = (store.read(part) if len(part) else None for part in (rows.unlabelled, rows.validation))
+    return assemble(
+        store.legend, store.read(rows.labelled), unlabelled, validation,
+        bands=section.bands, calendar=section.calendar,
+    )  # fmt: skip
 
 
 def read_reference(store: SeriesStore, rows: TrainingRows, spec: InputSpec) -> Batch:

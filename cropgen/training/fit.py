@@ -109,8 +109,10 @@ def find_device(name: str) -> torch.device:
 def data_digest(data: TrainingData) -> str:
     """Hex SHA-256 over every value a model may learn from."""
     digest = hashlib.sha256()
-    for batch in (data.labelled, data.unlabelled):
+    for role in fields(TrainingData):
+        batch = getattr(data, role.name)
         if batch is not None:
+            digest.update(role.name.encode())
             for field in fields(Batch):
                 tensor = getattr(batch, field.name).contiguous()
                 digest.update(f"{field.name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -78,7 +78,8 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
         "year": [int(year) for year in chosen["year"]],
     }
     (report or Silent()).info(
-        f"{len(rows.labelled)} parcels with label and {len(rows.unlabelled)} without, {spec.classes} classes, "
+        f"{len(rows.labelled)} parcels with label and {len(rows.unlabelled)} without"
+        f"{f', {len(rows.validation)} for validation' if len(rows.validation) else ''}, {spec.classes} classes, "
         f"{len(spec.bands)} bands on {spec.calendar.count} slots of the {spec.calendar.kind} calendar"
     )
     return TrainPlan(

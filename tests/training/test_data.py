@@ -12,6 +12,7 @@ from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.recipe import DataSection
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
+from cropgen.series.splits import parcel_blocks
 from cropgen.series.store import SeriesStore
 from cropgen.training.data import assemble, choose_rows, read_training
 
@@ -155,3 +156,78 @@ def test_some_rows_are_set_aside_as_reference_and_never_learnt_from() -> None:
     everything = choose_rows(table, section(reference_share=0.25), seed=1)
     assert len(everything.reference)
     assert len(everything.labelled) + len(everything.reference) == everything.facts["labels_available"]
+
+
+def places(rows: int = 400, years: tuple[int, ...] = (2020, 2021), seed: int = 3) -> pd.DataFrame:
+    """Parcels strewn over about 8 × 11 km, each with one row a year; a tenth has no known class."""
+    generator = np.random.default_rng(seed)
+    parcels = pd.DataFrame({
+        "parcel_id": [f"p{i}" for i in range(rows)], "region": "r",
+        "lon": 10 + 0.1 * generator.random(rows), "lat": 48 + 0.1 * generator.random(rows),
+        "label": np.where(generator.random(rows) < 0.1, -1, generator.integers(0, 4, rows)), "clear_dates": 5,
+    })  # fmt: skip
+    return pd.concat([parcels.assign(year=year) for year in years], ignore_index=True)
+
+
+def test_validation_takes_whole_blocks_out_of_the_labelled_rows() -> None:
+    table = places()
+    wanted = section(years=(2020,), unlabelled_years=(2021,), labels="40%", reference_share=0.0)
+    without = choose_rows(table, wanted, seed=1)
+    rows = choose_rows(table, wanted.model_copy(update={"validation_share": 0.25}), seed=1)
+    np.testing.assert_array_equal(np.union1d(rows.labelled, rows.validation), without.labelled)
+    assert not set(rows.labelled) & set(rows.validation)
+    assert len(rows.validation) == pytest.approx(0.25 * len(without.labelled), abs=2)
+    assert len(rows.validation) == rows.facts["validation"]
+    block = parcel_blocks(table, wanted.validation_block_km, 1)
+    learnt = np.concatenate([rows.labelled, rows.unlabelled])
+    assert not set(block[rows.validation]) & set(block[learnt])
+    assert not set(table["parcel_id"][rows.validation]) & set(table["parcel_id"][learnt])
+    assert set(table["label"][rows.labelled]) == {0, 1, 2, 3}
+    assert len(without.validation) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_leaves_every_class_a_row_and_is_disjoint_from_the_reference(seed: int) -> None:
+    table = places(rows=60, years=(2020,), seed=seed)
+    rows = choose_rows(
+        table, section(labels="2/class", validation_share=0.5, validation_block_km=0.1, reference_share=0.4), seed
+    )
+    assert sorted(table["label"][rows.labelled].unique()) == [0, 1, 2, 3]
+    assert len(rows.labelled) + len(rows.validation) == 8
+    parts = [rows.labelled, rows.unlabelled, rows.reference, rows.validation]
+    assert len(np.unique(np.concatenate(parts))) == sum(map(len, parts))
+    again = choose_rows(
+        table, section(labels="2/class", validation_share=0.5, validation_block_km=0.1, reference_share=0.4), seed
+    )
+    assert np.array_equal(rows.validation, again.validation)
+
+
+def test_parcels_without_a_place_are_validated_one_by_one() -> None:
+    table = places(years=(2020,)).assign(lon=np.nan, lat=np.nan)
+    rows = choose_rows(table, section(validation_share=0.1, reference_share=0.0), seed=0)
+    assert len(rows.validation) == round(0.1 * (table["label"] >= 0).sum())
+
+
+def test_validation_without_a_block_to_spare_is_an_error() -> None:
+    with pytest.raises(DataError, match="no block of 50 km can be kept for validation") as raised:
+        choose_rows(places(), section(validation_share=0.2, validation_block_km=50.0), seed=0)
+    assert "smaller blocks" in str(raised.value.hint)
+
+
+def test_rows_of_a_part_are_found_in_the_whole() -> None:
+    rows = choose_rows(places(years=(2020,)), section(validation_share=0.2), seed=0)
+    moved = rows.within(np.arange(400) + 1000)
+    for name in ("labelled", "unlabelled", "reference", "validation"):
+        np.testing.assert_array_equal(getattr(moved, name), getattr(rows, name) + 1000)
+
+
+def test_validation_rows_are_assembled_with_their_labels_and_do_not_move_the_calendar() -> None:
+    known, later = series([3, 1, 3]), series([1, 3])
+    later = ParcelSeries.build(
+        bands=later.bands, values=later.values, mask=later.mask, day=later.day + 30, parcel_id=later.parcel_id,
+        year=2021, label=later.label,
+    )  # fmt: skip
+    spec, data = assemble(LEGEND, known, None, later, calendar="dekad")
+    assert data.validation is not None
+    assert data.validation.y.tolist() == [0, 1]
+    assert spec == assemble(LEGEND, known, calendar="dekad")[0]

@@ -73,6 +73,8 @@ def test_the_digest_sees_every_member() -> None:
     before = data_digest(DATA)
     assert data_digest(TrainingData(DATA.labelled, DATA.unlabelled)) == before
     assert data_digest(TrainingData(DATA.labelled)) != before
+    assert data_digest(TrainingData(DATA.labelled, None, DATA.unlabelled)) != before
+    assert data_digest(TrainingData(DATA.labelled, DATA.unlabelled, DATA.labelled)) != before
     for name in ("values", "day", "slot", "y"):
         changed = replace(DATA.labelled, **{name: getattr(DATA.labelled, name) + 1})
         assert data_digest(TrainingData(changed, DATA.unlabelled)) != before
