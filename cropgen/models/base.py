@@ -85,11 +85,14 @@ class TrainingData:
         unlabelled: rows whose class is not used, or None; their `y` is −1.
         validation: rows whose class is known and that no weight is fitted to, or None: they only judge, such as when
             to stop and how sure to be. They share no spatial block with the other rows.
+        target: rows of the season or region that is to be classified, without classes, or None: models that adapt
+            learn from them as from unlabelled rows, all others leave them alone.
     """
 
     labelled: Batch
     unlabelled: Batch | None = None
     validation: Batch | None = None
+    target: Batch | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,11 @@ class Classifier(nn.Module, ABC):
     @abstractmethod
     def log_posterior(self, batch: Batch) -> Tensor:
         """(B, K) normalised log p(y | x). A row without any clear date gets the class prior."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether rows of the target domain are learnt from."""
+        return False
 
     def prepare(self, data: TrainingData, context: Context) -> None:
         """Fit whatever has a closed form or an iteration of its own; called once, before any gradient step."""

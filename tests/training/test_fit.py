@@ -75,6 +75,7 @@ def test_the_digest_sees_every_member() -> None:
     assert data_digest(TrainingData(DATA.labelled)) != before
     assert data_digest(TrainingData(DATA.labelled, None, DATA.unlabelled)) != before
     assert data_digest(TrainingData(DATA.labelled, DATA.unlabelled, DATA.labelled)) != before
+    assert data_digest(TrainingData(DATA.labelled, DATA.unlabelled, target=DATA.unlabelled)) != before
     for name in ("values", "day", "slot", "y"):
         changed = replace(DATA.labelled, **{name: getattr(DATA.labelled, name) + 1})
         assert data_digest(TrainingData(changed, DATA.unlabelled)) != before
