@@ -8,7 +8,8 @@ from pathlib import Path
 
 import cropgen
 from cropgen.core.errors import CropgenError, UsageError
-from cropgen.core.files import folder_size
+from cropgen.core.files import folder_size, require_input
+from cropgen.datasets.addresses import require_safe
 from cropgen.datasets.manifest import DatasetManifest
 
 _FOLDER = "data_manifests"
@@ -47,23 +48,35 @@ def manifest_folder() -> Path:
     raise CropgenError(f"no {_FOLDER} folder in {package}", hint="install cropgen again; its files are incomplete")
 
 
-def list_datasets(folder: Path | None = None) -> list[DatasetManifest]:
+def list_datasets(folder: Path | None = None, *, insecure: bool = False) -> list[DatasetManifest]:
     """Every data set that can be fetched, by name.
 
     Arguments:
-        folder: of manifests; default: the package's own.
+        folder: of manifests, for mirrors of one's own; default: the package's.
+        insecure: its addresses may be plain http.
+
+    Raises:
+        UsageError: a manifest is not valid, or an address is neither https nor on this machine.
+        MissingInputError: `folder` is not there.
     """
-    paths = sorted((folder or manifest_folder()).glob("*.toml"))
-    return sorted((DatasetManifest.read(path) for path in paths), key=lambda manifest: manifest.name)
+    where = manifest_folder() if folder is None else require_input(folder, "folder of manifests")
+    manifests = [DatasetManifest.read(path) for path in sorted(where.glob("*.toml"))]
+    for manifest in manifests:
+        for address in (a for file in manifest.files for a in file.addresses):
+            require_safe(address, f"manifest {manifest.name}", insecure=insecure and folder is not None)
+    return sorted(manifests, key=lambda manifest: manifest.name)
 
 
-def find_dataset(name: str, folder: Path | None = None) -> DatasetManifest:
+def find_dataset(name: str, folder: Path | None = None, *, insecure: bool = False) -> DatasetManifest:
     """The manifest of a data set.
+
+    Arguments:
+        folder, insecure: as in `list_datasets`.
 
     Raises:
         UsageError: there is none of this name; the hint has the nearest one.
     """
-    known = {manifest.name: manifest for manifest in list_datasets(folder)}
+    known = {manifest.name: manifest for manifest in list_datasets(folder, insecure=insecure)}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)

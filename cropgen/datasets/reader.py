@@ -1,0 +1,281 @@
+"""From the files of a data set to the container: what every reader does, and the part they share.
+
+A reader knows one published layout. It turns files into shards of parcels, in an order that files and selection alone
+decide; `fill_store` appends them and survives being killed: before a shard is appended the ledger says how many rows
+the store will have, so the next start knows from the store whether that shard is in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from cropgen.core.errors import UsageError
+from cropgen.core.files import remove, write_text
+from cropgen.core.progress import Reporter
+from cropgen.core.recipe import Section
+from cropgen.datasets.manifest import DatasetManifest, Selection
+from cropgen.series.legend import Legend
+from cropgen.series.schema import ParcelSeries
+from cropgen.series.store import SeriesStore
+
+if TYPE_CHECKING:
+    import geopandas
+
+READERS = {
+    "breizhcrops": "cropgen.datasets.breizhcrops:BreizhCropsReader",
+    "cropharvest": "cropgen.datasets.cropharvest:CropHarvestReader",
+    "denethor": "cropgen.datasets.denethor:DenethorReader",
+    "eurocrops": "cropgen.datasets.eurocrops:EuroCropsReader",
+    "eurocropsml": "cropgen.datasets.eurocropsml:EuroCropsMLReader",
+    "timesen2crop": "cropgen.datasets.timesen2crop:TimeSen2CropReader",
+}
+PREPARING = "preparing"
+_LEDGER = "ledger.json"
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked for.
+
+    Arguments:
+        manifest: of the data set.
+        selection: regions, years and level wanted; every one is named, none is empty where the data set has them.
+        options: the reader's own, checked against its `Options`.
+        files: folder with the files under the `path` of the manifest, archives with `unpack` already unpacked there;
+            for a data set that the user brings, the folder brought. Read only.
+        folder: where the result goes: `series.zarr`, or parcel layers.
+        fingerprint: of manifest, selection, options and digests; another one means that earlier work is of no use.
+        report: progress and messages.
+    """
+
+    manifest: DatasetManifest
+    selection: Selection
+    options: Any
+    files: Path
+    folder: Path
+    fingerprint: str
+    report: Reporter
+
+    @property
+    def series(self) -> Path:
+        return self.folder / "series.zarr"
+
+    def source(self) -> dict[str, Any]:
+        """What the store says of its origin."""
+        m = self.manifest
+        return {
+            "dataset": m.name, "title": m.title, "licence": m.licence, "citation": m.citation,
+            "selection": self.selection.to_json(), "options": self.options.model_dump(mode="json"),
+            "fingerprint": self.fingerprint, "protocols": [dict(p) for p in m.protocols],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some parcels of one preparation, a few thousand at most.
+
+    Arguments:
+        series: N rows; labels are positions in the legend of the `StoreSpec`.
+        geometry: N geometries with a coordinate system, or None.
+        dropped: reason → ids of parcels left out since the previous shard.
+    """
+
+    series: ParcelSeries
+    geometry: geopandas.GeoSeries | None = None
+    dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What is settled before the first shard.
+
+    Arguments:
+        bands: names of the C bands.
+        legend: what labels are positions of.
+        crs: coordinate system of the geometry; None takes that of the first shard.
+        source: facts beside those of `Request.source`.
+        rows: parcels expected, for the progress bar; None where unknown.
+    """
+
+    bands: tuple[str, ...]
+    legend: Legend
+    crs: str | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Parcels left out for one reason: how many, and the first few ids."""
+
+    count: int
+    first: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a reader made.
+
+    Arguments:
+        series: the store, or None where the data set has parcels only.
+        parcels: parcel layers, ready for `cropgen aggregate`.
+        rows: parcels in all.
+        dropped: by reason.
+    """
+
+    series: Path | None
+    parcels: tuple[Path, ...]
+    rows: int
+    dropped: Mapping[str, Dropped] = field(default_factory=dict)
+
+
+class NoOptions(Section):
+    """A reader without options."""
+
+
+class Reader(Protocol):
+    """One data set's layout."""
+
+    Options: ClassVar[type[Section]]
+
+    def prepare(self, request: Request) -> Prepared:
+        """Read the files of a request into `request.series`, or into parcel layers in `request.folder`.
+
+        Raises:
+            DataError: a file is missing, corrupt, or not of the published layout.
+        """
+        ...
+
+
+def reader_of(name: str) -> Reader:
+    """The reader of a data set, imported only now.
+
+    Raises:
+        UsageError: none is known.
+    """
+    if name not in READERS:
+        raise UsageError(f"no reader for data set {name!r}", hint=f"readers: {', '.join(sorted(READERS))}")
+    module, _, cls = READERS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)()
+
+
+class Ledger:
+    """What of a preparation is done, kept beside the unfinished result.
+
+    Arguments:
+        folder: where it and the unfinished result are; emptied when they are of another fingerprint.
+        fingerprint: of the request.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._path = folder / _LEDGER
+        document: dict[str, Any] = {}
+        if self._path.is_file():
+            try:
+                document = json.loads(self._path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError:
+                document = {}
+        if document.get("fingerprint") != fingerprint:
+            remove(folder)
+            document = {"fingerprint": fingerprint, "done": {}}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._document = document
+
+    def __getitem__(self, key: str) -> Any:
+        return self._document["done"][key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._document["done"]
+
+    def __setitem__(self, key: str, facts: Any) -> None:
+        """Record JSON-able facts, on disk when this returns."""
+        self._document["done"][key] = facts
+        write_text(self._path, json.dumps(self._document) + "\n")
+
+
+def fill_store(
+    request: Request,
+    spec: StoreSpec,
+    shards: Callable[[int], Iterator[Shard]],
+    finish: Callable[[SeriesStore], None] | None = None,
+) -> Prepared:
+    """Append shards to the store of a request; killed and started again, it goes on behind the last whole shard.
+
+    Arguments:
+        shards: given a number `begin`, yields shard `begin`, `begin + 1`, …; the same ones at every start.
+        finish: called with the complete store before it is moved into place, for example to write splits beside it.
+    """
+    folder = request.folder / PREPARING
+    ledger = Ledger(folder, request.fingerprint)
+    progress = _Progress.resume(ledger, folder / "series.zarr")
+    if progress is None:
+        remove(folder)
+        ledger = Ledger(folder, request.fingerprint)
+        SeriesStore.create(
+            folder / "series.zarr", bands=spec.bands, legend=spec.legend, crs=spec.crs,
+            source={**request.source(), **spec.source},
+        )  # fmt: skip
+        progress = _Progress()
+    elif progress.rows:
+        request.report.info(f"going on behind {progress.rows:,} parcels prepared earlier")
+    store = SeriesStore.open(folder / "series.zarr")
+    with request.report.task(f"preparing {request.manifest.name}", spec.rows) as task:
+        task.advance(progress.rows)
+        for shard in shards(progress.shards):
+            ledger["store"] = progress.to_json(expected=progress.rows + len(shard.series))
+            store.append(shard.series, shard.geometry)
+            progress = progress.after(shard)
+            task.advance(len(shard.series))
+    ledger["store"] = progress.to_json(expected=progress.rows)
+    if finish is not None:
+        finish(store)
+    _move_into_place(folder, request)
+    return Prepared(request.series, (), progress.rows, progress.dropped)
+
+
+def _move_into_place(folder: Path, request: Request) -> None:
+    """Everything made moves to the data set's folder, the store last: a store in place is a finished one."""
+    made = sorted((p for p in folder.iterdir() if p.name != _LEDGER), key=lambda p: p.name == request.series.name)
+    for path in made:
+        target = request.folder / path.name
+        remove(target)
+        path.replace(target)
+    remove(folder)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    shards: int = 0
+    rows: int = 0
+    dropped: Mapping[str, Dropped] = field(default_factory=dict)
+
+    @classmethod
+    def resume(cls, ledger: Ledger, store: Path) -> _Progress | None:
+        """Where an earlier start got to; None when nothing of it can be used."""
+        if "store" not in ledger or not (store / "zarr.json").is_file():
+            return None
+        entry = ledger["store"]
+        rows = len(SeriesStore.open(store))
+        if rows not in (entry["rows"], entry["expected"]):
+            return None
+        appended = rows == entry["expected"] and rows != entry["rows"]
+        dropped = {k: Dropped(count, tuple(first)) for k, (count, first) in entry["dropped"].items()}
+        return cls(entry["shards"] + appended, rows, dropped)
+
+    def after(self, shard: Shard) -> _Progress:
+        dropped = dict(self.dropped)
+        for reason, ids in shard.dropped.items():
+            before = dropped.get(reason, Dropped(0, ()))
+            first = (*before.first, *ids)[:_EXAMPLES]
+            dropped[reason] = Dropped(before.count + len(ids), first)
+        return _Progress(self.shards + 1, self.rows + len(shard.series), dropped)
+
+    def to_json(self, expected: int) -> dict[str, Any]:
+        dropped = {reason: [d.count, list(d.first)] for reason, d in self.dropped.items()}
+        return {"shards": self.shards, "rows": self.rows, "expected": expected, "dropped": dropped}
