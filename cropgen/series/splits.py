@@ -6,7 +6,7 @@ Every draw depends on its seed and on the rows alone, so a split can be repeated
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,22 +153,24 @@ def spatial_blocks(lon: np.ndarray, lat: np.ndarray, size_km: float, seed: int =
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint sets of rows.
+    """Disjoint sets of rows.
 
     Arguments:
         train, test: ascending positions in the index that was split.
         facts: JSON-able description of how it was made.
+        validation: ascending positions kept for choices; usually none.
     """
 
     train: np.ndarray
     test: np.ndarray
     facts: dict[str, Any]
+    validation: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
         document = {
             "cropgen_split": SPLIT_SCHEMA, "facts": self.facts,
-            "train": self.train.tolist(), "test": self.test.tolist(),
+            "train": self.train.tolist(), "test": self.test.tolist(), "validation": self.validation.tolist(),
         }  # fmt: skip
         write_text(path, json.dumps(document) + "\n")
 
@@ -183,9 +185,11 @@ class Split:
             document = json.loads(require_input(path, "split").read_text(encoding="utf-8"))
         except ValueError as error:
             raise CorruptInputError(f"{path} is not JSON: {error}", hint="make the split again") from error
-        if not isinstance(document, dict) or document.get("cropgen_split") != SPLIT_SCHEMA:
+        known = isinstance(document, dict) and document.get("cropgen_split") == SPLIT_SCHEMA
+        if not known or not {"train", "test", "facts"} <= set(document):
             raise SchemaError(f"{path} is not a split of schema {SPLIT_SCHEMA}", hint="make the split again")
-        return cls(np.asarray(document["train"], np.int64), np.asarray(document["test"], np.int64), document["facts"])
+        train, test, validation = (np.asarray(document.get(k, []), np.int64) for k in ("train", "test", "validation"))
+        return cls(train, test, document["facts"], validation)
 
 
 def holdout(index: pandas.DataFrame, fraction: float, seed: int, block_km: float) -> Split:
