@@ -38,6 +38,7 @@ class RemoteFile(Section):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="digest of its bytes, where published")
     md5: str | None = Field(None, pattern=r"^[0-9a-f]{32}$", description="the same, of publishers that state MD5")
     size_bytes: int | None = Field(None, gt=0, description="its size, where published")
+    about_bytes: int | None = Field(None, gt=0, description="its size to three digits, where no more is published")
     region: str | None = Field(None, description="the region it serves; absent: every one")
     year: int | None = Field(None, description="the year it serves; absent: every one")
     level: str | None = Field(None, description="the processing level it serves; absent: every one")
@@ -156,12 +157,21 @@ class DatasetManifest(Section):
         chosen = tuple(_known("region", r, {x.lower(): x for x in self.regions}, self.name) for r in regions)
         for year in years:
             _known("year", str(year), {str(y): y for y in self.years}, self.name)
-        selection = Selection(
-            _in_order(chosen or self.defaults.regions or self.regions, self.regions),
-            _in_order(years or self.defaults.years or self.years, self.years),
-            level,
-        )
-        self._require_files(selection, regions=bool(regions), years=bool(years))
+        chosen = _in_order(chosen or self.defaults.regions or self.regions, self.regions)
+        leaves = self._leaves(level)
+        usual = self.defaults.years if any(f.year for f in leaves) else ()
+        selection = Selection(chosen, _in_order(years or usual or self.years, self.years), level)
+        lacking = self._lacking(selection, leaves)
+        if lacking and not years:
+            further = {f.year for f in leaves if f.region in lacking}
+            selection = Selection(chosen, _in_order((*selection.years, *further), self.years), level)
+            lacking = self._lacking(selection, leaves)
+        if lacking:
+            at = f" at level {level}" if level else ""
+            has = sorted({" ".join(str(x) for x in (f.region, f.year) if x is not None) for f in leaves})
+            raise UsageError(
+                f"{self.name} has no {', '.join(lacking)}{at}", hint=f"it has {', '.join(has) or 'nothing'}"
+            )
         return selection
 
     def files_of(self, selection: Selection) -> tuple[RemoteFile, ...]:
@@ -174,23 +184,20 @@ class DatasetManifest(Section):
             and (f.level is None or f.level == selection.level)
         )
 
-    def _require_files(self, selection: Selection, *, regions: bool, years: bool) -> None:
-        """Something serves the selection, and every region and year that was named.
+    def _leaves(self, level: str | None) -> list[RemoteFile]:
+        """The most specific files of a level: a shapefile of a region is not a series of it."""
+        files = [f for f in self.files if f.level in (None, level)]
+        most = max((_specificity(f) for f in files), default=0)
+        return [f for f in files if most and _specificity(f) == most]
 
-        Only the manifest's most specific files count: a shapefile of a region is not a series of it.
-        """
-        most = max((_specificity(f) for f in self.files), default=0)
-        served = [f for f in self.files_of(selection) if _specificity(f) == most]
-        if not most:
-            return
-        here = {f.region for f in served}, {f.year for f in served}
-        lacking = [str(r) for r in selection.regions if not here[0] & {r, None} and (regions or not served)]
-        lacking += [str(y) for y in selection.years if not here[1] & {y, None} and (years or not served)]
-        if lacking:
-            at = f" at level {selection.level}" if selection.level else ""
-            has = sorted({" ".join(str(x) for x in (f.region, f.year, f.level) if x is not None) for f in self.files
-                          if _specificity(f) == most})  # fmt: skip
-            raise UsageError(f"{self.name} has no {', '.join(lacking)}{at}", hint=f"it has {', '.join(has)}")
+    def _lacking(self, selection: Selection, leaves: Sequence[RemoteFile]) -> list[str]:
+        """Regions and years that no file of the selection serves."""
+        if not leaves:
+            return []
+        served = [f for f in self.files_of(selection) if f in leaves]
+        regions, years = {f.region for f in served}, {f.year for f in served}
+        lacking = [r for r in selection.regions if not regions & {r, None}]
+        return lacking + [str(y) for y in selection.years if not years & {y, None}]
 
 
 def _specificity(file: RemoteFile) -> int:
@@ -213,7 +220,5 @@ def _known(what: str, value: str | None, known: dict[str, Any], name: str) -> An
     names = ", ".join(str(k) for k in known.values()) or "none"
     raise UsageError(
         f"{name} has no {what} {value!r}; it has {names}",
-        hint=f"did you mean {known[near[0]]}?"
-        if near
-        else f"leave --{what.replace('region', 'regions')} out for the default",
+        hint=f"did you mean {known[near[0]]}?" if near else f"without naming a {what} you get the usual ones",
     )
