@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from cropgen.core.errors import UsageError
 from cropgen.core.recipe import Section, read_toml
+from cropgen.series.official import OfficialProtocol
 
 _ADDRESS = r"^https?://[^/\s]+/\S+$"
 _INSIDE = r"^[^/\\.][^\\]*$"
@@ -113,7 +114,7 @@ class DatasetManifest(Section):
     retired: str | None = Field(None, min_length=1, description="what became of the host, and where copies may be had")
     retrieval: str | None = Field(None, description="where sizes and digests come from; which are not published")
     files: tuple[RemoteFile, ...] = Field((), description="files of a download")
-    protocols: tuple[dict[str, Any], ...] = Field((), description="official splits, as published")
+    protocols: tuple[OfficialProtocol, ...] = Field((), description="official splits, as published")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -163,8 +164,9 @@ class DatasetManifest(Section):
         selection = Selection(chosen, _in_order(years or usual or self.years, self.years), level)
         lacking = self._lacking(selection, leaves)
         if lacking and not years:
+            served = {f.year for f in self.files_of(selection) if f in leaves}
             further = {f.year for f in leaves if f.region in lacking}
-            selection = Selection(chosen, _in_order((*selection.years, *further), self.years), level)
+            selection = Selection(chosen, _in_order((*served, *further), self.years), level)
             lacking = self._lacking(selection, leaves)
         if lacking:
             at = f" at level {level}" if level else ""
@@ -197,7 +199,7 @@ class DatasetManifest(Section):
         served = [f for f in self.files_of(selection) if f in leaves]
         regions, years = {f.region for f in served}, {f.year for f in served}
         lacking = [r for r in selection.regions if not regions & {r, None}]
-        return lacking + [str(y) for y in selection.years if not years & {y, None}]
+        return lacking or [str(y) for y in selection.years if not years & {y, None}]
 
 
 def _specificity(file: RemoteFile) -> int:

@@ -72,7 +72,7 @@ class Request:
         return {
             "dataset": m.name, "title": m.title, "licence": m.licence, "citation": m.citation,
             "selection": self.selection.to_json(), "options": self.options.model_dump(mode="json"),
-            "fingerprint": self.fingerprint, "protocols": [dict(p) for p in m.protocols],
+            "fingerprint": self.fingerprint, "protocols": [p.to_json() for p in m.protocols],
         }  # fmt: skip
 
 
