@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cropgen.api.training import locate_series, model_section, stored_path
+from cropgen.api.training import locate_series, model_section, stored_path, validation_share
 from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import guard_output
 from cropgen.core.paths import Workspace
@@ -26,6 +26,9 @@ class EvaluateRequest:
         series: series store; None takes the newest of the workspace.
         options: options of the one model compared; with several models, nested under their names.
         test_share, block_km: share of the spatial blocks held out, and their side in kilometres.
+        validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
+        neighbour_m: parcels nearer than this are neighbours to the leak checks.
+        on_leak: fail (a training with a leak is not run) or drop (its leaking rows are left out).
         output: folder of evaluation.json; None takes reports/<protocol>.
     """
 
@@ -41,6 +44,9 @@ class EvaluateRequest:
     options: dict[str, Any] = field(default_factory=dict)
     test_share: float = 0.3
     block_km: float = 1.0
+    validation: str | None = None
+    neighbour_m: float = 10.0
+    on_leak: str = "fail"
     output: Path | None = None
 
 
@@ -64,10 +70,12 @@ def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> Eva
     models = [model_section(m, request.options if single else request.options.get(m, {})) for m in request.models]
     document = {
         "protocol": request.protocol, "models": models, "labels": request.labels, "seeds": request.seeds,
-        "test_share": request.test_share, "block_km": request.block_km,
+        "test_share": request.test_share, "block_km": request.block_km, "neighbour_m": request.neighbour_m,
+        "on_leak": request.on_leak,
         "data": {
             "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
             "unlabelled_years": request.unlabelled_years, "calendar": request.calendar,
+            "validation_share": validation_share(request.validation), "validation_block_km": request.block_km,
         },
     }  # fmt: skip
     return validate(EvaluateRecipe, document, where="arguments")

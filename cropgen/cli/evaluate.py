@@ -40,6 +40,16 @@ def evaluate(
         float, typer.Option("--test-share", help="Share of the spatial blocks that is held out.")
     ] = 0.3,
     block_km: Annotated[float, typer.Option("--block-km", help="Side of the spatial blocks, kilometres.")] = 1.0,
+    validation: Annotated[
+        str | None,
+        typer.Option("--validation", metavar="SHARE", help="Share of the labels kept for choices: 20%. Default: none."),
+    ] = None,
+    neighbour_m: Annotated[
+        float, typer.Option("--neighbour-m", help="Parcels nearer than this, metres, must not be on both sides.")
+    ] = 10.0,
+    on_leak: Annotated[
+        str, typer.Option("--on-leak", help="fail, or drop: leave leaking rows out of the training.")
+    ] = "fail",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder of evaluation.json. Default: reports/<protocol>."),
@@ -55,7 +65,8 @@ def evaluate(
     request = api.EvaluateRequest(
         protocol=protocol, models=split_list(model), labels=split_list(labels), seeds=split_numbers(seeds, "--seeds"),
         series=data, years=split_numbers(years, "--years"), regions=split_list(regions), calendar=calendar,
-        options=parse_settings(settings), test_share=test_share, block_km=block_km, output=output,
+        options=parse_settings(settings), test_share=test_share, block_km=block_km,
+        validation=validation, neighbour_m=neighbour_m, on_leak=on_leak, output=output,
     )  # fmt: skip
     result = api.evaluate(
         session.workspace, request, resume=resume, overwrite=overwrite, dry_run=dry_run, report=session.report

@@ -80,6 +80,10 @@ class EvaluateRecipe(Section):
     seeds: tuple[int, ...] = Field((0, 1, 2), description="each seed draws its own split, labels and weights")
     test_share: float = Field(0.3, gt=0, lt=1, description="share of the spatial blocks that is held out")
     block_km: float = Field(1.0, gt=0, description="side of the spatial blocks; a block is wholly train or wholly test")
+    neighbour_m: float = Field(10.0, ge=0, description="parcels nearer than this are neighbours to the leak checks")
+    on_leak: Literal["fail", "drop"] = Field(
+        "fail", description="a training with a leak is not run, or its leaking rows are left out"
+    )
     data: DataSection
 
     @classmethod

@@ -3,6 +3,7 @@
 rows        one flat record per model, label share, seed, training set and test set: what tables are made from
 details     for each row, in the same order: confusion counts, scores per class, reliability bins, facts
 contrasts   paired differences between trainings on the same test parcels, with intervals
+checks      what was verified about the rows of every training; one that leaks is not trained and has no row
 provenance  fingerprints, versions and the recipe: what it takes to repeat it
 """
 
@@ -93,6 +94,23 @@ class Contrast(Section):
     cells: int
 
 
+class Check(Section):
+    """A check on the rows of one training or, in the document, of all of them.
+
+    `asks` says what must hold; `found` counts the rows it does not hold for, of which `example` is one; `left_out`
+    counts those that were taken out of the training before it was checked.
+    """
+
+    name: str
+    asks: str
+    passed: bool
+    trainings: int
+    failed: int
+    found: int
+    left_out: int
+    example: str | None
+
+
 class Evaluation(Section):
     """The document."""
 
@@ -104,6 +122,7 @@ class Evaluation(Section):
     rows: tuple[Row, ...]
     details: tuple[Detail, ...]
     contrasts: tuple[Contrast, ...]
+    checks: tuple[Check, ...]
     provenance: dict[str, Any]
 
     def write(self, path: Path) -> None:
@@ -123,11 +142,12 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 class TrainingRecord(Section):
-    """One finished training of an evaluation: its rows and details."""
+    """One finished training of an evaluation: its rows and details, and the checks it passed; no rows if it did not."""
 
     key: str
     rows: tuple[Row, ...]
     details: tuple[Detail, ...]
+    checks: tuple[Check, ...]
 
 
 def _parse(model: type[Any], text: str, path: Path) -> Any:

@@ -17,7 +17,8 @@ from cropgen.core.recipe import EvaluateRecipe, ModelSection
 from cropgen.core.run import environment, fingerprint
 from cropgen.evaluation.contrasts import Sheet, contrasts
 from cropgen.evaluation.document import Evaluation, Ledger, Row, TrainingRecord
-from cropgen.evaluation.learn import Fit, Learnt, answer, learn, training_section, used_rows
+from cropgen.evaluation.leaks import leak_message, require_no_leak, summarise_checks
+from cropgen.evaluation.learn import Fit, Learnt, answer, fold_rows, learn, training_section, used_rows
 from cropgen.evaluation.memory import PeakMemory
 from cropgen.evaluation.protocols import Fold, TestSet, folds
 from cropgen.evaluation.score import Answers, score
@@ -70,6 +71,7 @@ def evaluate(
         OutputExistsError: the folder holds an evaluation and neither `resume` nor `overwrite` is given.
         UsageError: a model or option is unknown.
         DataError: the data cannot support the protocol.
+        CropgenError: a leak was found; the document is written and says where.
     """
     report = report or Silent()
     _check_models(recipe)
@@ -92,6 +94,7 @@ def evaluate(
             task.advance()
     document = _assemble(recipe, store, index, versions, done)
     document.write(ledger.document)
+    require_no_leak(document.checks, ledger.document)
     return ledger.document
 
 
@@ -137,8 +140,14 @@ class _Bench:
         """Train and test one model on one fold."""
         fold = training.fold
         section = training_section(self.recipe.data, fold, training.labels)
+        chosen, checks = fold_rows(self.recipe, section, fold, self.store, self.index)
+        failed = [check for check in checks if not check.passed]
+        if failed:
+            self.report.warn(f"{training.title}: not trained: {leak_message(failed)}")
+            empty = np.zeros(0, np.int64)
+            return TrainingRecord(key=key, rows=(), details=(), checks=tuple(checks)), _arrays([], empty)
         with PeakMemory() as peak:
-            learnt = learn(section, training.model, fold, self.store, self.index, self.fit, self.report)
+            learnt = learn(section, chosen, training.model, fold, self.store, self.fit, self.report)
         rows, details, kept = [], [], []
         for test in fold.tests:
             answers, seconds = self._test(learnt, training, test)
@@ -149,7 +158,8 @@ class _Bench:
             rows.append(self._row(training, test, learnt, scores, seconds, peak.megabytes))
             details.append(detail)
             kept += [answers] if test.scope == "held-out" else []
-        return TrainingRecord(key=key, rows=tuple(rows), details=tuple(details)), _arrays(kept, learnt.classes)
+        record = TrainingRecord(key=key, rows=tuple(rows), details=tuple(details), checks=tuple(checks))
+        return record, _arrays(kept, learnt.classes)
 
     def _test(self, learnt: Learnt, training: Training, test: TestSet) -> tuple[Answers, float]:
         began = time.monotonic()
@@ -204,10 +214,11 @@ def _assemble(
     done: list[tuple[Training, TrainingRecord, dict[str, np.ndarray]]],
 ) -> Evaluation:
     rows = [row for _, record, _ in done for row in record.rows]
-    if not rows:
+    checks = summarise_checks(check for _, record, _ in done for check in record.checks)
+    if not rows and all(check.passed for check in checks):
         raise DataError("nothing could be scored: no test parcel has a known crop", hint="see cropgen info")
     label = index["label"].to_numpy()
-    sheets = [sheet for training, _, answers in done for sheet in _sheets(training, answers, label)]
+    sheets = [sheet for training, record, answers in done if record.rows for sheet in _sheets(training, answers, label)]
     return Evaluation(
         protocol=recipe.protocol,
         recipe=recipe,
@@ -216,6 +227,7 @@ def _assemble(
         rows=tuple(rows),
         details=tuple(detail for _, record, _ in done for detail in record.details),
         contrasts=contrasts(sheets, len(store.legend)),
+        checks=checks,
         provenance={
             "data": store.fingerprint(),
             "recipe": fingerprint(recipe.model_dump(mode="json")),

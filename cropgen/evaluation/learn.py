@@ -11,6 +11,8 @@ import pandas as pd
 
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
+from cropgen.evaluation.document import Check
+from cropgen.evaluation.leaks import guard_rows
 from cropgen.evaluation.protocols import Fold
 from cropgen.evaluation.score import Answers
 from cropgen.prediction.infer import infer
@@ -58,16 +60,23 @@ def training_section(section: DataSection, fold: Fold, labels: str) -> DataSecti
     return section.model_copy(update=fields)
 
 
-def learn(
-    section: DataSection, model: ModelSection, fold: Fold, store: SeriesStore, index: pd.DataFrame, fit: Fit,
-    report: Reporter,
-) -> Learnt:  # fmt: skip
-    """Fit a model on the rows of a data section that lie outside the held-out blocks.
+def fold_rows(
+    recipe: EvaluateRecipe, section: DataSection, fold: Fold, store: SeriesStore, index: pd.DataFrame
+) -> tuple[TrainingRows, list[Check]]:
+    """The rows of a data section that lie outside the held-out blocks, and the checks that none of them leaks.
 
     Raises:
         DataError: fewer than two classes have labels there.
     """
     rows = choose_rows(index.loc[fold.open_rows], section, fold.seed).within(np.flatnonzero(fold.open_rows))
+    return guard_rows(fold, rows, index, store, neighbour_m=recipe.neighbour_m, on_leak=recipe.on_leak)
+
+
+def learn(
+    section: DataSection, rows: TrainingRows, model: ModelSection, fold: Fold, store: SeriesStore, fit: Fit,
+    report: Reporter,
+) -> Learnt:  # fmt: skip
+    """Fit a model on chosen rows."""
     spec, data = read_training(store, rows, section)
     result = fit(model.name, model.options, spec, data, seed=fold.seed, report=report)
     classes = store.legend.encode(spec.legend.codes)

@@ -48,6 +48,12 @@ class TrainingRows:
             place[self.labelled], place[self.unlabelled], place[self.reference], place[self.validation], self.facts
         )
 
+    def without(self, rows: np.ndarray) -> TrainingRows:
+        """The rows that are not among these."""
+        kept = [np.setdiff1d(part, rows) for part in (self.labelled, self.unlabelled, self.reference, self.validation)]
+        count = dict(zip(("labelled", "unlabelled", "reference", "validation"), map(len, kept), strict=True))
+        return TrainingRows(*kept, self.facts | count)
+
 
 def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> TrainingRows:
     """The rows that the data section of a recipe asks for.

@@ -86,7 +86,7 @@ def evaluation(rows, details=None, protocol="cross-year", contrasts=(), models=(
     }  # fmt: skip
     return Evaluation(
         protocol=protocol, recipe=recipe, legend=CROPS.to_json(), data=data, rows=tuple(rows),
-        details=tuple(details or [detail() for _ in rows]), contrasts=tuple(contrasts),
+        details=tuple(details or [detail() for _ in rows]), contrasts=tuple(contrasts), checks=(),
         provenance={"data": "d" * 64, "recipe": "e" * 64, "environment": environment()},
     )  # fmt: skip
 
