@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cropgen.core.progress import Reporter, Silent
-from cropgen.series.batches import Batch
+from cropgen.series.batches import Batch, concatenate_batches
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
 
@@ -93,6 +93,12 @@ class TrainingData:
     unlabelled: Batch | None = None
     validation: Batch | None = None
     target: Batch | None = None
+
+    @property
+    def free(self) -> Batch | None:
+        """Unlabelled rows and those of the target together."""
+        parts = [part for part in (self.unlabelled, self.target) if part is not None]
+        return concatenate_batches(parts) if parts else None
 
 
 @dataclass(frozen=True)

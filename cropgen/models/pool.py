@@ -8,6 +8,9 @@ on its labels is too sure of itself and would drown the other member, and there 
 so τ is chosen on the unlabelled parcels, where it minimises the cross-entropy to the generative member's posterior,
 which is tempered by cross-validation. The likelihood p(x) is the generative member's.
 
+Rows of the target domain are learnt from by the generative member alone: a network taught by its own guesses about
+another season or region is erratic.
+
 References:
     Training Products of Experts by Minimizing Contrastive Divergence, Hinton, 2002;
     On Calibration of Modern Neural Networks, Guo, Pleiss, Sun and Weinberger, 2017.
@@ -15,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -102,8 +106,12 @@ class Pool(Classifier):
     def members(self) -> dict[str, Classifier]:
         return {"generative": self.generative, "discriminative": self.discriminative}
 
+    @property
+    def adapts(self) -> bool:
+        return self.generative.adapts
+
     def prepare(self, data: TrainingData, context: Context) -> None:
-        """Prepare the members and weigh them."""
+        """Prepare the members and weigh them; only the generative one sees the target."""
         per_class = len(data.labelled) / self.spec.classes
         share = self.chosen.weight if self.chosen.weight >= 0 else pool_weight(per_class)
         self.weight.fill_(share)
@@ -113,8 +121,8 @@ class Pool(Classifier):
             "labels_per_class": per_class,
             "weight": share,
         }
-        for member in self.members.values():
-            member.prepare(data, context)
+        self.generative.prepare(data, context)
+        self.discriminative.prepare(replace(data, target=None), context)
 
     def learners(self) -> list[tuple[nn.Module, GradientOptions]]:
         return [learner for member in self.members.values() for learner in member.learners()]
@@ -132,8 +140,8 @@ class Pool(Classifier):
         return Objective(torch.stack(totals).sum(), terms)
 
     def finish(self, data: TrainingData, context: Context) -> None:
-        for member in self.members.values():
-            member.finish(data, context)
+        self.generative.finish(data, context)
+        self.discriminative.finish(replace(data, target=None), context)
         if self.chosen.temper and data.unlabelled is not None:
             self.temperature.fill_(self._matched_temperature(data.unlabelled))
             context.facts["pool"]["temperature"] = float(self.temperature)

@@ -31,6 +31,10 @@ class TiedGaussianEM(GenerativeModel):
         self.settings = options
         self.gaussian = TiedGaussian(spec)
 
+    @property
+    def adapts(self) -> bool:
+        return True
+
     def prepare(self, data: TrainingData, context: Context) -> None:
         fitted = fit_tied(self.spec, data, self.settings, context)
         self.gaussian.load_state_dict(fitted.state_dict())

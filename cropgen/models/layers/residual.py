@@ -8,7 +8,7 @@ both and of the tied Gaussian, which holds best where the season or the region s
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -103,6 +103,10 @@ class ResidualModel(GenerativeModel):
         self._losses: SemiSupervisedOptions = options
 
     @property
+    def adapts(self) -> bool:
+        return True
+
+    @property
     def chosen(self) -> ResidualOptions:
         return cast(ResidualOptions, self.options)
 
@@ -127,6 +131,8 @@ class ResidualModel(GenerativeModel):
             self._forget_structure(context)
         if context.facts["tgem"].get("guard_fell_back"):
             self._losses = self.chosen.model_copy(update={"marginal": 0.0})
+        if context.facts["tgem"].get("target_accepted"):
+            data = replace(data, unlabelled=data.free)
         strength = self.chosen.augmentation
         if strength == "auto":
             few = int(data.labelled.y_mask.sum()) < FEW_LABELS * self.spec.classes
@@ -157,11 +163,14 @@ class ResidualModel(GenerativeModel):
             self.shift.normal_(0, 0.01, generator=context.generator("class means"))
 
     def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """As many labelled and unlabelled rows as `batch` has, drawn from the bank of whitened augmented copies."""
+        """As many labelled and unlabelled rows as `batch` has, drawn from the bank of whitened augmented copies.
+
+        A batch without unlabelled rows gets some where the bank has them: those of the target.
+        """
         if self._bank is None:
             return batch
         known = int(batch.y_mask.sum())
-        seasons = self._bank.draw(known, len(batch) - known, generator)
+        seasons = self._bank.draw(known, len(batch) - known or self.chosen.unlabelled_batch, generator)
         slot = torch.arange(self.spec.calendar.count).expand(len(seasons), -1)
         return WhitenedBatch(seasons.x, seasons.mask, seasons.day, slot, seasons.y, seasons)
 

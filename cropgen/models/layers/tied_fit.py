@@ -10,11 +10,14 @@ proportion, EM may be held to their class shares, so that a crop of few labels a
 Guard: where classes overlap, unlabelled parcels can pull the classes apart from the labels; cross-validation on the
 labels finds that out, and EM is kept only when its tempered negative log-likelihood is close to
 the best of the alternatives.
+
+Rows of the target domain, the season or region that is to be classified, join the unlabelled ones in EM where the guard
+accepts EM without them and with them; the class prior stays that of the labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,6 +38,7 @@ from cropgen.models.layers.tied_em import (
     sum_of,
 )
 from cropgen.series.augment import Strength, augment, fill_gaps
+from cropgen.series.batches import Batch
 
 _FOLDS = 3
 _START_LAG = 2
@@ -104,6 +108,8 @@ def fit_tied(spec: InputSpec, data: TrainingData, options: TiedOptions, context:
     candidates = _candidates(options, material.unlabelled is not None)
     held_out = _cross_validate(material, candidates)
     chosen = _choose(held_out, candidates, options, context)
+    if data.target is not None and options.em != "off":
+        material, chosen, held_out = _with_target(material, _free(gaussian, data.target), chosen, held_out)
     estimate = _fit(material, material.labelled, material.y, chosen, "final")
     gaussian.means.copy_(estimate.means)
     gaussian.cov.copy_(estimate.cov)
@@ -137,12 +143,17 @@ def _complete(
             f"no labelled parcel with a clear date for {', '.join(absent)}",
             hint="label some parcels of these crops, or leave the crops out of the legend",
         )
-    unlabelled = None
-    if data.unlabelled is not None and options.em != "off":
-        free, seen = gaussian.grid(data.unlabelled)
-        free, seen = free[seen.any(1)], seen[seen.any(1)]
-        unlabelled = Rows(fill_gaps(free, seen).flatten(1)) if len(free) else None
+    unlabelled = _free(gaussian, data.unlabelled) if options.em != "off" else None
     return _Material(fill_gaps(x[usable], m[usable]), y, unlabelled, spec.classes, options, context)
+
+
+def _free(gaussian: TiedGaussian, batch: Batch | None) -> Rows | None:
+    """Complete seasons of the rows without class that were ever seen; None where there are none."""
+    if batch is None:
+        return None
+    x, m = gaussian.grid(batch)
+    x, m = x[m.any(1)], m[m.any(1)]
+    return Rows(fill_gaps(x, m).flatten(1)) if len(x) else None
 
 
 def _candidates(options: TiedOptions, unlabelled: bool) -> list[Candidate]:
@@ -276,3 +287,32 @@ def _choose(
             f"{held_out[chosen.name].nll:.3f} with the fit {chosen.name!r}; continuing with that one"
         )
     return chosen
+
+
+def _with_target(
+    material: _Material, target: Rows | None, chosen: Candidate, held_out: dict[str, HeldOut]
+) -> tuple[_Material, Candidate, dict[str, HeldOut]]:
+    """Material, fit and scores with the target's rows in EM, or those given where the guard refuses them.
+
+    EM with full weight must have been chosen without the target's rows too, unless there were no others, and its
+    cross-validated NLL with them must be within the guard's ratio of the least without them.
+    """
+    options, context, source = material.options, material.context, material.unlabelled
+    if target is None:
+        return material, chosen, held_out
+    wider = replace(material, unlabelled=target if source is None else Rows(torch.cat([source.x, target.x])))
+    candidate = Candidate("em with target", options.augment != "none", options.unlabelled_weight)
+    scores = _cross_validate(wider, [candidate])
+    least = min([score.nll for score in (held_out | scores).values()], default=0.0)
+    close = not scores or options.em == "on" or scores[candidate.name].nll <= options.guard_ratio * least
+    accepted = close and (source is None or chosen.weight == options.unlabelled_weight)
+    facts = {"target_rows": len(target), "target_accepted": accepted}
+    context.facts["tgem"] |= facts | {f"nll {name}": round(score.nll, 4) for name, score in scores.items()}
+    if not accepted:
+        context.report.warn(
+            f"{len(target)} parcels of the target are not learnt from: cross-validated on the labels they hurt, or "
+            f"the other unlabelled parcels did; continuing with the fit {chosen.name!r}"
+        )
+        return material, chosen, held_out
+    context.facts["tgem"]["fit"] = candidate.name
+    return wider, candidate, scores
