@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -12,6 +13,12 @@ from torch.nn import functional
 
 from cropgen.series.calendar import Calendar
 from cropgen.series.schema import ParcelSeries
+
+UNKNOWN_PARCEL = -1
+
+
+def _nobody() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Batch:
         day: (B, T) float, days since 1 January of the row's year.
         slot: (B, T) int64, position of each date in the model's calendar, −1 outside it.
         y: (B,) int64 class of the model, −1 where unknown.
+        parcel: (B,) int64 key of the parcel, the same in every year, −1 where unknown; unknown when not given.
+        year: (B,) int64 year of the season; 0 when not given.
     """
 
     values: Tensor
@@ -31,6 +40,13 @@ class Batch:
     day: Tensor
     slot: Tensor
     y: Tensor
+    parcel: Tensor = field(default_factory=_nobody, kw_only=True)
+    year: Tensor = field(default_factory=_nobody, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name, absent in (("parcel", UNKNOWN_PARCEL), ("year", 0)):
+            if len(getattr(self, name)) != len(self.y):
+                object.__setattr__(self, name, torch.full_like(self.y, absent))
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -46,7 +62,7 @@ class Batch:
 
     def without_labels(self) -> Batch:
         """The same series with every class unknown."""
-        return Batch(self.values, self.mask, self.day, self.slot, torch.full_like(self.y, -1))
+        return replace(self, y=torch.full_like(self.y, -1))
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device and cast the floating-point members."""
@@ -60,18 +76,18 @@ class Batch:
         extra = dates - self.mask.shape[1]
         if extra < 0:
             raise ValueError(f"cannot pad {self.mask.shape[1]} dates to {dates}")
-        return Batch(
+        return replace(
+            self,
             values=functional.pad(self.values, (0, 0, 0, extra)),
             mask=functional.pad(self.mask, (0, extra)),
             day=functional.pad(self.day, (0, extra)),
             slot=functional.pad(self.slot, (0, extra), value=-1),
-            y=self.y,
         )
 
     def until(self, day: float) -> Batch:
         """The same rows with every date after `day` (days since 1 January) masked: an early-season view."""
         mask = self.mask & (self.day <= day)
-        return Batch(self.values * mask[..., None], mask, self.day, self.slot, self.y)
+        return replace(self, values=self.values * mask[..., None], mask=mask)
 
 
 def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | None = None) -> Batch:
@@ -96,7 +112,18 @@ def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | N
         day=torch.from_numpy(series.season_day.astype(np.float32)),
         slot=torch.from_numpy(slot),
         y=torch.from_numpy(label),
+        parcel=torch.from_numpy(parcel_keys(series.region, series.parcel_id)),
+        year=torch.from_numpy(series.year.astype(np.int64)),
     )
+
+
+def parcel_keys(region: np.ndarray, parcel_id: np.ndarray) -> np.ndarray:
+    """(N,) int64 keys of parcels, not negative: 63 bits of the SHA-256 of region and id."""
+    keys = np.empty(len(parcel_id), np.int64)
+    for row, (where, name) in enumerate(zip(region.tolist(), parcel_id.tolist(), strict=True)):
+        digest = hashlib.sha256(f"{where}\0{name}".encode()).digest()
+        keys[row] = int.from_bytes(digest[:8], "big") >> 1
+    return keys
 
 
 def concatenate_batches(parts: list[Batch]) -> Batch:

@@ -11,6 +11,7 @@ from cropgen.core.errors import DataError
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.checkpoint import load_model, save_model
 from cropgen.models.classical.rf import ForestOptions, RandomForest
+from cropgen.models.layers.features import season_features
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
@@ -50,25 +51,8 @@ def test_votes_equal_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(RandomForestClassifier, "fit", remember)
     forest = fitted()
-    x, _ = forest.features(batch(200, seed=9))
+    x, _ = season_features(batch(200, seed=9), spec())
     np.testing.assert_allclose(forest.probabilities(x).numpy(), grown[0].predict_proba(x.numpy()), atol=1e-6)
-
-
-def test_features_are_filled_bands_and_indices() -> None:
-    one = Batch(
-        values=torch.tensor([[[0.1, 0.3, 0.2], [0.0, 0.0, 0.0], [0.2, 0.6, 0.2]]]),
-        mask=torch.tensor([[True, False, True]]),
-        day=torch.tensor([[60.0, 90.0, 120.0]]),
-        slot=torch.tensor([[0, 1, 2]]),
-        y=torch.tensor([0]),
-    )
-    x, seen = RandomForest(spec(), ForestOptions()).features(one)
-    season = x.view(SLOTS, 5)
-    assert seen.all()
-    torch.testing.assert_close(season[1], torch.tensor([0.15, 0.45, 0.2, 0.5, 0.25 / 0.65]))
-    torch.testing.assert_close(season[2:], season[2].expand(SLOTS - 2, -1))
-    plain, _ = RandomForest(spec(("B04", "X", "Y")), ForestOptions()).features(one)
-    assert plain.shape == (1, 3 * SLOTS)
 
 
 def test_it_learns_and_is_normalised() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cropgen.series.batches import concatenate_batches, make_batch, random_rows
+from cropgen.series.batches import UNKNOWN_PARCEL, Batch, concatenate_batches, make_batch, random_rows
 from cropgen.series.calendar import Calendar
 from cropgen.series.schema import ParcelSeries
 
@@ -48,6 +49,28 @@ def test_take_concatenate_and_cast() -> None:
     double = both.to(dtype=torch.float64)
     assert double.values.dtype == double.day.dtype == torch.float64
     assert double.slot.dtype == torch.int64
+
+
+def test_a_parcel_keeps_its_key_over_years_and_regions_part_parcels() -> None:
+    first = make_batch(series(), Calendar("dekad", 0, 4))
+    later = make_batch(replace(series(), year=np.full(4, 2022, np.int16)), Calendar("dekad", -36, 4))
+    assert torch.equal(first.parcel, later.parcel)
+    assert later.year.tolist() == [2022] * 4
+    assert len(set(first.parcel.tolist())) == 4
+    elsewhere = make_batch(replace(series(), region=np.full(4, "south")), Calendar("dekad", 0, 4))
+    assert not set(first.parcel.tolist()) & set(elsewhere.parcel.tolist())
+    assert int(first.parcel.min()) >= 0
+
+
+def test_parcel_and_year_follow_their_rows() -> None:
+    batch = make_batch(series(), Calendar("dekad", 0, 4))
+    nameless = Batch(batch.values, batch.mask, batch.day, batch.slot, batch.y)
+    assert nameless.parcel.tolist() == [UNKNOWN_PARCEL] * 4
+    for view in (batch.padded(9), batch.until(14), batch.without_labels(), batch.to(dtype=torch.float64)):
+        assert torch.equal(view.parcel, batch.parcel)
+        assert torch.equal(view.year, batch.year)
+    both = concatenate_batches([nameless, batch.take(torch.tensor([2]))])
+    assert both.parcel.tolist() == [UNKNOWN_PARCEL] * 4 + [int(batch.parcel[2])]
 
 
 def test_random_rows_cover_everything_before_repeating() -> None:
