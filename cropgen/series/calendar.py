@@ -84,6 +84,11 @@ class Calendar:
         month_days = np.asarray([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334])
         return turns * 365 + month_days[month] + starts[part] - 1
 
+    @property
+    def slot_days(self) -> float:
+        """Mean length of a slot in days."""
+        return 365.25 / _SLOTS_PER_YEAR[self.kind]
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

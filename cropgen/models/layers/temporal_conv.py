@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cropgen.models.layers.trunk import Trunk
+
 DATE_FEATURES = 4
 _YEAR = 365.25
 
@@ -33,7 +35,7 @@ def grid_features(x: Tensor, mask: Tensor, day: Tensor) -> Tensor:
     return torch.cat([x * present, present, harmonics], -1)
 
 
-class TemporalConv(nn.Module):
+class TemporalConv(Trunk):
     """Three convolutions over time, pooling to a quarter of the slots, one dense layer.
 
     Each convolution (width 5) is followed by batch normalisation, ReLU and dropout. Works for any number of slots from
@@ -52,7 +54,7 @@ class TemporalConv(nn.Module):
     """
 
     def __init__(self, bands: int, slots: int, *, hidden: int = 64, width: int = 128, dropout: float = 0.2) -> None:
-        super().__init__()
+        super().__init__(width)
         layers: list[nn.Module] = []
         channels = bands + 1 + DATE_FEATURES
         for _ in range(3):
