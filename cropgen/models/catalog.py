@@ -44,6 +44,11 @@ CATALOG: tuple[Entry, ...] = (
           "Random Forests, Breiman, 2001",
           "random forest on gap-filled bands and vegetation indices",
           generative=False, semi_supervised=False, gradient=False),
+    Entry("hgb", "classical", "classical.hgb:HistogramGradientBoosting",
+          "Greedy Function Approximation: A Gradient Boosting Machine, Friedman, 2001; "
+          "LightGBM: A Highly Efficient Gradient Boosting Decision Tree, Ke et al., 2017",
+          "histogram gradient boosting on gap-filled bands and vegetation indices",
+          generative=False, semi_supervised=False, gradient=False),
     Entry("tgem", "classical", "classical.tgem:TiedGaussianEM",
           "Maximum Likelihood from Incomplete Data via the EM Algorithm, Dempster, Laird and Rubin, 1977; "
           "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",

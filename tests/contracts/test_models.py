@@ -56,7 +56,7 @@ def few_steps(entry: Entry) -> dict[str, Any]:
         return {"discriminative_options": {"steps": 4}}
     if entry.gradient:
         return {"steps": 4}
-    return {"trees": 30} if entry.name == "rf" else {}
+    return {"rf": {"trees": 30}, "hgb": {"iterations": 15}}.get(entry.name, {})
 
 
 @functools.cache
