@@ -1,0 +1,78 @@
+"""What every fetched file was when it was first here: `fetch.lock.toml` beside the files of a data set.
+
+Where a publisher states no digest, the first download is trusted and its digest recorded here; a later download that
+differs is refused. The file may be committed or mailed, so that others get the same bytes or a complaint.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from cropgen.core.recipe import Section, read_toml, write_toml
+
+LOCK = "fetch.lock.toml"
+Trust = Literal["sha256", "md5", "first use"]
+
+
+class LockedMember(Section):
+    """A file that unpacking left."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class LockedFile(Section):
+    """One file as it was fetched.
+
+    `verified` says what vouched for it: a published digest, or nothing at its first use.
+    """
+
+    path: str
+    origin: str = Field(description="address, or folder it was brought from")
+    fetched: str = Field(description="date and time, UTC")
+    size_bytes: int
+    sha256: str
+    verified: Trust
+    members: tuple[LockedMember, ...] = ()
+    suspect: bool = Field(False, description="found damaged by a verification; it is fetched anew")
+
+
+class _Document(Section):
+    files: tuple[LockedFile, ...] = ()
+
+
+class FetchLock:
+    """The records of one data set; safe to use from several threads."""
+
+    def __init__(self, path: Path, files: dict[str, LockedFile]) -> None:
+        self.path = path
+        self._files = files
+        self._guard = threading.Lock()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The records beside the files of a data set; none where nothing was fetched.
+
+        Raises:
+            UsageError: the file was edited into something else.
+        """
+        path = folder / LOCK
+        files = read_toml(_Document, path).files if path.is_file() else ()
+        return cls(path, {file.path: file for file in files})
+
+    def get(self, path: str) -> LockedFile | None:
+        return self._files.get(path)
+
+    def all(self) -> tuple[LockedFile, ...]:
+        return tuple(self._files[path] for path in sorted(self._files))
+
+    def put(self, file: LockedFile) -> None:
+        """Record a file, on disk when this returns."""
+        with self._guard:
+            self._files[file.path] = file
+            write_toml(_Document(files=self.all()), self.path)
