@@ -14,6 +14,7 @@ from cropgen.models.base import Classifier
 from cropgen.prediction.columns import COLUMNS, FLAGS
 from cropgen.prediction.infer import Answer, infer
 from cropgen.prediction.novelty import Typicality
+from cropgen.prediction.prior_shift import PriorShift
 from cropgen.series.batches import make_batch
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -85,12 +86,14 @@ class Judge:
         thresholds: when parcels are flagged.
         run_id: written with every parcel.
         until: observations after it are not used; None uses all.
+        shift: reweighs the probabilities for other class shares; None leaves them as the model gives them.
     """
 
     def __init__(
         self, model: Classifier, typicality: Typicality | None, thresholds: Thresholds, run_id: str,
-        until: SeasonEnd | None = None,
+        until: SeasonEnd | None = None, shift: PriorShift | None = None,
     ) -> None:  # fmt: skip
+        self.shift = shift
         self._model = model
         self._typicality = typicality
         self._thresholds = thresholds
@@ -108,7 +111,10 @@ class Judge:
         chosen = series.select_bands(self._model.spec.bands)
         if self._until is not None:
             chosen = self._until.cut(chosen)
-        return infer(self._model, make_batch(chosen, self._model.spec.calendar).without_labels())
+        answer = infer(self._model, make_batch(chosen, self._model.spec.calendar).without_labels())
+        if self.shift is None:
+            return answer
+        return replace(answer, probability=self.shift.apply(answer.probability))
 
     def columns(self, answer: Answer, place: np.ndarray) -> list[pa.Array]:
         """The columns of `columns.py` for M parcels.

@@ -26,6 +26,7 @@ from cropgen.prediction.infer import Answer
 from cropgen.prediction.join import RowIndex, confirmed
 from cropgen.prediction.judge import Judge, SeasonEnd, Thresholds
 from cropgen.prediction.novelty import load_typicality
+from cropgen.prediction.prior_shift import PriorShift, class_prior, estimate_streaming, read_prior, uniform_prior
 from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream, open_parcels, open_store
 from cropgen.prediction.style import categorised_qml
 from cropgen.series.columns import as_text, as_years, find_column
@@ -41,6 +42,8 @@ class PredictOptions:
         id_column: column of the parcel id; None recognises it by its usual names, else counts rows from 0.
         layer: layer of the input, where it holds several.
         until: `MM-DD`; later observations are not used.
+        prior: class shares the probabilities are reweighed for: `em` estimates them from the parcels, which are then
+            classified twice; `uniform`; or a csv file of shares. None keeps those of the training.
         thresholds: when parcels are flagged.
         overwrite: replace an output that exists.
     """
@@ -49,6 +52,7 @@ class PredictOptions:
     id_column: str | None = None
     layer: str | None = None
     until: str | None = None
+    prior: str | Path | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
     overwrite: bool = False
 
@@ -64,6 +68,7 @@ class PredictReport:
         crops: crop name → parcels.
         flags: flag → parcels.
         prefix: of the columns added.
+        shares: crop name → class share assumed instead of the training's; empty where that was kept.
     """
 
     output: Path
@@ -73,6 +78,7 @@ class PredictReport:
     crops: dict[str, int]
     flags: dict[str, int]
     prefix: str
+    shares: dict[str, float]
 
 
 def predict(
@@ -106,11 +112,16 @@ def predict(
                          hint="name the output .gpkg or .parquet")  # fmt: skip
     model, series = load_model(run), SeriesStore.open(store)
     _check_bands(model, series)
-    judge = _judge(run, model, options, report)
+    judge, index = _judge(run, model, options, report), RowIndex(series, report)
+    if options.prior is not None:
+        with _opened(parcels, series, options) as stream:
+            judge.shift = _prior_shift(
+                model, options.prior, _Job(series, stream, judge, options, parcels, index), report
+            )
     with _opened(parcels, series, options) as stream:
         if stream.crs is None:
             report.warn(f"{parcels or store} states no coordinate system; the output will not either")
-        job = _Job(series, stream, judge, options, parcels, report)
+        job = _Job(series, stream, judge, options, parcels, index)
         with atomic_output(output) as part, report.task("predicting", stream.count) as task:
             job.write(part, _metadata(run, series, parcels, options, job.prefix), task)
             if not judge.tally.predicted:
@@ -120,8 +131,9 @@ def predict(
     if "no_series" in flags:
         report.warn(f"{flags['no_series']} of {tally.parcels} parcels have no series in {store} and no prediction")
     return PredictReport(
-        output, RunFolder(run).run_id, tally.parcels, tally.predicted, dict(tally.crops), flags, job.prefix
-    )
+        output, RunFolder(run).run_id, tally.parcels, tally.predicted, dict(tally.crops), flags, job.prefix,
+        _shares(judge),
+    )  # fmt: skip
 
 
 def _opened(
@@ -152,6 +164,23 @@ def _judge(run: Path, model: Classifier, options: PredictOptions, report: Report
     return Judge(model, typicality, options.thresholds, RunFolder(run).run_id, until)
 
 
+def _prior_shift(model: Classifier, prior: str | Path, job: _Job, report: Reporter) -> PriorShift:
+    """The class shares to reweigh for, estimated in a pass of its own where they are asked for as `em`."""
+    trained = class_prior(model)
+    if prior == "uniform":
+        return PriorShift(trained, uniform_prior(len(trained)))
+    if prior != "em":
+        return PriorShift(trained, read_prior(Path(prior), model.spec.legend))
+    with report.task("estimating class shares", job.count) as task:
+        return PriorShift(trained, estimate_streaming(job.posteriors(task), trained))
+
+
+def _shares(judge: Judge) -> dict[str, float]:
+    if judge.shift is None:
+        return {}
+    return dict(zip(judge.legend.names, judge.shift.assumed.round(6).tolist(), strict=True))
+
+
 def _metadata(
     run: Path, series: SeriesStore, parcels: Path | None, options: PredictOptions, prefix: str
 ) -> dict[str, str]:
@@ -161,6 +190,7 @@ def _metadata(
         "CROPGEN_VERSION": cropgen.__version__, "CROPGEN_COLUMNS": str(COLUMNS_VERSION), "CROPGEN_PREFIX": prefix,
         "CROPGEN_RUN": run.name, "CROPGEN_MODEL": description["name"], "CROPGEN_WEIGHTS": description["sha256"],
         "CROPGEN_SERIES": series.fingerprint(), "CROPGEN_INPUT": "" if parcels is None else parcels.name,
+        "CROPGEN_PRIOR": Path(options.prior or "training").name,
         "CROPGEN_UNTIL": options.until or "", "CROPGEN_MIN_PROBABILITY": f"{limits.probability:g}",
         "CROPGEN_MIN_DATES": str(limits.dates), "CROPGEN_MIN_TYPICALITY": f"{limits.typicality:g}",
     }  # fmt: skip
@@ -171,9 +201,9 @@ class _Job:
 
     def __init__(
         self, series: SeriesStore, stream: ParcelStream, judge: Judge, options: PredictOptions, parcels: Path | None,
-        report: Reporter,
+        index: RowIndex,
     ) -> None:  # fmt: skip
-        self._series, self._stream, self._judge, self._options = series, stream, judge, options
+        self._series, self._stream, self._judge, self._index = series, stream, judge, index
         self._where = str(parcels or series.path)
         names = stream.attributes
         self._id = find_column(names, "id", options.id_column, where=self._where)
@@ -182,7 +212,6 @@ class _Job:
         self._year = _one_year(options, self._year_column, parcels, years)
         self._stamp = f"{years.max(initial=1970)}-12-31T00:00:00.000Z"
         self.prefix = prefix_for(stream.schema.names)
-        self._index = RowIndex(series, report)
         self._first_ids: list[str] = []
         self._seen = 0
 
@@ -205,6 +234,26 @@ class _Job:
             writer.write_table(PROBABILITIES, side, iter(probabilities))
         writer.write_legend(legend, class_names(legend))
         writer.write_style(f"crops {metadata['CROPGEN_RUN']}", self._qml())
+
+    @property
+    def count(self) -> int | None:
+        """Parcels, where the layer says."""
+        return self._stream.count
+
+    def posteriors(self, task: Task) -> Iterator[np.ndarray]:
+        """Class probabilities of the parcels with a clear date, batch by batch."""
+        found = 0
+        for batch in self._stream.batches:
+            ids, year = self._identity(batch)
+            answer, place = self._answer(ids, year)
+            self._first_ids = self._first_ids or ids[:3].tolist()
+            self._seen += batch.num_rows
+            known = place[place >= 0]
+            found += len(known)
+            yield answer.probability[known[answer.clear_dates[known] > 0]]
+            task.advance(batch.num_rows)
+        if not found:
+            raise self.no_match()
 
     def no_match(self) -> DataError:
         """Says that the input and the store share no parcel."""
