@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class HistogramGradientBoosting(Classifier):
         boosted = HistGradientBoostingClassifier(
             learning_rate=chosen.learning_rate, max_iter=chosen.iterations, max_leaf_nodes=chosen.leaves,
             min_samples_leaf=chosen.smallest_leaf, l2_regularization=chosen.penalty, max_features=chosen.features,
-            early_stopping=False, random_state=seed,
+            early_stopping=cast(Any, False), random_state=seed,
         )  # fmt: skip
         boosted.fit(x.numpy(), y.numpy())
         classes = np.asarray(boosted.classes_)

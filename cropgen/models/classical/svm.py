@@ -19,7 +19,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ class SupportVectorMachine(Classifier):
         scale = x.double().std(0, correction=0).clamp(min=_LEAST_SCALE)
         standard = ((x.double() - centre) / scale).numpy()
         machine = SVC(
-            kernel=self.settings.kernel, C=self.settings.cost, gamma=self.settings.gamma / x.shape[1],
+            kernel=self.settings.kernel, C=self.settings.cost, gamma=cast(Any, self.settings.gamma / x.shape[1]),
             class_weight="balanced" if self.settings.balanced else None, decision_function_shape="ovo",
         ).fit(standard, y.numpy())  # fmt: skip
         dual, first, second = _pairwise(machine)
