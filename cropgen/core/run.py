@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 import cropgen
 from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError, UsageError
 from cropgen.core.files import remove, write_text
+from cropgen.core.sources import code_fingerprint
 
 MANIFEST_SCHEMA = 1
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "zarr", "rasterio", "geopandas")
@@ -124,16 +125,6 @@ class RunFolder:
     def finish(self) -> None:
         """Drop what only an unfinished run needs."""
         remove(self.checkpoint)
-
-
-def code_fingerprint() -> str:
-    """Hex SHA-256 over the package's own source files."""
-    digest = hashlib.sha256()
-    root = Path(cropgen.__file__).parent
-    for source in sorted(root.rglob("*.py")):
-        digest.update(source.relative_to(root).as_posix().encode())
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cropgen.core.errors import UsageError
 from cropgen.models.base import Classifier
 from cropgen.prediction.columns import COLUMNS, FLAGS
 from cropgen.prediction.infer import Answer, infer
@@ -18,6 +17,7 @@ from cropgen.prediction.prior_shift import PriorShift
 from cropgen.series.batches import make_batch
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
+from cropgen.series.season import SeasonEnd
 
 
 @dataclass(frozen=True)
@@ -33,38 +33,6 @@ class Thresholds:
     probability: float = 0.5
     dates: int = 5
     typicality: float = 0.01
-
-
-@dataclass(frozen=True)
-class SeasonEnd:
-    """The last day, within the year of a row, whose observations are used."""
-
-    month: int
-    day: int
-
-    @classmethod
-    def parse(cls, text: str) -> SeasonEnd:
-        """Read `MM-DD`.
-
-        Raises:
-            UsageError: it is not a day of the year.
-        """
-        try:
-            date = np.datetime64(f"2000-{text}", "D")
-            month, day = str(date)[5:].split("-")
-            if text != f"{month}-{day}":
-                raise ValueError(text)
-        except ValueError as error:
-            raise UsageError(f"expected a day as MM-DD, got {text!r}", hint="for example --until 06-30") from error
-        return cls(int(month), int(day))
-
-    def cut(self, series: ParcelSeries) -> ParcelSeries:
-        """The series with every later observation masked."""
-        months = (series.year.astype(np.int64) - 1970) * 12 + self.month - 1
-        first = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-        mask = series.mask & (series.day <= (first + self.day - 1)[:, None])
-        band_mask = None if series.band_mask is None else series.band_mask & mask[..., None]
-        return replace(series, mask=mask, values=series.values * mask[..., None], band_mask=band_mask)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 
 from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError, UsageError
 from cropgen.core.paths import Workspace
-from cropgen.core.run import RunFolder, code_fingerprint, environment, fingerprint, new_run_name
+from cropgen.core.run import RunFolder, environment, fingerprint, new_run_name
 
 
 def test_begin_refuses_resumes_and_overwrites(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_manifest(tmp_path: Path) -> None:
 def test_fingerprints() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-    assert len(code_fingerprint()) == 64
+    assert len(environment()["code"]) == 64
     assert environment()["packages"]["numpy"]
     assert new_run_name("pool", "10%").endswith("-pool-10pct")
 
