@@ -43,6 +43,7 @@ class RemoteFile(Section):
     region: str | None = Field(None, description="the region it serves; absent: every one")
     year: int | None = Field(None, description="the year it serves; absent: every one")
     level: str | None = Field(None, description="the processing level it serves; absent: every one")
+    optional: bool = Field(False, description="the data set can be prepared without it")
     unpack: str | None = Field(None, pattern=_INSIDE, description="folder an archive is unpacked into, absent: not")
     members: tuple[Member, ...] = Field((), description="what unpacking must leave")
 
