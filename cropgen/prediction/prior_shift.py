@@ -147,7 +147,7 @@ def read_prior(path: Path, legend: Legend) -> np.ndarray:
         raise SchemaError(
             f"{path}: {crop} {unknown[0]} is not a crop of the model", hint=f"it knows {', '.join(legend.codes)}"
         )
-    value = pandas.to_numeric(table[amount], errors="coerce").to_numpy(np.float64)
+    value = np.asarray(pandas.to_numeric(table[amount], errors="coerce"), np.float64)
     if not (np.isfinite(value).all() and (value >= 0).all() and value.sum() > 0):
         raise SchemaError(f"{path}: {amount} must hold numbers of at least 0, not all 0", hint="shares or areas")
     share = np.zeros(len(legend))

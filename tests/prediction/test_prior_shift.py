@@ -187,6 +187,6 @@ def test_parcels_without_series_are_said_before_shares(region: Region, tmp_path:
     layer = tmp_path / "strangers_2021.gpkg"
     strangers = region.parcels.iloc[:4].assign(parcel_id=["a", "b", "c", "d"])
     pyogrio.write_dataframe(strangers, layer, geometry_type="Unknown")
-    with pytest.raises(DataError, match="no parcel of .* has a series"):
+    with pytest.raises(DataError, match=r"no parcel of .* has a series"):
         predicted(Region(**{**vars(region), "layer": layer}), tmp_path / "out.gpkg", "em")
     assert not (tmp_path / "out.gpkg").exists()
