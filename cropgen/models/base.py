@@ -74,6 +74,9 @@ class GradientOptions(Options):
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
     clip: float = Field(5.0, gt=0, description="gradient norm above which gradients are scaled down")
+    patience: int = Field(
+        0, ge=0, description="judgements by the validation rows without a better one before training stops; 0: off"
+    )
 
 
 @dataclass(frozen=True)

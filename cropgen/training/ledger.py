@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cropgen.core.errors import CorruptInputError, CropgenError, UsageError
 from cropgen.core.files import atomic_output, write_text
+from cropgen.training.stopping import Watch
 
 STATE = "state.safetensors"
 _RESTART = "start again without --resume, with --overwrite"
@@ -54,21 +55,22 @@ class Ledger:
     resume: bool = False
     metrics: Path | None = None
 
-    def keep(self, model: nn.Module, optimiser: torch.optim.Optimizer, elapsed: Elapsed) -> None:
-        """Write weights, optimiser moments and elapsed steps as one file, atomically."""
+    def keep(self, model: nn.Module, optimiser: torch.optim.Optimizer, elapsed: Elapsed, watch: Watch) -> None:
+        """Write weights, optimiser moments, the best model so far and elapsed steps as one file, atomically."""
         if self.checkpoint is None:
             return
         tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
         for index, moments in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in moments.items()}
+        tensors |= {f"watch.{key}": value for key, value in watch.state().items()}
         plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         header = {"identity": self.identity, "steps": str(elapsed.steps), "seconds": str(elapsed.seconds)}
         content = tensors_to_bytes(plain, metadata=header)
         with atomic_output(self.checkpoint / STATE) as part:
             part.write_bytes(content)
 
-    def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> Elapsed:
-        """Bring model and optimiser to the state that was kept; nothing changes where there is none to resume.
+    def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer, watch: Watch) -> Elapsed:
+        """Bring model, optimiser and watch to the state that was kept; nothing changes where there is none to resume.
 
         Raises:
             UsageError: it belongs to a different training.
@@ -86,6 +88,7 @@ class Ledger:
             optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"the state in {self.checkpoint} is of another version", hint=_RESTART) from error
+        watch.load(_below("watch", tensors))
         return Elapsed(int(header["steps"]), float(header["seconds"]))
 
     def _read(self, path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

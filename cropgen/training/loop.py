@@ -1,7 +1,8 @@
 """The gradient loop: AdamW on a one-cycle schedule over mini-batches of labelled and unlabelled rows.
 
 Every random number of a step derives from the seed of that step, so a run that was killed and resumed from its last
-checkpoint takes exactly the steps it would have taken.
+checkpoint takes exactly the steps it would have taken. With patience, the validation rows judge the model every 30
+steps; training ends when it no longer gets better, and the best model is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cropgen.core.errors import CropgenError
 from cropgen.models.base import Classifier, Context, GradientOptions, TrainingData
 from cropgen.series.batches import Batch, concatenate_batches, random_rows
 from cropgen.training.ledger import Elapsed, Ledger, MetricsLog
+from cropgen.training.stopping import Watch
 
 LOG_EVERY = 10
 CHECKPOINT_EVERY = 50
@@ -111,7 +113,7 @@ def learn(model: Classifier, data: TrainingData, context: Context, *, device: to
 
     Raises:
         CropgenError: the loss or its gradient is not finite.
-        UsageError: the checkpoint belongs to a different training.
+        UsageError: the checkpoint belongs to a different training, or there are no rows to judge by.
     """
     learners = [Learner(list(module.parameters()), options) for module, options in model.learners()]
     steps = max(learner.options.steps for learner in learners)
@@ -119,8 +121,10 @@ def learn(model: Classifier, data: TrainingData, context: Context, *, device: to
     optimiser = torch.optim.AdamW(
         [{"params": one.parameters, "weight_decay": one.options.weight_decay} for one in learners]
     )
-    before = ledger.restore(model, optimiser)
+    watch = Watch(max(learner.options.patience for learner in learners), data)
+    before = ledger.restore(model, optimiser, watch)
     batches = MiniBatches(model, data, learners, context, skip=before.steps)
+    done = before.steps
     seeds = torch.randint(2**62, (steps,), generator=context.generator("steps")).tolist()
     cycle = Cycle(steps)
     with (
@@ -129,20 +133,25 @@ def learn(model: Classifier, data: TrainingData, context: Context, *, device: to
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
     ):
         task.advance(before.steps)
-        for step in range(before.steps, steps):
+        while done < steps and not watch.over:
             for group, learner in zip(optimiser.param_groups, learners, strict=True):
-                learner.set_rate(group, *cycle.at(step))
-            facts = _step(model, batches.draw(), learners, optimiser, seed=seeds[step], device=device)
-            _check(step + 1, facts)
-            last = step + 1 == steps
-            if last or (step + 1) % LOG_EVERY == 0:
+                learner.set_rate(group, *cycle.at(done))
+            facts = _step(model, batches.draw(), learners, optimiser, seed=seeds[done], device=device)
+            done += 1
+            _check(done, facts)
+            if watch.due(done, last=done == steps):
+                facts["validation_nll"] = watch.judge(model, done, device)
+            last = done == steps or watch.over
+            if last or done % LOG_EVERY == 0:
                 rate = optimiser.param_groups[0]["lr"]
-                log.write({"step": step + 1, **facts, "rate": rate, "seconds": round(before.seconds_by_now(), 3)})
+                log.write({"step": done, **facts, "rate": rate, "seconds": round(before.seconds_by_now(), 3)})
                 task.note(f"loss {facts['loss']:.3f}")
             task.advance()
-            if last or (step + 1) % CHECKPOINT_EVERY == 0:
-                ledger.keep(model, optimiser, before.after(step + 1))
-    return before.after(steps)
+            if last or done % CHECKPOINT_EVERY == 0:
+                ledger.keep(model, optimiser, before.after(done), watch)
+    if best := watch.recall(model):
+        context.facts["early_stopping"] = {**best, "steps": done}
+    return before.after(done)
 
 
 def _step(
