@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from cropgen.models.layers.tied_em import (
     Weighted,
     block_autoregression,
     expectation_maximisation,
+    give_strays,
     ledoit_wolf,
-    match_shares,
+    log_likelihood,
     maximise,
 )
 
@@ -116,7 +118,8 @@ def test_em_climbs_and_finds_the_clusters() -> None:
     rows, labels = Rows(x[20:]), known(x[:4], y[:4])
     start = maximise([labels], EVEN)
     fitness = [
-        expectation_maximisation(labels, rows, 1.0, start, steps).mean_log_likelihood(rows.x) for steps in range(6)
+        float(expectation_maximisation(labels, rows, 1.0, start, steps).log_likelihood(rows.x).mean())
+        for steps in range(6)
     ]
     assert all(later > earlier - 1e-3 for earlier, later in itertools.pairwise(fitness))
     assert fitness[-1] > fitness[0] + 0.1
@@ -133,12 +136,44 @@ def test_labelled_rows_keep_their_class() -> None:
     assert isinstance(end, Estimate)
 
 
-def test_matched_posteriors_share_the_rows_as_the_prior_says() -> None:
-    score = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    prior = torch.tensor([0.6, 0.3, 0.1]).double()
-    matched = torch.softmax(score + match_shares(score, prior.log()), -1)
-    torch.testing.assert_close(matched.mean(0), prior, atol=1e-3, rtol=0)
-    x, y = clusters(100, 1.0)
-    estimate = maximise([known(x, y)], torch.tensor([0.9, 0.1]).double().log())
-    shares = estimate.posterior(x, matched=True).mean(0)
-    torch.testing.assert_close(shares, torch.tensor([0.9, 0.1]).double(), atol=2e-3, rtol=0)
+def test_strays_go_to_the_class_that_is_to_have_them() -> None:
+    x, y = clusters(60, 3.0)
+    far = torch.full((5, 4), 30.0).double()
+    labels, rows = known(x[:20], y[:20]), Rows(torch.cat([x[20:], far]))
+    end = maximise([labels], EVEN)
+    start = give_strays(labels, rows, 1.0, end, receiver=1)
+    share = end.posterior(rows.x)
+    worst = end.log_likelihood(rows.x).argsort()[: math.ceil(0.05 * len(rows))]
+    assert set(worst.tolist()) <= set(range(len(rows) - 5, len(rows)))
+    share[worst] = torch.tensor([0.0, 1.0]).double()
+    expected = maximise([labels, Weighted(rows, share)], EVEN)
+    torch.testing.assert_close(start.means, expected.means)
+    torch.testing.assert_close(start.cov, expected.cov)
+
+
+def test_a_restart_finds_the_form_that_no_label_shows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    forms = torch.zeros(3, 20).double()
+    forms[1, 0], forms[2, 1] = 8.0, 6.0
+    form = torch.tensor([0] * 600 + [1] * 2 + [2] * 40)
+    x = forms[form] + torch.randn(len(form), 20, generator=generator, dtype=torch.float64)
+    shown = torch.tensor([*range(40), 600, 601])
+    labels, rows = known(x[shown], (form[shown] > 0).long()), Rows(torch.cat([x[40:600], x[602:]]))
+    start = maximise([labels], torch.tensor([0.9, 0.1]).double().log())
+    first = expectation_maximisation(labels, rows, 1.0, start, 8)
+    again = expectation_maximisation(labels, rows, 1.0, give_strays(labels, rows, 1.0, first, 1), 8)
+    assert log_likelihood(labels, rows, 1.0, again) > log_likelihood(labels, rows, 1.0, first) + 50
+    found = [float((end.posterior(x[602:])[:, 1] > 0.5).double().mean()) for end in (first, again)]
+    assert found == [0.0, 1.0]
+
+
+def test_what_em_climbs_equals_the_densities_of_scipy() -> None:
+    x, y = clusters(30, 2.0)
+    estimate = maximise([known(x, y)], torch.tensor([0.3, 0.7]).double().log())
+    density = np.stack([multivariate_normal(m.numpy(), estimate.cov.numpy()).pdf(x.numpy()) for m in estimate.means], 1)
+    joint = density * np.array([0.3, 0.7])
+    expected = np.log(joint[np.arange(10), y[:10].numpy()]).sum() + 0.5 * np.log(joint[10:].sum(1)).sum()
+    found = log_likelihood(known(x[:10], y[:10]), Rows(x[10:]), 0.5, estimate)
+    assert found == pytest.approx(expected)
+    posterior = (joint / joint.sum(1, keepdims=True))[np.arange(10), y[:10].numpy()]
+    assert estimate.surprise(known(x[:10], y[:10])) == pytest.approx(-np.log(posterior).mean())

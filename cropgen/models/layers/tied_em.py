@@ -20,8 +20,8 @@ from torch import Tensor
 
 _MOST_RESIDUALS = 3000
 _LEAST_SHRINKAGE = 1e-3
-_MATCHING_STEPS = 60
-_MATCHING_TOLERANCE = 1e-3
+_STRAYS = 0.05
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,17 @@ class Estimate:
         chol = torch.linalg.cholesky(self.cov)
         return self._linear(x, chol) + self._common(x, chol)[:, None]
 
-    def posterior(self, x: Tensor, *, matched: bool = False) -> Tensor:
-        """(N, K) p(y | x), with `matched` tilted so that the classes share the rows as the prior says."""
-        score = self._linear(x, torch.linalg.cholesky(self.cov))
-        return torch.softmax(score + match_shares(score, self.log_prior) if matched else score, -1)
+    def posterior(self, x: Tensor) -> Tensor:
+        """(N, K) p(y | x)."""
+        return torch.softmax(self._linear(x, torch.linalg.cholesky(self.cov)), -1)
 
-    def mean_log_likelihood(self, x: Tensor) -> float:
-        """Mean log p(x) per row, in nats."""
-        return float(torch.logsumexp(self.log_joint(x), -1).mean())
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """(N,) log p(x), in nats."""
+        return torch.logsumexp(self.log_joint(x), -1)
+
+    def surprise(self, labelled: Weighted) -> float:
+        """Mean of −log p(y | x) over labelled rows, in nats."""
+        return -float((labelled.share * self.posterior(labelled.rows.x).clamp(min=_TINY).log()).sum(1).mean())
 
     def _linear(self, x: Tensor, chol: Tensor) -> Tensor:
         direction = torch.cholesky_solve(self.means.T, chol)
@@ -127,17 +130,6 @@ def block_autoregression(cov: Tensor, bands: int, lag: int) -> Tensor:
     return root @ root.T
 
 
-def match_shares(score: Tensor, log_prior: Tensor) -> Tensor:
-    """(K,) offsets b for which the mean over rows of softmax(score + b) is the class prior (Sinkhorn iterations)."""
-    offset = torch.zeros_like(log_prior)
-    for _ in range(_MATCHING_STEPS):
-        share = torch.logsumexp(torch.log_softmax(score + offset, -1), 0) - math.log(len(score))
-        offset = offset + log_prior - share
-        if float((log_prior - share).abs().max()) < _MATCHING_TOLERANCE:
-            break
-    return offset
-
-
 def maximise(parts: list[Weighted], log_prior: Tensor) -> Estimate:
     """The M-step: class means, and the tied covariance with Ledoit-Wolf shrinkage."""
     number = sum_of([p.weight * p.share.sum(0) for p in parts])
@@ -161,7 +153,7 @@ def _fourth_power(part: Weighted, means: Tensor) -> Tensor:
 
 
 def expectation_maximisation(
-    labelled: Weighted, unlabelled: Rows, weight: float, start: Estimate, steps: int, *, matched: bool = False
+    labelled: Weighted, unlabelled: Rows, weight: float, start: Estimate, steps: int
 ) -> Estimate:
     """EM from `start`: labelled rows keep their class, unlabelled ones are shared by p(y | x).
 
@@ -171,10 +163,37 @@ def expectation_maximisation(
         weight: weight of an unlabelled row.
         start: means, covariance and prior of the first E-step; the prior stays.
         steps: number of E- and M-steps.
-        matched: hold the unlabelled rows to the class shares of the prior in every E-step.
     """
     estimate = start
     for _ in range(steps):
-        inferred = Weighted(unlabelled, estimate.posterior(unlabelled.x, matched=matched), weight)
+        inferred = Weighted(unlabelled, estimate.posterior(unlabelled.x), weight)
         estimate = maximise([labelled, inferred], start.log_prior)
     return estimate
+
+
+def log_likelihood(labelled: Weighted, unlabelled: Rows, weight: float, estimate: Estimate) -> float:
+    """What EM climbs: Σ log p(x, y) of the labelled rows and Σ log p(x) of the others, weighted, in nats."""
+    known = (labelled.share * estimate.log_joint(labelled.rows.x)).sum() * labelled.weight
+    return float(known + weight * estimate.log_likelihood(unlabelled.x).sum())
+
+
+def give_strays(labelled: Weighted, unlabelled: Rows, weight: float, end: Estimate, receiver: int) -> Estimate:
+    """A further start for EM: the unlabelled rows that `end` explains worst are given to one class.
+
+    A class of few labels and many forms can end without the forms its labels do not show; they then stand out as
+    unlikely rows inside other classes, which is where a split-and-merge step would cut.
+
+    Arguments:
+        labelled, unlabelled, weight: as for `expectation_maximisation`.
+        end: where EM arrived.
+        receiver: position of the class that gets them.
+
+    Reference:
+        SMEM Algorithm for Mixture Models, Ueda, Nakano, Ghahramani and Hinton, 2000.
+    """
+    log_likelihood = end.log_likelihood(unlabelled.x)
+    strays = log_likelihood.argsort()[: math.ceil(_STRAYS * len(unlabelled))]
+    share = end.posterior(unlabelled.x)
+    share[strays] = 0
+    share[strays, receiver] = 1
+    return maximise([labelled, Weighted(unlabelled, share, weight)], end.log_prior)

@@ -2,14 +2,15 @@
 
 Few labels: each is copied with shifts and warps of time, gains and noise, so that the first tied covariance sees what
 varies within a crop. Unlabelled parcels: EM from two such covariances (Ledoit-Wolf; block autoregression of order 2,
-which survives fewer labels); the end with the larger likelihood of the unlabelled parcels is kept, or the ends are
-joined: their posteriors are averaged and give a last M-step. EM carries the copies along, which makes the density wide
-enough for another region, or counts every real parcel once, which makes it sharp. Where the labels are drawn in
-proportion, EM may be held to their class shares, so that a crop of few labels and many forms keeps its size.
+which survives fewer labels); the end with the larger likelihood of the unlabelled parcels is kept. From there EM is
+started again with the least likely unlabelled parcels given to one of the rarest classes, each in turn, and a likelier
+end replaces the one before: a crop of few labels and many forms finds the forms its labels do not show. EM carries the
+copies along, which makes the density wide enough for another region, or counts every real parcel once, which makes it
+sharp.
 
 Guard: where classes overlap, unlabelled parcels can pull the classes apart from the labels; cross-validation on the
-labels finds that out, and EM is kept only when its tempered negative log-likelihood is close to
-the best of the alternatives.
+labels finds that out, and EM is kept only when its tempered negative log-likelihood is at most a little above that of
+the best fit without it; otherwise the best of all, with cautious weights of the unlabelled parcels among them.
 
 Rows of the target domain, the season or region that is to be classified, join the unlabelled ones in EM where the guard
 accepts EM without them and with them; the class prior stays that of the labels.
@@ -17,6 +18,7 @@ accepts EM without them and with them; the class prior stays that of the labels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,14 +36,17 @@ from cropgen.models.layers.tied_em import (
     Weighted,
     block_autoregression,
     expectation_maximisation,
+    give_strays,
+    log_likelihood,
     maximise,
-    sum_of,
 )
 from cropgen.series.augment import Strength, augment, fill_gaps
 from cropgen.series.batches import Batch
 
 _FOLDS = 3
+_FINAL = "final"
 _START_LAG = 2
+_LABELS_MAY_LOSE = 0.03
 _ROWS_AFTER_AUGMENTATION = 3000
 _MOST_COPIES = 30
 _BETAS = torch.logspace(torch.tensor(0.02).log10().item(), torch.tensor(1.5).log10().item(), 25)
@@ -57,10 +62,11 @@ class TiedOptions(Options):
     unlabelled_weight: float = Field(1.0, gt=0, description="weight of an unlabelled parcel in EM")
     augment: Strength = Field("strong", description="augmentation of the labelled parcels: strong, lite, none")
     em_labels: Literal["copies", "once"] = Field("copies", description="labels in EM: augmented copies, or once each")
-    ends: Literal["likelihood", "joined"] = Field("likelihood", description="of two starts, the likelier end, or both")
-    match_shares: bool = Field(False, description="hold EM to the class shares of the prior")
     em_steps: int = Field(8, ge=1, description="steps of EM")
     starts: Literal["two", "ledoit-wolf", "autoregression"] = Field("two", description="covariances EM starts from")
+    restarts: int = Field(
+        3, ge=0, description="rarest classes that EM is started again for, with the least likely unlabelled parcels"
+    )
     guard_ratio: float = Field(
         1.25, gt=0, description="EM is kept when its cross-validated NLL is at most this multiple of the best without"
     )
@@ -75,13 +81,11 @@ class Candidate:
         name: how it is called in the facts of a run.
         augmented: with copies of the labels.
         weight: of an unlabelled row; 0: no EM.
-        matched: with the class shares of the prior held in EM.
     """
 
     name: str
     augmented: bool
     weight: float = 0.0
-    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def fit_tied(spec: InputSpec, data: TrainingData, options: TiedOptions, context:
     chosen = _choose(held_out, candidates, options, context)
     if data.target is not None and options.em != "off":
         material, chosen, held_out = _with_target(material, _free(gaussian, data.target), chosen, held_out)
-    estimate = _fit(material, material.labelled, material.y, chosen, "final")
+    estimate = _fit(material, material.labelled, material.y, chosen, _FINAL)
     gaussian.means.copy_(estimate.means)
     gaussian.cov.copy_(estimate.cov)
     gaussian.chol.copy_(torch.linalg.cholesky(estimate.cov))
@@ -163,10 +167,9 @@ def _candidates(options: TiedOptions, unlabelled: bool) -> list[Candidate]:
     if not unlabelled:
         return plain
     weight = options.unlabelled_weight
-    full = [Candidate(f"em {weight:g} matched", copies, weight, True)] * options.match_shares
-    full.append(Candidate(f"em {weight:g}", copies, weight))
+    full = [Candidate(f"em {weight:g}", copies, weight)]
     if options.em == "on":
-        return full[:1]
+        return full
     return full + [Candidate(f"em {w:g}", copies, w) for w in _CAUTIOUS_WEIGHTS if w < weight] + plain
 
 
@@ -180,19 +183,38 @@ def _fit(material: _Material, x: Tensor, y: Tensor, how: Candidate, purpose: str
     if how.weight == 0 or free is None:
         return first
     known = many if options.em_labels == "copies" else once
+    rarest = torch.bincount(y, minlength=material.classes).argsort(stable=True)[: options.restarts]
+    return _learn_unlabelled(
+        known, free, how.weight, first, options, x.shape[2], rarest.tolist() if purpose == _FINAL else []
+    )
+
+
+def _learn_unlabelled(
+    known: Weighted, free: Rows, weight: float, first: Estimate, options: TiedOptions, bands: int, receivers: list[int]
+) -> Estimate:
+    """The likeliest end of EM: from both starts, then from restarts that give strays to each receiving class.
+
+    A restart must be likelier and must not contradict the labels, which it could where classes overlap.
+    """
+
+    def climb(start: Estimate) -> Estimate:
+        return expectation_maximisation(known, free, weight, start, options.em_steps)
+
+    def fitness(end: Estimate) -> float:
+        return log_likelihood(known, free, weight, end)
+
     starts = []
     if options.starts != "autoregression":
         starts.append(first)
     if options.starts != "ledoit-wolf":
-        starts.append(Estimate(first.means, block_autoregression(first.cov, x.shape[2], _START_LAG), log_prior))
-    ends = [
-        expectation_maximisation(known, free, how.weight, start, options.em_steps, matched=how.matched)
-        for start in starts
-    ]
-    if options.ends == "likelihood" or len(ends) == 1:
-        return max(ends, key=lambda end: end.mean_log_likelihood(free.x))
-    agreed = sum_of([end.posterior(free.x) for end in ends]) / len(ends)
-    return maximise([known, Weighted(free, agreed, how.weight)], log_prior)
+        starts.append(Estimate(first.means, block_autoregression(first.cov, bands, _START_LAG), first.log_prior))
+    end = max([climb(start) for start in starts], key=fitness)
+    most = end.surprise(known) + _LABELS_MAY_LOSE
+    for receiver in receivers:
+        other = climb(give_strays(known, free, weight, end, receiver))
+        if fitness(other) > fitness(end) and other.surprise(known) <= most:
+            end = other
+    return end
 
 
 def _log_prior(y: Tensor, classes: int, exponent: float) -> Tensor:
@@ -265,16 +287,15 @@ def _temper(joint: Tensor, y: Tensor) -> HeldOut:
 def _choose(
     held_out: dict[str, HeldOut], candidates: list[Candidate], options: TiedOptions, context: Context
 ) -> Candidate:
-    """The first EM with full weight whose NLL is within the guard's ratio of the least, else the least.
+    """EM with full weight where its NLL is within the guard's ratio of the best without EM, else the least.
 
     Without cross-validation (one label per class), the most trusted candidate.
     """
     chosen = preferred = candidates[0]
     if held_out:
         least = min(candidates, key=lambda c: held_out[c.name].nll)
-        limit = options.guard_ratio * held_out[least.name].nll
-        trusted = [c for c in candidates if c.weight == options.unlabelled_weight and held_out[c.name].nll <= limit]
-        chosen = trusted[0] if trusted else least
+        without = min((held_out[c.name].nll for c in candidates if c.weight == 0), default=math.inf)
+        chosen = preferred if held_out[preferred.name].nll <= options.guard_ratio * without else least
     fell_back = chosen.weight < preferred.weight
     context.facts["tgem"] = {
         "fit": chosen.name,
