@@ -7,7 +7,8 @@ touching rows again:
     parcels   a resample of N rows is a multinomial draw over the distinct (true, predicted…) tuples;
     blocks    a resample of G blocks is a multinomial weighting of the G per-block confusion matrices.
 
-Several classifiers of the same rows are resampled with the same draws, so differences are paired.
+Several classifiers of the same rows are resampled with the same draws, so differences are paired. Trainings of several
+seeds are resampled over seeds and ground at once (`crossed_scores`).
 
 Reference: Bootstrap Methods: Another Look at the Jackknife, Efron, 1979; The Jackknife and the Bootstrap for General
 Stationary Observations, Künsch, 1989.
@@ -15,17 +16,19 @@ Stationary Observations, Künsch, 1989.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cropgen.core.errors import DataError
-from cropgen.metrics.classification import confusion_matrix
 
 Score = Callable[[np.ndarray], np.ndarray]
 REPLICATES = 1000
 LEVEL = 0.95
+_MOST_WEIGHTS = 4_000_000
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -94,35 +97,133 @@ def _units(
     return keys.ravel(), counts
 
 
-def score_interval(
-    score: Score,
-    true: np.ndarray,
-    predicted: np.ndarray,
-    classes: int,
-    generator: np.random.Generator,
-    *,
-    groups: np.ndarray | None = None,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-) -> Interval:
-    """The interval of a score of confusion counts, such as `macro_f1`."""
-    (resampled,) = confusion_replicates(true, [predicted], classes, generator, groups=groups, replicates=replicates)
-    return interval(float(score(confusion_matrix(true, predicted, classes))), score(resampled), level)
+@dataclass(frozen=True)
+class Trial:
+    """The answers of classifiers to the same N rows under one seed.
+
+    Arguments:
+        seed: of the training; trials of one seed are drawn together.
+        true: (N,) classes 0..K−1.
+        predictions: arrays (N,), one per classifier, the same classifiers in every trial.
+        unit: (N,) any labels of the ground each row lies on, with one meaning over all trials.
+    """
+
+    seed: int
+    true: np.ndarray
+    predictions: tuple[np.ndarray, ...]
+    unit: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Confusion counts (P, U, K·K) of P classifiers on the U units of one trial, and the places of these units."""
+
+    place: np.ndarray
+    per_unit: np.ndarray
+
+    def scores(self, score: Score, weights: np.ndarray) -> np.ndarray:
+        """(P, R) scores where units count as often as the weights (R, all units) say; NaN where none does."""
+        weight = weights[:, self.place].astype(float)
+        return np.where(weight.any(1), _scored(score, weight @ self.per_unit), np.nan)
+
+    def swapped_difference(self, score: Score, swap: np.ndarray) -> np.ndarray:
+        """(1, R) score of the first classifier minus that of the second, answers swapped where `swap` (R, all)."""
+        first, second = self.per_unit
+        moved = swap[:, self.place] @ (second - first)
+        return (_scored(score, first.sum(0) + moved) - _scored(score, second.sum(0) - moved))[None]
+
+
+def _scored(score: Score, cells: np.ndarray) -> np.ndarray:
+    """(…) score of confusion counts (…, K·K), whole numbers up to rounding."""
+    classes = math.isqrt(cells.shape[-1])
+    return score(np.rint(cells).reshape(*cells.shape[:-1], classes, classes))
+
+
+def crossed_scores(
+    trials: Sequence[Trial], classes: int, score: Score, generator: np.random.Generator, *, replicates: int = REPLICATES
+) -> tuple[np.ndarray, np.ndarray]:
+    """The score of each classifier averaged over seeds, and its replicates over seeds and ground at once.
+
+    A replicate draws the seeds and, independently, the units of ground, each with replacement, and every seed meets the
+    same ground: test sets of different seeds share parcels, so they are no independent evidence about the ground.
+    Trials of one seed are averaged first.
+
+    Returns:
+        (P,) scores and (P, R) replicates; replicate r used the same draw for all classifiers.
+
+    Raises:
+        DataError: there is no trial.
+
+    Reference: Bootstrapping data arrays of arbitrary order, Owen and Eckles, 2012.
+    """
+    counts, units, seed = _tabulate(trials, classes)
+    share = 1 / np.bincount(seed)[seed]
+    value = _weighted_mean([c.scores(score, np.ones((1, units))) for c in counts], share[:, None])[:, 0]
+    parts = []
+    for size in _portions(replicates, units):
+        ground = generator.multinomial(units, np.full(units, 1 / units), size=size)
+        drawn = generator.multinomial(seed.max() + 1, np.full(seed.max() + 1, 1 / (seed.max() + 1)), size=size)
+        parts.append(_weighted_mean([c.scores(score, ground) for c in counts], share[:, None] * drawn[:, seed].T))
+    return value, np.concatenate(parts, axis=1)
 
 
 def paired_difference(
-    score: Score,
-    true: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    classes: int,
-    generator: np.random.Generator,
-    *,
-    groups: np.ndarray | None = None,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
+    trials: Sequence[Trial], classes: int, score: Score, generator: np.random.Generator, *, level: float = LEVEL
 ) -> Interval:
-    """The interval of score(first) − score(second) for two classifiers of the same rows."""
-    one, two = confusion_replicates(true, [first, second], classes, generator, groups=groups, replicates=replicates)
-    value = score(confusion_matrix(true, first, classes)) - score(confusion_matrix(true, second, classes))
-    return interval(float(value), score(one) - score(two), level)
+    """Score of the first classifier minus that of the second, with an interval over seeds and ground."""
+    value, replicates = crossed_scores(trials, classes, score, generator)
+    return interval(float(value[0] - value[1]), replicates[0] - replicates[1], level)
+
+
+def permutation_p_value(
+    trials: Sequence[Trial], classes: int, score: Score, generator: np.random.Generator, *, replicates: int = REPLICATES
+) -> float:
+    """How often a difference at least as large arises where the two classifiers are one: a two-sided paired test.
+
+    If they answered equally well, swapping their answers on a unit of ground, in all trials, would change nothing but
+    chance. p = (1 + #{swaps with |difference| ≥ observed}) / (1 + swaps).
+
+    Reference: Permutation, Parametric and Bootstrap Tests of Hypotheses, Good, 2005.
+    """
+    counts, units, seed = _tabulate(trials, classes)
+    share = (1 / np.bincount(seed)[seed])[:, None]
+
+    def differences(swap: np.ndarray) -> np.ndarray:
+        return _weighted_mean([c.swapped_difference(score, swap) for c in counts], share)[0]
+
+    observed = abs(differences(np.zeros((1, units), bool))[0])
+    extreme = 0
+    for size in _portions(replicates, units):
+        found = differences(generator.integers(0, 2, (size, units)).astype(bool))
+        extreme += int((np.abs(found) >= observed - _ROUNDING).sum())
+    return (1 + extreme) / (1 + replicates)
+
+
+def _portions(replicates: int, units: int) -> list[int]:
+    """Replicates drawn at a time, so that the draws fit in memory."""
+    size = max(1, min(replicates, _MOST_WEIGHTS // units))
+    return [min(size, replicates - start) for start in range(0, replicates, size)]
+
+
+def _weighted_mean(parts: Sequence[np.ndarray], weight: np.ndarray) -> np.ndarray:
+    """(P, R) mean of T score arrays (P, R) with weights (T, R) or (T, 1), over those that are numbers; 0 of none."""
+    stacked = np.stack(parts)
+    known = np.isfinite(stacked) * weight[:, None]
+    total = known.sum(0)
+    return np.divide((np.nan_to_num(stacked) * known).sum(0), total, out=np.zeros(total.shape), where=total > 0)
+
+
+def _tabulate(trials: Sequence[Trial], classes: int) -> tuple[list[_Counts], int, np.ndarray]:
+    """Counts of each trial, the number of units over all, and the position of each trial's seed."""
+    if not trials or any(len(t.true) == 0 for t in trials):
+        raise DataError("no test row to resample", hint="test on rows that carry labels")
+    labels, where = np.unique(np.concatenate([t.unit for t in trials]), return_inverse=True)
+    pieces = np.split(where, np.cumsum([len(t.true) for t in trials])[:-1])
+    counts = []
+    for trial, unit in zip(trials, pieces, strict=True):
+        place, local = np.unique(unit, return_inverse=True)
+        per_unit = np.zeros((len(trial.predictions), len(place), classes * classes))
+        for side, predicted in zip(per_unit, trial.predictions, strict=True):
+            np.add.at(side, (local, trial.true.astype(np.int64) * classes + predicted), 1)
+        counts.append(_Counts(place, per_unit))
+    return counts, len(labels), np.unique([t.seed for t in trials], return_inverse=True)[1]

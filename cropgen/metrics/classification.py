@@ -88,6 +88,15 @@ def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
     return _mean_over_present(scores.recall, scores.support)
 
 
+def equal_priors(confusion: np.ndarray) -> np.ndarray:
+    """(..., K, K) the confusion expected where every class present among the true labels is equally frequent.
+
+    Rows are divided by their sums, so each holds 1 or, for an absent class, 0. Scores of it do not depend on how often
+    the crops occur, so years and regions of different crop shares can be compared.
+    """
+    return _ratio(confusion, confusion.sum(-1, keepdims=True))
+
+
 def overall_accuracy(confusion: np.ndarray) -> np.ndarray:
     """(...) share of rows on the diagonal; 0 without any row."""
     return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))

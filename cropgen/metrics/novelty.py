@@ -28,3 +28,26 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     mid_rank = np.cumsum(count) - (count - 1) / 2
     rank_sum = mid_rank[position][positive].sum()
     return float((rank_sum - outside * (outside + 1) / 2) / (inside * outside))
+
+
+def aupr(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Average precision: Σ_i (recall_i − recall_{i−1}) precision_i over the distinct scores, highest first.
+
+    Unlike the AUROC it depends on the share of positives, which is its value for a score that knows nothing.
+
+    Arguments:
+        score: (N,) higher means more likely positive.
+        positive: (N,) bool.
+
+    Returns:
+        A value in 0–1, or None when one of the two kinds of row is absent.
+
+    Reference: The Relationship Between Precision-Recall and ROC Curves, Davis and Goadrich, 2006.
+    """
+    positive = np.asarray(positive, bool)
+    if positive.all() or not positive.any():
+        return None
+    _, level = np.unique(-np.asarray(score, float), return_inverse=True)
+    found = np.cumsum(np.bincount(level, weights=positive))
+    precision = found / np.cumsum(np.bincount(level))
+    return float((np.diff(found, prepend=0) * precision).sum() / found[-1])

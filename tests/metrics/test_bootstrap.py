@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from cropgen.core.errors import DataError
-from cropgen.metrics.bootstrap import confusion_replicates, paired_difference, score_interval
+from cropgen.metrics.bootstrap import (
+    Trial,
+    confusion_replicates,
+    crossed_scores,
+    interval,
+    paired_difference,
+    permutation_p_value,
+)
 from cropgen.metrics.classification import confusion_matrix, kappa, macro_f1, overall_accuracy
 
 
@@ -13,6 +20,11 @@ def draw(seed=0, rows=400, classes=4, right=0.8):
     true = generator.integers(classes, size=rows)
     answer = np.where(generator.random(rows) < right, true, generator.integers(classes, size=rows))
     return true, answer
+
+
+def score_interval(score, true, answer, classes, generator, **how):
+    (resampled,) = confusion_replicates(true, [answer], classes, generator, **how)
+    return interval(float(score(confusion_matrix(true, answer, classes))), score(resampled))
 
 
 def test_row_replicates_keep_the_number_of_rows_and_average_to_the_counts():
@@ -66,16 +78,108 @@ def test_a_single_block_leaves_no_spread():
     assert found.low == found.value == found.high
 
 
+def improved(true, answer):
+    """The same answers with half of the mistakes put right."""
+    better, wrong = answer.copy(), np.flatnonzero(answer != true)
+    better[wrong[::2]] = true[wrong[::2]]
+    return better
+
+
 def test_paired_differences_use_the_same_draws():
     true, answer = draw(rows=500)
-    same = paired_difference(macro_f1, true, answer, answer, 4, np.random.default_rng(8))
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    better = answer.copy()
-    wrong = np.flatnonzero(answer != true)
-    better[wrong[: len(wrong) // 2]] = true[wrong[: len(wrong) // 2]]
-    for groups in (None, np.arange(500) // 5):
-        gain = paired_difference(overall_accuracy, true, better, answer, 4, np.random.default_rng(9), groups=groups)
+    better = improved(true, answer)
+    for unit in (np.arange(500), np.arange(500) // 5):
+        same = paired_difference([Trial(0, true, (answer, answer), unit)], 4, macro_f1, np.random.default_rng(8))
+        assert (same.value, same.low, same.high) == (0, 0, 0)
+        gain = paired_difference(
+            [Trial(0, true, (better, answer), unit)], 4, overall_accuracy, np.random.default_rng(9)
+        )
         assert 0 < gain.low < gain.value < gain.high
+        one, two = (overall_accuracy(confusion_matrix(true, a, 4)) for a in (better, answer))
+        assert gain.value == pytest.approx(one - two)
+
+
+def test_one_seed_is_the_block_bootstrap():
+    true, answer = draw(rows=600)
+    unit = np.arange(600) // 10
+    block = score_interval(macro_f1, true, answer, 4, np.random.default_rng(1), groups=unit, replicates=4000)
+    value, drawn = crossed_scores([Trial(7, true, (answer,), unit)], 4, macro_f1, np.random.default_rng(2),
+                                  replicates=4000)  # fmt: skip
+    crossed = interval(float(value[0]), drawn[0])
+    assert crossed.value == pytest.approx(block.value)
+    assert crossed.low == pytest.approx(block.low, abs=0.005)
+    assert crossed.high == pytest.approx(block.high, abs=0.005)
+
+
+def test_seeds_and_ground_are_drawn_independently():
+    """Against a bootstrap that copies rows one by one, on seeds of unlike quality that share their ground."""
+    generator = np.random.default_rng(3)
+    trials = []
+    for seed, right in enumerate((0.6, 0.75, 0.9)):
+        true, answer = draw(seed=seed, rows=240, right=right)
+        trials.append(Trial(seed, true, (answer,), np.arange(240) // 12))
+    slow = []
+    for _ in range(3000):
+        seeds, units = generator.integers(3, size=3), generator.integers(20, size=20)
+        rows = np.concatenate([np.arange(12 * u, 12 * u + 12) for u in units])
+        slow.append(np.mean([np.mean(trials[s].true[rows] == trials[s].predictions[0][rows]) for s in seeds]))
+    value, drawn = crossed_scores(trials, 4, overall_accuracy, np.random.default_rng(4), replicates=3000)
+    assert value[0] == pytest.approx(np.mean([np.mean(t.true == t.predictions[0]) for t in trials]))
+    for quantile in (0.025, 0.5, 0.975):
+        assert np.quantile(drawn[0], quantile) == pytest.approx(np.quantile(slow, quantile), abs=0.012)
+    alone = crossed_scores(trials[1:2], 4, overall_accuracy, np.random.default_rng(5))[1]
+    assert np.std(drawn) > 1.3 * np.std(alone)
+
+
+def test_trials_of_one_seed_are_averaged_first():
+    true, answer = draw(rows=100)
+    unit = np.arange(100)
+    wrong = (answer + 1) % 4
+    trials = [Trial(0, true, (true,), unit), Trial(0, true, (true,), unit), Trial(1, true, (wrong,), unit)]
+    expected = 0.5 * 1 + 0.5 * np.mean(wrong == true)
+    value, _ = crossed_scores(trials, 4, overall_accuracy, np.random.default_rng(0), replicates=2)
+    assert value[0] == pytest.approx(expected)
+
+
+def test_portions_of_draws_change_nothing_but_memory(monkeypatch):
+    true, answer = draw(rows=200)
+    trial = Trial(0, true, (improved(true, answer), answer), np.arange(200))
+    whole = paired_difference([trial], 4, macro_f1, np.random.default_rng(1))
+    monkeypatch.setattr("cropgen.metrics.bootstrap._MOST_WEIGHTS", 7 * 200)
+    parts = paired_difference([trial], 4, macro_f1, np.random.default_rng(1))
+    assert parts.value == whole.value
+    assert parts.low == pytest.approx(whole.low, abs=0.01)
+
+
+def test_permutation_of_few_units_equals_all_swaps():
+    """Six units: the exact two-sided p-value counts the 64 ways to swap."""
+    true = np.zeros(6, int)
+    first, second = np.array([0, 0, 0, 0, 0, 1]), np.array([1, 1, 1, 0, 1, 0])
+    trial = Trial(0, true, (first, second), np.arange(6))
+    gains = (first == true).astype(int) - (second == true)
+    exact = np.mean([abs(np.dot(gains, 1 - 2 * np.array(s))) >= abs(gains.sum())
+                     for s in np.ndindex(2, 2, 2, 2, 2, 2)])  # fmt: skip
+    found = permutation_p_value([trial], 2, overall_accuracy, np.random.default_rng(1), replicates=20_000)
+    assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_permutation_tells_chance_from_a_gain():
+    true, answer = draw(rows=400, right=0.7)
+    unit = np.arange(400) // 4
+    better = Trial(0, true, (improved(true, answer), answer), unit)
+    assert permutation_p_value([better], 4, macro_f1, np.random.default_rng(2)) == pytest.approx(1 / 1001)
+    p_values = []
+    for seed in range(60):
+        _, one = draw(seed=100 + seed, rows=400)
+        noise = np.random.default_rng(seed).random(400) < 0.5
+        other = np.where(noise, np.roll(one, 1), one)
+        mixed = np.where(np.random.default_rng(seed + 500).random(400) < 0.5, one, other)
+        swapped = np.where(mixed == one, other, one)
+        p_values.append(permutation_p_value([Trial(0, true, (mixed, swapped), np.arange(400))], 4, macro_f1,
+                                            np.random.default_rng(seed), replicates=199))  # fmt: skip
+    assert 0.3 < np.mean(p_values) < 0.7
+    same = [Trial(0, true, (answer, answer), unit)]
+    assert permutation_p_value(same, 4, macro_f1, np.random.default_rng(3)) == 1
 
 
 def test_equal_generators_give_equal_intervals():
@@ -87,3 +191,5 @@ def test_equal_generators_give_equal_intervals():
 def test_no_row_is_an_error():
     with pytest.raises(DataError, match="no test row"):
         score_interval(macro_f1, np.array([], int), np.array([], int), 2, np.random.default_rng(0))
+    with pytest.raises(DataError, match="no test row"):
+        crossed_scores([], 2, macro_f1, np.random.default_rng(0))

@@ -8,11 +8,13 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from cropgen.core.errors import DataError
 from cropgen.metrics.calibration import (
+    best_temperature,
     brier_score,
     classwise_calibration_error,
     expected_calibration_error,
     negative_log_likelihood,
     reliability_table,
+    temper,
     top_label_reliability,
 )
 
@@ -90,3 +92,25 @@ def test_wrong_shapes_are_named():
         brier_score(np.zeros((3, 2)), np.zeros(2, int))
     with pytest.raises(DataError, match="log-probabilities"):
         negative_log_likelihood(np.zeros((0, 2)), np.zeros(0, int))
+
+
+def test_the_best_temperature_undoes_boasting():
+    generator = np.random.default_rng(5)
+    probability = generator.dirichlet(np.ones(3), size=20_000)
+    true = (probability.cumsum(1) < generator.random((20_000, 1))).sum(1)
+    boast = temper(np.log(probability), 1 / 3)
+    assert best_temperature(boast, true) == pytest.approx(3, rel=0.05)
+    assert best_temperature(np.log(probability), true) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_temperature_is_that_of_a_fine_grid(seed):
+    probability, true = random_posterior(seed, 5 + 20 * seed)
+    log_posterior = np.log(np.maximum(probability, 1e-6))
+    losses = []
+    for temperature in np.exp(np.linspace(-4, 5, 400)):
+        power = probability ** (1 / temperature)
+        losses.append(-np.log((power / power.sum(1, keepdims=True))[np.arange(len(true)), true] + 1e-300).mean())
+    found = negative_log_likelihood(temper(log_posterior, best_temperature(log_posterior, true)), true)
+    assert found == pytest.approx(min(losses), abs=1e-3)
+    assert found <= min(losses) + 1e-6

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from cropgen.metrics.classification import (
     balanced_accuracy,
     class_scores,
     confusion_matrix,
+    equal_priors,
     kappa,
     macro_f1,
     overall_accuracy,
@@ -94,3 +97,32 @@ def test_wrong_input_is_named():
         confusion_matrix(np.array([0, 1]), np.array([0, 3]), 3)
     with pytest.raises(DataError, match="two equal lists"):
         confusion_matrix(np.array([0]), np.array([0, 1]), 3)
+
+
+@given(pairs)
+def test_equal_priors_weigh_rows_by_one_over_the_frequency_of_their_class(pair):
+    true, answer = pair
+    present, count = np.unique(true, return_counts=True)
+    weight = (1 / count)[np.searchsorted(present, true)]
+    even = equal_priors(confusion_matrix(true, answer, 5))
+    assert macro_f1(even) == pytest.approx(
+        sk.f1_score(true, answer, labels=present, average="macro", zero_division=0, sample_weight=weight)
+    )
+    assert overall_accuracy(even) == pytest.approx(sk.accuracy_score(true, answer, sample_weight=weight))
+    assert overall_accuracy(even) == pytest.approx(balanced_accuracy(confusion_matrix(true, answer, 5)))
+
+
+def test_equal_priors_by_hand():
+    even = equal_priors(np.array([[8, 2], [1, 1]]))
+    assert even.tolist() == [[0.8, 0.2], [0.5, 0.5]]
+    # F1 = 2·0.8 / (2·0.8 + 0.5 + 0.2) and 2·0.5 / (2·0.5 + 0.2 + 0.5)
+    assert macro_f1(even) == pytest.approx((1.6 / 2.3 + 1 / 1.7) / 2)
+
+
+@given(pairs)
+def test_balanced_accuracy_equals_scikit_learn(pair):
+    true, answer = pair
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of classes that are answered and never true
+        expected = sk.balanced_accuracy_score(true, answer)
+    assert balanced_accuracy(confusion_matrix(true, answer, 5)) == pytest.approx(expected)
