@@ -32,6 +32,7 @@ class TrainRequest:
         years, regions: rows learnt from; empty: all.
         unlabelled_years, unlabelled_regions: further rows, used without labels.
         validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
+        standardise: `region-year` brings every region and year to one level and spread, without labels.
         pool: pools the model with this discriminative one.
         options: model options that differ from the defaults, nested.
         name: name of the run folder.
@@ -47,6 +48,7 @@ class TrainRequest:
     unlabelled_regions: tuple[str, ...] = ()
     validation: str | None = None
     bands: tuple[str, ...] = ()
+    standardise: str = "none"
     calendar: str = "auto"
     pool: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +130,8 @@ def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecip
     series = locate_series(workspace, request.series)
     document = {
         "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
-        "bands": request.bands, "calendar": request.calendar, "labels": request.labels,
+        "bands": request.bands, "standardise": request.standardise, "calendar": request.calendar,
+        "labels": request.labels,
         "unlabelled_years": request.unlabelled_years, "unlabelled_regions": request.unlabelled_regions,
         "validation_share": validation_share(request.validation),
     }  # fmt: skip

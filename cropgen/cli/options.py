@@ -20,6 +20,9 @@ Series = Annotated[
 ]
 Years = Annotated[str | None, typer.Option("--years", metavar="Y,Y", help="Years, comma-separated. Default: all.")]
 Regions = Annotated[str | None, typer.Option("--regions", metavar="R,R", help="Regions. Default: all.")]
+Standardise = Annotated[
+    str, typer.Option("--standardise", help="none or region-year: one level and spread for all regions and years.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A model option, repeatable; see `cropgen models NAME`."),

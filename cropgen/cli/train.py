@@ -16,6 +16,7 @@ from cropgen.cli.options import (
     Seed,
     Series,
     Settings,
+    Standardise,
     Years,
     parse_settings,
     split_list,
@@ -45,6 +46,7 @@ def train(
     calendar: Annotated[
         str, typer.Option("--calendar", help="auto, pentad, dekad, half-month, 16-day or month.")
     ] = "auto",
+    standardise: Standardise = "none",
     pool: Annotated[
         str | None, typer.Option("--pool", metavar="NAME", help="Pool the model with this discriminative one.")
     ] = None,
@@ -72,8 +74,8 @@ def train(
         series=data, model=model, labels=labels, years=split_numbers(years, "--years"), regions=split_list(regions),
         unlabelled_years=split_numbers(unlabelled_years, "--unlabelled-years"),
         unlabelled_regions=split_list(unlabelled_regions), validation=validation, bands=split_list(bands),
-        calendar=calendar, pool=pool, options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}),
-        seed=seed, device=device, name=name, recipe=recipe,
+        calendar=calendar, standardise=standardise, pool=pool,
+        options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}), seed=seed, device=device, name=name, recipe=recipe,
     )  # fmt: skip
     result = api.train(
         session.workspace, request, resume=resume, overwrite=overwrite, dry_run=dry_run, report=session.report

@@ -31,6 +31,9 @@ class DataSection(Section):
     years: tuple[int, ...] = Field((), description="years learnt from; empty: all")
     regions: tuple[str, ...] = Field((), description="regions learnt from; empty: all")
     bands: tuple[str, ...] = Field((), description="input bands, in order; empty: all of the store")
+    standardise: Literal["none", "region-year"] = Field(
+        "none", description="bring every region and year to one level and spread, band by band, without labels"
+    )
     calendar: str = Field("auto", description="grid of slots: auto, pentad, dekad, half-month, 16-day or month")
     labels: str = Field("100%", description="labels used: a share (10%, 0.1) or a number per class (50/class)")
     unlabelled_years: tuple[int, ...] = Field((), description="further years whose parcels are used without labels")

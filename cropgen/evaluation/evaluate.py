@@ -26,6 +26,7 @@ from cropgen.evaluation.summary import describe
 from cropgen.models.catalog import find
 from cropgen.series.legend import UNKNOWN
 from cropgen.series.store import SeriesStore
+from cropgen.series.transforms import open_series
 from cropgen.training.fit import fit_model
 
 
@@ -77,7 +78,7 @@ def evaluate(
     _check_models(recipe)
     ledger = Ledger(folder)
     ledger.begin(resume=resume, overwrite=overwrite)
-    store = SeriesStore.open(store_path)
+    store = open_series(store_path, recipe.data.standardise, report=report)
     index, versions = store.index(), environment()
     trainings = list(plan(recipe, index))
     bench = _Bench(recipe, store, index, fit, report)

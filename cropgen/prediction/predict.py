@@ -31,6 +31,7 @@ from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream, open_parce
 from cropgen.prediction.style import categorised_qml
 from cropgen.series.columns import as_text, as_years, find_column
 from cropgen.series.store import SeriesStore
+from cropgen.series.transforms import load_spread, open_series
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def predict(
     if output.suffix.lower() not in (".gpkg", *PARQUET_SUFFIXES):
         raise UsageError(f"cannot write {output.suffix or 'a file without suffix'}: {output}",
                          hint="name the output .gpkg or .parquet")  # fmt: skip
-    model, series = load_model(run), SeriesStore.open(store)
+    model, series = load_model(run), open_like(run, store, report)
     _check_bands(model, series)
     judge, index = _judge(run, model, options, report), RowIndex(series, report)
     if options.prior is not None:
@@ -142,6 +143,12 @@ def _opened(
     if parcels is not None:
         return open_parcels(parcels, options.layer)
     return open_store(series, () if options.year is None else (options.year,))
+
+
+def open_like(run: Path, store: Path, report: Reporter) -> SeriesStore:
+    """A store read as the run read its own: standardised where that was."""
+    common = load_spread(run, SeriesStore.open(store).bands)
+    return open_series(store, "none" if common is None else "region-year", common, report)
 
 
 def _check_bands(model: Classifier, series: SeriesStore) -> None:

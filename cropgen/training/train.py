@@ -20,6 +20,7 @@ from cropgen.models.catalog import find
 from cropgen.models.checkpoint import load_model, save_model
 from cropgen.series.batches import Batch
 from cropgen.series.store import SeriesStore
+from cropgen.series.transforms import StandardisedStore, open_series, save_spread
 from cropgen.training.data import TrainingRows, choose_rows, read_reference, read_training
 from cropgen.training.fit import FitResult, find_device, fit_model
 
@@ -35,6 +36,7 @@ class TrainPlan:
         data: the rows, in main memory.
         reference: rows that are not learnt from, to judge what is usual by.
         source: the store's path as the recipe names it, and its fingerprint.
+        store: what the rows were read from.
     """
 
     rows: TrainingRows
@@ -43,6 +45,7 @@ class TrainPlan:
     data: TrainingData
     reference: Batch
     source: dict[str, str]
+    store: SeriesStore
 
     @property
     def labelled_count(self) -> int:
@@ -67,7 +70,7 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
         DeviceError: the device is not there.
     """
     find_device(recipe.device)
-    store = SeriesStore.open(root / recipe.data.series)
+    store = open_series(root / recipe.data.series, recipe.data.standardise, report=report)
     index = store.index()
     rows = choose_rows(index, recipe.data, recipe.seed)
     spec, data = read_training(store, rows, recipe.data)
@@ -89,6 +92,7 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
         data,
         read_reference(store, rows, spec),
         {"series": recipe.data.series, "fingerprint": store.fingerprint()},
+        store,
     )
 
 
@@ -114,6 +118,8 @@ def train_run(
         if before.get("environment") != manifest["environment"]:
             report.warn(f"{run.run_id} is resumed with other code or packages than it was begun with")
     run.write_manifest({**manifest, "status": "running"})
+    if isinstance(planned.store, StandardisedStore):
+        save_spread(run.path, planned.store.bands, planned.store.standardisation.common)
     write_text(run.labels, json.dumps(planned.labels) + "\n")
     try:
         fitted = fit_model(
