@@ -75,7 +75,8 @@ def train(
         unlabelled_years=split_numbers(unlabelled_years, "--unlabelled-years"),
         unlabelled_regions=split_list(unlabelled_regions), validation=validation, bands=split_list(bands),
         calendar=calendar, standardise=standardise, pool=pool,
-        options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}), seed=seed, device=device, name=name, recipe=recipe,
+        options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}),
+        seed=seed, device=device, name=name, recipe=recipe,
     )  # fmt: skip
     result = api.train(
         session.workspace, request, resume=resume, overwrite=overwrite, dry_run=dry_run, report=session.report
