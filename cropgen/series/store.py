@@ -19,7 +19,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import zarr
@@ -66,7 +66,7 @@ class SeriesStore:
     @classmethod
     def create(
         cls, path: Path, *, bands: tuple[str, ...], legend: Legend, crs: str | None = None, source: dict | None = None
-    ) -> SeriesStore:
+    ) -> Self:
         """Make an empty store.
 
         Arguments:
@@ -90,7 +90,7 @@ class SeriesStore:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> SeriesStore:
+    def open(cls, path: Path) -> Self:
         """Open a store and check that it is whole as far as its metadata tells.
 
         Raises:
