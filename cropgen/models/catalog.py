@@ -27,6 +27,7 @@ class Entry:
         generative: gives log p(x, y), so likelihoods, gap filling and samples.
         semi_supervised: learns from unlabelled parcels too.
         gradient: learns by gradient steps.
+        needs: package beyond the plain installation that it is built with.
     """
 
     name: str
@@ -37,7 +38,12 @@ class Entry:
     generative: bool
     semi_supervised: bool
     gradient: bool
+    needs: str = ""
 
+
+_BREIZHCROPS = (
+    "BreizhCrops: A Time Series Dataset for Crop Type Mapping, Rußwurm, Pelletier, Zollner, Lefèvre and Körner, 2020"
+)
 
 CATALOG: tuple[Entry, ...] = (
     Entry("rf", "classical", "classical.rf:RandomForest",
@@ -54,6 +60,19 @@ CATALOG: tuple[Entry, ...] = (
           "LightGBM: A Highly Efficient Gradient Boosting Decision Tree, Ke et al., 2017",
           "histogram gradient boosting on gap-filled bands and vegetation indices",
           generative=False, semi_supervised=False, gradient=False),
+    Entry("lda", "classical", "classical.lda:LinearDiscriminant",
+          "The Use of Multiple Measurements in Taxonomic Problems, Fisher, 1936; "
+          "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",
+          "tied Gaussian classes from augmented labels alone",
+          generative=True, semi_supervised=False, gradient=False),
+    Entry("qda", "classical", "classical.qda:QuadraticDiscriminant",
+          "Regularized Discriminant Analysis, Friedman, 1989",
+          "a Gaussian for every class, its covariance shrunk towards the pooled one",
+          generative=True, semi_supervised=False, gradient=False),
+    Entry("gmm", "classical", "classical.gmm:GaussianMixture",
+          "Discriminant Analysis by Gaussian Mixtures, Hastie and Tibshirani, 1996",
+          "several Gaussians for every class",
+          generative=True, semi_supervised=False, gradient=False),
     Entry("tgem", "classical", "classical.tgem:TiedGaussianEM",
           "Maximum Likelihood from Incomplete Data via the EM Algorithm, Dempster, Laird and Rubin, 1977; "
           "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",
@@ -101,6 +120,32 @@ CATALOG: tuple[Entry, ...] = (
           "Landrieu, 2020",
           "lightweight temporal attention: one learnt query per head, true dates",
           generative=False, semi_supervised=True, gradient=True),
+    Entry("tempcnn2", "discriminative", "discriminative.tempcnn2:TempCNN2",
+          "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles, Lakshminarayanan, Pritzel and "
+          "Blundell, 2017",
+          "two temporal CNNs, mean log-probability: what pooling gives without a density",
+          generative=False, semi_supervised=True, gradient=True),
+    Entry("breizhcrops:tempcnn", "discriminative", "discriminative.breizhcrops:ZooTempCNN", _BREIZHCROPS,
+          "as published: TempCNN",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
+    Entry("breizhcrops:lstm", "discriminative", "discriminative.breizhcrops:ZooLSTM", _BREIZHCROPS,
+          "as published: LSTM",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
+    Entry("breizhcrops:starrnn", "discriminative", "discriminative.breizhcrops:ZooStarRNN", _BREIZHCROPS,
+          "as published: StarRNN, its upper layers one and the same",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
+    Entry("breizhcrops:inceptiontime", "discriminative", "discriminative.breizhcrops:ZooInceptionTime", _BREIZHCROPS,
+          "as published: InceptionTime, of which only the last layer learns",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
+    Entry("breizhcrops:msresnet", "discriminative", "discriminative.breizhcrops:ZooMSResNet", _BREIZHCROPS,
+          "as published: MSResNet",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
+    Entry("breizhcrops:omniscalecnn", "discriminative", "discriminative.breizhcrops:ZooOmniScaleCNN", _BREIZHCROPS,
+          "as published: OmniScaleCNN",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
+    Entry("breizhcrops:transformer", "discriminative", "discriminative.breizhcrops:ZooTransformer", _BREIZHCROPS,
+          "as published: Transformer, told no dates",
+          generative=False, semi_supervised=False, gradient=True, needs="breizhcrops"),
     Entry("realnvp", "flow", "flows.realnvp:RealNVP",
           "Density Estimation using Real NVP, Dinh, Sohl-Dickstein and Bengio, 2017",
           "residual affine couplings around the tied Gaussian, all classes scored in one pass",

@@ -34,7 +34,7 @@ from cropgen.models.layers.innovations import tempered
 from cropgen.series.batches import Batch
 
 _ROWS_AT_ONCE = 2048
-_STEEPNESS = (0.5, 1.0, 2.0, 4.0)
+_STEEPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _LEAST_SCALE = 1e-6
 
 
