@@ -77,7 +77,7 @@ def test_em_of_one_class_agrees_with_scikit_learn() -> None:
     )
     ours, theirs = (np.argsort(m[:, 0]) for m in (fit.classes[0].means.numpy(), reference.means_))
     np.testing.assert_allclose(fit.classes[0].means.numpy()[ours], reference.means_[theirs], atol=0.02)
-    np.testing.assert_allclose(fit.classes[0].cov.numpy(), reference.covariances_, atol=0.03)
+    np.testing.assert_allclose(fit.classes[0].cov.numpy(), reference.covariances_, atol=0.05)
     np.testing.assert_allclose(fit.classes[0].log_prior.exp().numpy()[ours], reference.weights_[theirs], atol=0.01)
 
 
