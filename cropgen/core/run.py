@@ -148,7 +148,7 @@ def new_run_name(model: str, labels: str) -> str:
     """A readable, sortable name: date, time, model and label share."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     share = labels.replace("%", "pct").replace("/", "-per-")
-    return f"{stamp}-{model}-{share}"
+    return f"{stamp}-{model.replace(':', '-')}-{share}"
 
 
 def fingerprint(*parts: Any) -> str:

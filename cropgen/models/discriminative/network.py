@@ -145,7 +145,7 @@ class NeuralClassifier(Classifier):
         parts = [data.labelled] + ([data.unlabelled] if data.unlabelled is not None else [])
         self.centre.copy_(_mean_of_clear(parts, torch.zeros_like(self.centre), power=1))
         self.scale.copy_(_mean_of_clear(parts, self.centre, power=2).sqrt().clamp(min=_LEAST_SCALE))
-        self.log_prior.copy_(label_prior(data.labelled, self.spec.classes))
+        self.log_prior.copy_(label_prior(data.labelled.y, self.spec.classes))
         count = torch.bincount(data.labelled.y, minlength=self.spec.classes)
         self.class_weight.copy_(class_weights(count, self.chosen.class_weight))
         self.steps = self.chosen.steps or usual_steps(len(data.labelled), self.chosen.labelled_batch)
@@ -234,9 +234,9 @@ class NeuralClassifier(Classifier):
         return self.classify(self.trunk(*season))
 
 
-def label_prior(labelled: Batch, classes: int) -> Tensor:
-    """(K,) log of the class shares of labelled rows, half a row for a class without any."""
-    count = torch.bincount(labelled.y, minlength=classes).double().clamp(min=0.5)
+def label_prior(y: Tensor, classes: int) -> Tensor:
+    """(K,) log of the shares of the classes (N,) of labelled rows, half a row for a class without any."""
+    count = torch.bincount(y, minlength=classes).double().clamp(min=0.5)
     return (count / count.sum()).log()
 
 
