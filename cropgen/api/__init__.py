@@ -6,17 +6,19 @@ Functions take a `Workspace` and a frozen request, report progress through a `Re
 
 from __future__ import annotations
 
-from cropgen.api.data import (
-    DatasetListing,
-    FetchResult,
-    StoreResult,
-    aggregate,
-    fetch,
-    import_table,
-    list_datasets,
-)
+from cropgen.api.data import StoreResult, aggregate, import_table
 from cropgen.api.demo import DemoResult, demo
 from cropgen.api.evaluation import EvaluateRequest, EvaluateResult, ReportResult, evaluate, write_page
+from cropgen.api.fetch import (
+    DatasetListing,
+    FetchedFile,
+    FetchRequest,
+    FetchResult,
+    VerifyResult,
+    fetch,
+    list_datasets,
+    verify,
+)
 from cropgen.api.inventory import Doctor, Info, ModelCard, Option, doctor, info, model_card, models
 from cropgen.api.prediction import PredictRequest, PredictResult, predict
 from cropgen.api.training import TrainRequest, TrainResult, train
@@ -24,8 +26,9 @@ from cropgen.core.paths import Workspace
 from cropgen.models.catalog import Entry
 
 __all__ = [
-    "DatasetListing", "DemoResult", "Doctor", "Entry", "EvaluateRequest", "EvaluateResult", "FetchResult", "Info",
-    "ModelCard", "Option", "PredictRequest", "PredictResult", "ReportResult", "StoreResult", "TrainRequest",
-    "TrainResult", "Workspace", "aggregate", "demo", "doctor", "evaluate", "fetch", "import_table", "info",
-    "list_datasets", "model_card", "models", "predict", "train", "write_page",
+    "DatasetListing", "DemoResult", "Doctor", "Entry", "EvaluateRequest", "EvaluateResult", "FetchRequest",
+    "FetchResult", "FetchedFile", "Info", "ModelCard", "Option", "PredictRequest", "PredictResult", "ReportResult",
+    "StoreResult", "TrainRequest", "TrainResult", "VerifyResult", "Workspace", "aggregate", "demo", "doctor",
+    "evaluate", "fetch", "import_table", "info", "list_datasets", "model_card", "models", "predict", "train",
+    "verify", "write_page",
 ]  # fmt: skip

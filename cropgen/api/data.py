@@ -1,4 +1,4 @@
-"""`fetch`, `aggregate` and `import`: three ways to a series store."""
+"""`aggregate` and `import`: two ways to a series store of one's own."""
 
 from __future__ import annotations
 
@@ -12,34 +12,6 @@ from cropgen.core.files import guard_output, require_input
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import validate
-
-
-@dataclass(frozen=True)
-class DatasetListing:
-    """A data set and its state in a workspace."""
-
-    name: str
-    title: str
-    years: tuple[int, ...]
-    regions: tuple[str, ...]
-    parcels: int
-    classes: int
-    size: str
-    licence: str
-    citation: str
-    state: str
-
-
-@dataclass(frozen=True)
-class FetchResult:
-    """What was brought, and where."""
-
-    name: str
-    folder: Path
-    scenes: Path
-    parcels: tuple[Path, ...]
-    facts: dict[str, Any]
-    dry_run: bool
 
 
 @dataclass(frozen=True)
@@ -57,58 +29,6 @@ class StoreResult:
     classes: int
     dropped: dict[str, list[str]] = field(default_factory=dict)
     dry_run: bool = False
-
-
-def list_datasets(workspace: Workspace) -> list[DatasetListing]:
-    """Every data set that can be fetched, and what of it is here."""
-    from cropgen.datasets.catalog import list_datasets as manifests
-    from cropgen.datasets.catalog import state_in
-
-    return [
-        DatasetListing(
-            m.name, m.title, m.years, m.regions, m.parcels, m.classes, _bytes(m.size_bytes), m.licence, m.citation,
-            state_in(m, workspace.data).text,
-        )
-        for m in manifests()
-    ]  # fmt: skip
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
-
-
-def fetch(
-    workspace: Workspace,
-    name: str,
-    *,
-    parcels: int | None = None,
-    seed: int | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    report: Reporter | None = None,
-) -> FetchResult:
-    """Bring a data set into the workspace.
-
-    Raises:
-        UsageError: there is no such data set.
-        OutputExistsError: it is here and `overwrite` is false.
-    """
-    from cropgen.datasets.catalog import find_dataset
-    from cropgen.datasets.demo import DEFAULT_SEED, DEFAULT_YEARS, FULL_REGION, make_demo
-
-    manifest = find_dataset(name)
-    folder = workspace.data / manifest.name
-    guard_output(folder, overwrite=overwrite)
-    wanted = parcels or FULL_REGION
-    facts = {"data set": manifest.title, "licence": manifest.licence, "parcels": wanted}
-    if dry_run:
-        layers = tuple(folder / f"parcels_{year}.gpkg" for year in DEFAULT_YEARS)
-        return FetchResult(manifest.name, folder, folder / "scenes", layers, facts, dry_run=True)
-    region = make_demo(
-        folder, parcels=wanted, seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite, report=report
-    )
-    facts |= {"scenes": region.dates}
-    return FetchResult(manifest.name, folder, region.scenes, tuple(region.parcels.values()), facts, dry_run=False)
 
 
 def _store_path(workspace: Workspace, name: str | None, output: Path | None, default: str) -> Path:

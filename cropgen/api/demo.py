@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cropgen.api.data import aggregate, fetch
+from cropgen.api.data import aggregate
 from cropgen.api.evaluation import EvaluateRequest, EvaluateResult, evaluate, write_page
+from cropgen.api.fetch import simulate
 from cropgen.api.prediction import PredictRequest, PredictResult, predict
 from cropgen.api.training import TrainRequest, TrainResult, train
 from cropgen.core.files import guard_output, remove
@@ -48,7 +49,7 @@ def demo(
     workspace = Workspace(folder)
     began = time.monotonic()
     reporter.info(f"1/5 simulating {parcels} parcels, their weather, crops and satellite scenes")
-    region = fetch(workspace, "demo", parcels=parcels, seed=seed, report=reporter)
+    region = simulate(workspace, parcels=parcels, seed=seed, report=reporter)
     reporter.info("2/5 aggregating the scenes over the parcels")
     store = aggregate(workspace, region.scenes, region.parcels, name="demo", report=reporter)
     *past, last = store.years

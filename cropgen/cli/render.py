@@ -70,26 +70,6 @@ def model_card(card: api.ModelCard) -> list[RenderableType]:
     return [Panel(Text(card.text), title=card.entry.name, title_align="left"), facts_table(facts), options]
 
 
-def datasets_table(listing: list[api.DatasetListing]) -> Table:
-    """The data sets and their state in the workspace."""
-    table = plain_table("data set", "years", "parcels", "classes", "size", "licence", "here", numeric=frozenset({2, 3}))
-    for item in listing:
-        table.add_row(
-            item.name, ", ".join(str(y) for y in item.years), count(item.parcels), str(item.classes), item.size,
-            item.licence, item.state,
-        )  # fmt: skip
-    return table
-
-
-def fetch_summary(result: api.FetchResult) -> list[RenderableType]:
-    """What was fetched and what to do next."""
-    lines: list[RenderableType] = [facts_table({key: str(value) for key, value in result.facts.items()})]
-    if not result.dry_run:
-        lines += [path_line("scenes", result.scenes), *(path_line("parcels", p) for p in result.parcels)]
-        lines.append(Text(f"next: cropgen aggregate {result.scenes} {' '.join(str(p) for p in result.parcels)}", "dim"))
-    return lines
-
-
 def store_summary(result: api.StoreResult) -> list[RenderableType]:
     """What went into a series store, and what was left out."""
     facts = {"parcel seasons": count(result.rows), "years": ", ".join(str(y) for y in result.years)}

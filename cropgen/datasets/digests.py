@@ -62,7 +62,7 @@ def check(path: Path, file: RemoteFile, earlier: LockedFile | None, origin: str)
         raise CorruptInputError(
             f"{file.path} from {origin} is not what was first fetched on {earlier.fetched}: SHA-256 expected "
             f"{earlier.sha256}, got {found.sha256}",
-            hint=f"if the publisher changed it and you accept that, delete its entry in {earlier.path} of the lock file",
+            hint=f"if the publisher changed it and you accept that, delete {earlier.path} from the lock file",
         )
     return found, "sha256" if file.sha256 else "md5" if file.md5 else "first use"
 

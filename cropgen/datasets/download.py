@@ -115,7 +115,7 @@ class _Meter:
 
 
 class _Crew:
-    """Threads that take files from a queue. They are daemons: an interrupted process does not wait for a silent host."""
+    """Threads that take files from a queue; daemons, so that an interrupted process does not wait for a silent host."""
 
     def __init__(
         self, files: Sequence[RemoteFile], folder: Path, lock: FetchLock, options: DownloadOptions, report: Reporter,

@@ -10,8 +10,6 @@ import threading
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field
-
 from cropgen.core.recipe import Section, read_toml, write_toml
 
 LOCK = "fetch.lock.toml"
@@ -29,17 +27,18 @@ class LockedMember(Section):
 class LockedFile(Section):
     """One file as it was fetched.
 
-    `verified` says what vouched for it: a published digest, or nothing at its first use.
+    `origin` is the address, or the folder it was brought from; `verified` says what vouched for it, a published digest
+    or its first use; `suspect` means that a verification found it damaged, and it is fetched anew.
     """
 
     path: str
-    origin: str = Field(description="address, or folder it was brought from")
-    fetched: str = Field(description="date and time, UTC")
+    origin: str
+    fetched: str
     size_bytes: int
     sha256: str
     verified: Trust
     members: tuple[LockedMember, ...] = ()
-    suspect: bool = Field(False, description="found damaged by a verification; it is fetched anew")
+    suspect: bool = False
 
 
 class _Document(Section):
