@@ -33,6 +33,7 @@ class TrainRequest:
         unlabelled_years, unlabelled_regions: further rows, used without labels.
         validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
         standardise: `region-year` brings every region and year to one level and spread, without labels.
+        calibration: none, temperature or dirichlet: how probabilities are corrected on the validation rows.
         pool: pools the model with this discriminative one.
         options: model options that differ from the defaults, nested.
         name: name of the run folder.
@@ -47,6 +48,7 @@ class TrainRequest:
     unlabelled_years: tuple[int, ...] = ()
     unlabelled_regions: tuple[str, ...] = ()
     validation: str | None = None
+    calibration: str = "none"
     bands: tuple[str, ...] = ()
     standardise: str = "none"
     calendar: str = "auto"
@@ -95,7 +97,9 @@ def stored_path(workspace: Workspace, path: Path) -> str:
     return path.resolve().relative_to(workspace.root.resolve()).as_posix() if inside else str(path.resolve())
 
 
-def model_section(name: str, options: dict[str, Any], pool: str | None = None) -> ModelSection:
+def model_section(
+    name: str, options: dict[str, Any], pool: str | None = None, calibration: str = "none"
+) -> ModelSection:
     """A model of a recipe with its alias resolved and its options checked.
 
     Raises:
@@ -106,7 +110,8 @@ def model_section(name: str, options: dict[str, Any], pool: str | None = None) -
         options = {"generative": entry.name, "discriminative": find(pool).name} | options
         entry = find("pool")
     validate(load(entry).Settings, options, where=f"options of {entry.name}")
-    return ModelSection(name=entry.name, options=options)
+    document = {"name": entry.name, "options": options, "calibration": calibration}
+    return validate(ModelSection, document, where="arguments")
 
 
 def validation_share(text: str | None) -> float:
@@ -137,7 +142,7 @@ def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecip
     }  # fmt: skip
     return TrainRecipe(
         seed=request.seed, device=request.device, data=validate(DataSection, document, where="arguments"),
-        model=model_section(request.model, request.options, request.pool),
+        model=model_section(request.model, request.options, request.pool, request.calibration),
     )  # fmt: skip
 
 

@@ -42,6 +42,9 @@ def train(
         str | None,
         typer.Option("--validation", metavar="SHARE", help="Share of the labels kept for choices: 20%. Default: none."),
     ] = None,
+    calibrate: Annotated[
+        str, typer.Option("--calibrate", metavar="KIND", help="none, temperature or dirichlet; needs --validation.")
+    ] = "none",
     bands: Annotated[str | None, typer.Option("--bands", metavar="B,B", help="Input bands. Default: all.")] = None,
     calendar: Annotated[
         str, typer.Option("--calendar", help="auto, pentad, dekad, half-month, 16-day or month.")
@@ -73,10 +76,10 @@ def train(
     request = api.TrainRequest(
         series=data, model=model, labels=labels, years=split_numbers(years, "--years"), regions=split_list(regions),
         unlabelled_years=split_numbers(unlabelled_years, "--unlabelled-years"),
-        unlabelled_regions=split_list(unlabelled_regions), validation=validation, bands=split_list(bands),
-        calendar=calendar, standardise=standardise, pool=pool,
-        options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}),
-        seed=seed, device=device, name=name, recipe=recipe,
+        unlabelled_regions=split_list(unlabelled_regions), validation=validation, calibration=calibrate,
+        bands=split_list(bands), calendar=calendar, standardise=standardise, pool=pool,
+        options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}), seed=seed,
+        device=device, name=name, recipe=recipe,
     )  # fmt: skip
     result = api.train(
         session.workspace, request, resume=resume, overwrite=overwrite, dry_run=dry_run, report=session.report

@@ -54,6 +54,15 @@ class ModelSection(Section):
 
     name: str = Field("pool", description="a name of `cropgen models`; aliases are resolved when the run begins")
     options: dict[str, Any] = Field(default_factory=dict, description="options that differ from the model's defaults")
+    calibration: Literal["none", "temperature", "dirichlet"] = Field(
+        "none", description="how probabilities are corrected on the validation parcels once the model is fitted"
+    )
+
+
+class Contender(ModelSection):
+    """A model of an evaluation."""
+
+    variant: str = Field("", description="what tells it from the same model with other options")
 
 
 class TrainRecipe(Section):
@@ -77,10 +86,16 @@ class EvaluateRecipe(Section):
     """An evaluation, whole: a protocol over models, label shares and seeds."""
 
     recipe: Literal[1] = RECIPE_SCHEMA
-    protocol: Literal["holdout", "cross-year", "cross-region"] = Field("holdout", description="what is held out")
-    models: tuple[ModelSection, ...] = Field(description="models compared on the same splits")
+    protocol: str = Field("holdout", description="what is held out: a general protocol, or one of the data set's own")
+    models: tuple[Contender, ...] = Field(description="models compared on the same splits")
     labels: tuple[str, ...] = Field(("100%",), description="label shares")
     seeds: tuple[int, ...] = Field((0, 1, 2), description="each seed draws its own split, labels and weights")
+    until: tuple[str, ...] = Field((), description="ends of the season, MM-DD or days after 1 January; empty: whole")
+    target_unlabelled: bool = Field(
+        False, description="train a second time with the unlabelled parcels of the test year or region"
+    )
+    tune: int = Field(0, ge=0, description="option sets each model may try on validation rows; 0: its defaults")
+    parts: int = Field(5, ge=2, description="parts of the protocol blocks")
     test_share: float = Field(0.3, gt=0, lt=1, description="share of the spatial blocks that is held out")
     block_km: float = Field(1.0, gt=0, description="side of the spatial blocks; a block is wholly train or wholly test")
     neighbour_m: float = Field(10.0, ge=0, description="parcels nearer than this are neighbours to the leak checks")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cropgen.core.progress import Reporter, Silent
+from cropgen.models.layers.affine_calibrator import AffineCalibrator
 from cropgen.series.batches import Batch, concatenate_batches
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
@@ -148,10 +149,19 @@ class Classifier(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.options = options
+        self.calibrator: AffineCalibrator | None = None
 
     @abstractmethod
     def log_posterior(self, batch: Batch) -> Tensor:
         """(B, K) normalised log p(y | x). A row without any clear date gets the class prior."""
+
+    def calibrated_log_posterior(self, batch: Batch) -> Tensor:
+        """(B, K) what is answered: log p(y | x), corrected where a calibrator was fitted and the row was seen."""
+        said = self.log_posterior(batch)
+        if self.calibrator is None:
+            return said
+        seen = (batch.mask & (batch.slot >= 0)).any(1)
+        return torch.where(seen[:, None], self.calibrator(said), said)
 
     @property
     def adapts(self) -> bool:

@@ -1,6 +1,6 @@
 """Trained models on disk: weights as safetensors, everything else as JSON, nothing executable.
 
-model.json         schema number, name, options, input, fixed state, SHA-256 of the weights
+model.json         schema number, name, options, input, fixed state, kind of calibrator, SHA-256 of the weights
 model.safetensors  parameters and buffers
 """
 
@@ -22,6 +22,7 @@ from cropgen.core.files import atomic_output, require_input, write_text
 from cropgen.core.recipe import validate
 from cropgen.models.base import Classifier, InputSpec
 from cropgen.models.catalog import find, load
+from cropgen.models.layers.affine_calibrator import AffineCalibrator
 
 MODEL_SCHEMA = 1
 WEIGHTS = "model.safetensors"
@@ -68,6 +69,7 @@ def save_model(folder: Path, model: Classifier, name: str) -> None:
         "options": model.options.model_dump(mode="json"),
         "spec": model.spec.to_json(),
         "fixed_state": model.fixed_state(),
+        "calibration": "none" if model.calibrator is None else model.calibrator.kind,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
     write_text(folder / DESCRIPTION, json.dumps(document, indent=1) + "\n")
@@ -125,6 +127,8 @@ def _rebuild(document: dict[str, Any], path: Path) -> Classifier:
         spec = InputSpec.from_json(document["spec"])
         model = build_model(document["name"], document["options"], spec)
         model.restore_fixed_state(document["fixed_state"])
+        if document.get("calibration", "none") != "none":
+            model.calibrator = AffineCalibrator(spec.classes, document["calibration"])
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise SchemaError(f"{path} does not describe a model of this version: {error}", hint=_RETRAIN) from error
     return model

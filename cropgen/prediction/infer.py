@@ -50,7 +50,7 @@ def infer(model: Classifier, batch: Batch, *, rows: int = BATCH_ROWS) -> Answer:
     with torch.inference_mode():
         for start in range(0, len(batch), rows):
             part = batch.take(torch.arange(start, min(start + rows, len(batch)))).to(device=_device_of(model))
-            posteriors.append(model.log_posterior(part).double().cpu().numpy())
+            posteriors.append(model.calibrated_log_posterior(part).double().cpu().numpy())
             if likelihood is not None:
                 likelihoods.append(likelihood(part).double().cpu().numpy())
     classes = model.spec.classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import TrainRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.models.base import InputSpec, TrainingData
+from cropgen.models.calibration import calibrate_model, require_validation
 from cropgen.models.catalog import find
 from cropgen.models.checkpoint import load_model, save_model
 from cropgen.series.batches import Batch
@@ -66,10 +67,11 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
 
     Raises:
         DataError: the store cannot be read or does not hold what the recipe asks for.
-        UsageError: the choice of rows or the calendar makes no sense.
+        UsageError: the choice of rows or the calendar makes no sense, or there is nothing to calibrate on.
         DeviceError: the device is not there.
     """
     find_device(recipe.device)
+    require_validation(recipe.model.calibration, recipe.data.validation_share)
     store = open_series(root / recipe.data.series, recipe.data.standardise, report=report)
     index = store.index()
     rows = choose_rows(index, recipe.data, recipe.seed)
@@ -126,6 +128,8 @@ def train_run(
             recipe.model.name, recipe.model.options, planned.spec, planned.data, seed=recipe.seed, report=report,
             device=recipe.device, checkpoint=run.checkpoint, resume=resume, metrics=run.metrics,
         )  # fmt: skip
+        facts = calibrate_model(fitted.model, recipe.model.calibration, planned.data.validation)
+        fitted = replace(fitted, facts=fitted.facts | ({"calibration": facts} if facts else {}))
     except (KeyboardInterrupt, CropgenError) as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         run.write_manifest({**manifest, "status": status})

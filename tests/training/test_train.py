@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import cropgen.training.train as module
-from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError, SchemaError
+from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError, SchemaError, UsageError
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import TrainRecipe
 from cropgen.core.run import RunFolder
@@ -130,3 +130,27 @@ def test_folders_in_the_way_and_missing_input(workspace: Path) -> None:
     assert run.path.exists()
     with pytest.raises(SchemaError, match="B99"):
         train(recipe(data={"series": "data/x/series.zarr", "bands": ["B99"]}), run, root=workspace)
+
+
+def test_calibration_uses_the_validation_rows_and_is_kept_with_the_run(workspace: Path) -> None:
+    data = {"series": "data/x/series.zarr", "calendar": "dekad", "validation_share": 0.3}
+    model = {"name": "tempcnn", "options": {"steps": 40, "hidden": 4, "width": 4}}
+    plain = train(recipe(data=data, model=model), RunFolder(workspace / "runs" / "a"), root=workspace)
+    run = RunFolder(workspace / "runs" / "b")
+    fitted = train(recipe(data=data, model=model | {"calibration": "temperature"}), run, root=workspace)
+    facts = run.read_manifest()["facts"]["calibration"]
+    assert facts == fitted.facts["calibration"]
+    assert facts["rows"] == run.read_manifest()["data"]["rows"]["validation"] > 0
+    again = load_model(run.path)
+    batch = make_batch(SeriesStore.open(workspace / "data/x/series.zarr").read(), again.spec.calendar)
+    assert torch.equal(again.log_posterior(batch), plain.model.log_posterior(batch))
+    assert torch.equal(again.calibrated_log_posterior(batch), fitted.model.calibrated_log_posterior(batch))
+    assert not torch.equal(again.calibrated_log_posterior(batch), again.log_posterior(batch))
+    assert plain.model.calibrator is None
+
+
+def test_calibration_without_validation_rows_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    wanted = recipe(model={"name": "rf", "calibration": "dirichlet"})
+    with pytest.raises(UsageError, match="calibration = 'dirichlet' needs labelled parcels") as raised:
+        train(wanted, RunFolder(tmp_path / "run"), root=tmp_path)
+    assert "--validation" in str(raised.value.hint)
