@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ _ARKANSAS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11"
 _ARKANSAS_CROPS = {"0": "corn", "1": "cotton", "2": "rice", "3": "soybean", "4": "other"}
 _BAVARIA_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _MODIS_DAYS = np.arange(23) * 16
+_MODIS_BANDS = ("RED", "NIR", "BLUE", "MIR", "NDVI", "EVI")
 
 
 class RealData(NamedTuple):
@@ -95,6 +97,30 @@ def central_asia(root: Path, *, region: str = "Fergana", first_year: int = 2015,
         lon=inside.x.to_numpy(), lat=inside.y.to_numpy(),
     )  # fmt: skip
     return RealData(series, legend, geometry)
+
+
+def modis(root: Path) -> RealData:
+    """2,115 MODIS pixels of Mato Grosso, six bands on 23 dates of 16 days, labelled by the season from September on.
+
+    The year of a row is that of its harvest: seasons that begin in September 2015 are of 2016.
+    """
+    import rdata
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (table,) = rdata.read_rda(require_input(root / "samples_mt_9classes.rda", "MODIS samples")).values()
+    crop = [str(name) for name in table["label"]]
+    legend = Legend.from_codes("mato-grosso", crop)
+    days = np.stack([season["Index"].to_numpy() for season in table["time_series"]]).astype(np.int32)
+    values = np.stack([season[[b.lower() for b in _MODIS_BANDS]].to_numpy() for season in table["time_series"]])
+    place = table[["longitude", "latitude"]].to_numpy(np.float64)
+    series = ParcelSeries.build(
+        bands=_MODIS_BANDS, values=values, mask=np.isfinite(values).all(-1), day=days,
+        parcel_id=[f"{lon:.4f} {lat:.4f}" for lon, lat in place],
+        year=days[:, 0].astype("datetime64[D]").astype("datetime64[Y]").astype(np.int64) + 1971,
+        region="Mato Grosso", label=legend.encode(crop), lon=place[:, 0], lat=place[:, 1],
+    )  # fmt: skip
+    return RealData(series, legend, gpd.GeoSeries.from_xy(place[:, 0], place[:, 1], crs="EPSG:4326"))
 
 
 def bavaria(root: Path) -> RealData:
