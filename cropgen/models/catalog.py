@@ -60,6 +60,16 @@ CATALOG: tuple[Entry, ...] = (
           "LightGBM: A Highly Efficient Gradient Boosting Decision Tree, Ke et al., 2017",
           "histogram gradient boosting on gap-filled bands and vegetation indices",
           generative=False, semi_supervised=False, gradient=False),
+    Entry("ncc", "classical", "classical.ncc:NearestCentroid",
+          "Diagnosis of Multiple Cancer Types by Shrunken Centroids of Gene Expression, Tibshirani, Hastie, Narasimhan "
+          "and Chu, 2002",
+          "nearest mean season at the dates a parcel shows",
+          generative=False, semi_supervised=False, gradient=False),
+    Entry("rotation", "classical", "classical.rotation:Rotation",
+          "Assessment of a Markov Logic Model of Crop Rotations for Early Crop Mapping, Osman, Inglada and Dejoux, "
+          "2015",
+          "the crop that follows the parcel's last known crop; no image is looked at",
+          generative=False, semi_supervised=False, gradient=False),
     Entry("lda", "classical", "classical.lda:LinearDiscriminant",
           "The Use of Multiple Measurements in Taxonomic Problems, Fisher, 1936; "
           "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",

@@ -21,7 +21,7 @@ class QuadraticDiscriminantOptions(GaussianOptions):
     """Options of quadratic discriminant analysis."""
 
     share: float = Field(
-        0.3, gt=0, le=1, description="share s of a class's own covariance when its labels are many",
+        0.1, gt=0, le=1, description="share s of a class's own covariance when its labels are many",
         json_schema_extra={"search": [0.1, 0.3, 1.0]},
     )  # fmt: skip
 

@@ -45,11 +45,14 @@ class SupportVectorOptions(Options):
         "rbf", description="radial or linear", json_schema_extra={"search": ["rbf", "linear"]}
     )
     cost: float = Field(
-        10.0, gt=0, description="weight of a margin that is not kept", json_schema_extra={"search": [1.0, 10.0, 100.0]}
+        100.0,
+        gt=0,
+        description="weight of a margin that is not kept",
+        json_schema_extra={"search": [10.0, 100.0, 1000.0]},
     )
     gamma: float = Field(
-        1.0, gt=0, description="sharpness of the radial kernel, times 1/features",
-        json_schema_extra={"search": [0.3, 1.0, 3.0]},
+        0.03, gt=0, description="sharpness of the radial kernel, times 1/features",
+        json_schema_extra={"search": [0.03, 0.1, 0.3]},
     )  # fmt: skip
     balanced: bool = Field(False, description="weight parcels by the inverse of their crop's frequency")
 
