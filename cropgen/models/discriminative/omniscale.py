@@ -1,10 +1,10 @@
 """The omni-scale network: convolutions of all prime widths, so that every receptive field is there.
 
 Two layers hold a convolution of each width 1, 2, 3, 5, … up to a quarter of the season, a third those of widths 1 and
-2; by Goldbach's conjecture their sums are all receptive fields up to twice the longest prime, and no width is to be
-chosen. Each convolution is followed by batch normalisation, each layer by ReLU; the mean over the slots is read. The
-number of channels of a layer is that of a budget of parameters; that of the first layer counts per input channel, which
-leaves the width of the others as it is for a single one.
+2; by Goldbach's conjecture their sums are all receptive fields up to the longest prime, and most up to twice it, so no
+width is to be chosen. Each convolution is followed by batch normalisation, each layer by ReLU; the mean over the slots
+is read. The number of channels of a layer is that of a budget of parameters; that of the first layer counts per input
+channel, which leaves the width of the others as it is for a single one.
 
 Reference: Omni-Scale CNNs: a simple and effective kernel size configuration for time series classification, Tang et
 al., 2022.

@@ -1,0 +1,1 @@
+"""A package: test_breizhcrops.py exists elsewhere too."""
