@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -32,6 +32,7 @@ from cropgen.datasets.breizhcrops_legend import Grouping, read_legend
 from cropgen.datasets.breizhcrops_series import LEVELS, Observations, SeriesFiles, open_series
 from cropgen.datasets.reader import Prepared, Request, Shard, StoreSpec, fill_store
 from cropgen.series.geometry import interior_lonlat, read_layer
+from cropgen.series.legend import UNKNOWN
 from cropgen.series.schema import ParcelSeries
 
 _REFLECTANCE = np.float32(1e-4)
@@ -98,6 +99,19 @@ class _Index:
 
 
 @dataclass(frozen=True)
+class _Outlines:
+    """Outlines of a region: ids (M,), shapes (M + 1,) whose last is None, coordinate system."""
+
+    ids: pd.Index
+    shapes: np.ndarray
+    crs: Any
+
+    def of(self, ids: np.ndarray) -> gpd.GeoSeries:
+        """The outlines of some parcels, None where there is none."""
+        return gpd.GeoSeries(self.shapes[self.ids.get_indexer(pd.Index(ids))], crs=self.crs)
+
+
+@dataclass(frozen=True)
 class _Source:
     files: Path
     level: str
@@ -137,7 +151,7 @@ class _Source:
                 yield self._shard(part, index, rows, series, outlines, index.dropped if number == 0 else {})
 
     def _shard(
-        self, part: _Part, index: _Index, rows: slice, series: SeriesFiles, outlines: gpd.GeoSeries | None,
+        self, part: _Part, index: _Index, rows: slice, series: SeriesFiles, outlines: _Outlines | None,
         dropped: Mapping[str, list[str]],
     ) -> Shard:  # fmt: skip
         read = series.read(index.path[rows].tolist())
@@ -145,7 +159,7 @@ class _Source:
         there = read.length > 0
         lost = {"no series in the file": ids[~there].tolist()} if not there.all() else {}
         ids, label = ids[there], label[there]
-        geometry = None if outlines is None else outlines.reindex(ids).reset_index(drop=True)
+        geometry = None if outlines is None else outlines.of(ids)
         lon, lat = (None, None) if geometry is None else interior_lonlat(geometry)
         values, mask, day = padded(read, self.options.max_flagged)
         built = ParcelSeries.build(
@@ -175,9 +189,9 @@ class _Source:
             raise SchemaError(
                 f"{path}: column {missing[0]} missing; it has {', '.join(table.columns)}", hint="fetch it again"
             )
-        empty = pd.to_numeric(table["sequencelength"]).to_numpy() <= 0
-        label = table["CODE_CULTU"].map(dict(self.position)).fillna(-1).to_numpy(np.int32)
-        unlisted = (label < 0) & ~empty & (self.options.unlisted == "drop")
+        empty = table["sequencelength"].to_numpy(float) <= 0
+        label = np.asarray([self.position.get(code, UNKNOWN) for code in table["CODE_CULTU"].tolist()], np.int32)
+        unlisted = (label == UNKNOWN) & ~empty & (self.options.unlisted == "drop")
         dropped = {"no observation": empty, "crop outside the legend": unlisted}
         ids = table["id"].to_numpy(str)
         keep = ~empty & ~unlisted
@@ -186,7 +200,7 @@ class _Source:
             {reason: ids[who].tolist() for reason, who in dropped.items() if who.any()},
         )  # fmt: skip
 
-    def _outlines(self, part: _Part) -> gpd.GeoSeries | None:
+    def _outlines(self, part: _Part) -> _Outlines | None:
         """Outlines by parcel id, or None where they were not fetched."""
         path = self.files / str(part.year) / f"{part.region}.shp"
         if not path.is_file():
@@ -195,8 +209,8 @@ class _Source:
         column = next((c for c in _OUTLINE_ID if c in layer), None)
         if column is None:
             raise SchemaError(f"{path}: no column {' or '.join(_OUTLINE_ID)}", hint="fetch the outlines again")
-        outlines = gpd.GeoSeries(layer.geometry.to_numpy(), index=layer[column].astype(str), crs=layer.crs)
-        return outlines[~outlines.index.duplicated()]
+        ids, first = np.unique(layer[column].to_numpy(str), return_index=True)
+        return _Outlines(pd.Index(ids), np.concatenate([layer.geometry.to_numpy()[first], [None]]), layer.crs)
 
 
 def padded(read: Observations, max_flagged: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

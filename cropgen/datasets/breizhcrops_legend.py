@@ -91,4 +91,4 @@ def _read(path: Path, separator: str, columns: tuple[str, ...]) -> pd.DataFrame:
         raise SchemaError(
             f"{path}: column {missing[0]} missing; it has {', '.join(table.columns)}", hint="fetch it again"
         )
-    return table[list(columns)]
+    return table.loc[:, list(columns)]

@@ -29,7 +29,6 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-from h5py import h5d, h5s
 
 from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
 from cropgen.datasets.members import FolderMembers, Members, ZipMembers
@@ -62,12 +61,19 @@ class Level:
 
 LEVELS = {
     "L1C": Level(
-        (*"B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12 QA10 QA20 QA60 doa".split(),), tuple(SENTINEL2), {"QA60": 1024.0}
+        (
+            "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12", "QA10", "QA20", "QA60",
+            "doa",
+        ),
+        tuple(SENTINEL2),
+        {"QA60": 1024.0},
     ),
     "L2A": Level(
-        (*"doa B2 B3 B4 B5 B6 B7 B8 B8A B11 B12 CLD EDG SAT".split(),), LAND_BANDS, {"CLD": 1, "EDG": 1, "SAT": 1}
+        ("doa", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12", "CLD", "EDG", "SAT"),
+        LAND_BANDS,
+        {"CLD": 1.0, "EDG": 1.0, "SAT": 1.0},
     ),
-}
+}  # fmt: skip
 
 
 class Observations(NamedTuple):
@@ -172,14 +178,14 @@ class H5Series:
     def _array(self, name: bytes) -> np.ndarray:
         """One parcel's array, read without the conveniences of h5py, which cost more than the reading."""
         try:
-            array = h5d.open(self._file.id, name)
+            array = h5py.h5d.open(self._file.id, name)
             content = np.empty(array.shape)
-            array.read(h5s.ALL, h5s.ALL, content)
+            array.read(h5py.h5s.ALL, h5py.h5s.ALL, content)
         except KeyError:
             return np.empty((0, len(self._level.columns)))
         except (OSError, RuntimeError) as error:
             raise CorruptInputError(f"{self._path}: {name.decode()}: {error}", hint="fetch it again") from error
-        if content.ndim != 2 or content.shape[1] != len(self._level.columns):
+        if content.shape[1:] != (len(self._level.columns),):
             raise SchemaError(
                 f"{self._path}: {name.decode()}: expected {len(self._level.columns)} columns "
                 f"({' '.join(self._level.columns)}), got an array of shape {content.shape}",

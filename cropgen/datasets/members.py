@@ -13,7 +13,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from cropgen.core.errors import CorruptInputError
@@ -48,7 +47,7 @@ class Members(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None): ...  # noqa: ANN204
+    def __exit__(self, *raised: object) -> None: ...
 
 
 class FolderMembers:

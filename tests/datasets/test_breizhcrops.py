@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import shapely
 
 from cropgen.core.errors import CorruptInputError, DataError, MissingInputError, SchemaError
 from cropgen.core.progress import Silent
@@ -121,8 +122,8 @@ def test_nine_classes_need_no_file_and_carry_taxonomy_codes(files: Path) -> None
     assert legend.codes == tuple(name for name, _ in make.CLASSES)
     assert legend.names[3] == "corn (maïs)"
     assert all(c.hcat and len(c.hcat) == 10 for c in legend.classes)
+    (files / "classmapping_icml.csv").unlink()
     with pytest.raises(MissingInputError, match=r"classmapping_icml\.csv"):
-        (files / "classmapping_icml.csv").unlink()
         prepare(files, ["frh01"], classes="workshop")
 
 
@@ -135,11 +136,9 @@ def test_outlines_follow_their_parcels(files: Path, year: int) -> None:
     store = SeriesStore.open(prepared.series)
     geometry = store.geometry()
     assert geometry is not None
-    for row in range(len(store)):
-        where = int(geometry["parcel_id"][row])
-        assert (geometry.geometry[row] is None) == (where not in squares.index)
-        if where in squares.index:
-            assert geometry.geometry[row].equals(squares[where])
+    expected = dict(zip(squares.index.astype(str), squares.to_numpy(), strict=True))
+    for parcel, shape in zip(geometry["parcel_id"].tolist(), geometry.geometry.to_numpy(), strict=True):
+        assert shapely.equals(shape, expected[parcel]) if parcel in expected else shape is None
     series = store.read()
     inside = np.isfinite(series.lon)
     assert inside.sum() == geometry.geometry.notna().sum()

@@ -24,17 +24,25 @@ BANDS = {
 }
 FLAGS = {"L1C": {"QA60": 1024.0}, "L2A": {"CLD": 1.0, "EDG": 1.0, "SAT": 1.0}}
 H5_COLUMNS = {
-    "L1C": "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12 QA10 QA20 QA60 doa".split(),
-    "L2A": "doa B2 B3 B4 B5 B6 B7 B8 B8A B11 B12 CLD EDG SAT".split(),
-}
+    "L1C": [
+        "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12", "QA10", "QA20", "QA60", "doa",
+    ],
+    "L2A": ["doa", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12", "CLD", "EDG", "SAT"],
+}  # fmt: skip
 CSV_COLUMNS = {
-    "L1C": "B1 B10 B11 B12 B2 B3 B4 B5 B6 B7 B8 B8A B9 QA10 QA20 QA60 doa label id".split(),
-    "L2A": "doa id code_cultu B2 B3 B4 B5 B6 B7 B8 B8A B11 B12 CLD EDG SAT".split(),
-}
+    "L1C": [
+        "B1", "B10", "B11", "B12", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "QA10", "QA20", "QA60", "doa",
+        "label", "id",
+    ],
+    "L2A": [
+        "doa", "id", "code_cultu", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12", "CLD", "EDG", "SAT",
+    ],
+}  # fmt: skip
 CLASSES = (
-    ("barley", ("ORH", "ORP")), ("wheat", ("BTH", "BTP")), ("rapeseed", ("CZH", "CZP")), ("corn", ("MID", "MIE", "MIS")),
-    ("sunflower", ("TRN",)), ("orchards", ("VRG", "PWT", "PFR", "AGR")), ("nuts", ("CAB", "CTG", "NOS", "NOX", "PIS")),
-    ("permanent meadows", ("PPH", "PRL")), ("temporary meadows", ("PTR", "RGA")),
+    ("barley", ("ORH", "ORP")), ("wheat", ("BTH", "BTP")), ("rapeseed", ("CZH", "CZP")),
+    ("corn", ("MID", "MIE", "MIS")), ("sunflower", ("TRN",)), ("orchards", ("VRG", "PWT", "PFR", "AGR")),
+    ("nuts", ("CAB", "CTG", "NOS", "NOX", "PIS")), ("permanent meadows", ("PPH", "PRL")),
+    ("temporary meadows", ("PTR", "RGA")),
 )  # fmt: skip
 UNLISTED = ("SPH", "TTH")
 _NANOSECONDS = 86_400_000_000_000
@@ -152,7 +160,7 @@ def write_csv_zip(folder: Path, made: list[Parcel], region: str, year: int, leve
 
 def write_outlines(folder: Path, made: list[Parcel], region: str, year: int) -> gpd.GeoSeries:
     """Squares in Lambert-93, in another order than the index, without an outline of the last parcel."""
-    rows = [p for p in reversed(made[:-1])]
+    rows = made[-2::-1]
     squares = [shapely.box(2e5 + 100 * p.id, 6.8e6, 2e5 + 100 * p.id + 80, 6.8e6 + 80) for p in rows]
     column = "ID" if year == 2017 else "ID_PARCEL"
     attributes = {column: [str(p.id) for p in rows], "CODE_CULTU": [p.code for p in rows]}
