@@ -194,6 +194,21 @@ class Classifier(nn.Module, ABC):
         """Bring the module to the shapes of `fixed_state`, ready for `load_state_dict`."""
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """What a model expects of B rows at S slots: a Gaussian mixture for each value, of as many components as classes.
+
+    Arguments:
+        weight: (B, K) weights of the components.
+        mean: (B, K, S, C) reflectance.
+        variance: (B, S, C) the same for every component.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
 class GenerativeModel(Classifier):
     """A model of p(x, y), classified by Bayes' rule."""
 
@@ -211,3 +226,7 @@ class GenerativeModel(Classifier):
     @abstractmethod
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """(B, G, C) seasons on the model's calendar drawn from p(x | y), one per entry of `y` (B,)."""
+
+    def predictive(self, batch: Batch, slots: Tensor) -> Mixture | None:
+        """p(values at `slots` (S,) of the calendar | what the rows show) where it has a closed form, or None."""
+        return None

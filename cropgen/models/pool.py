@@ -33,6 +33,7 @@ from cropgen.models.base import (
     GenerativeModel,
     GradientOptions,
     InputSpec,
+    Mixture,
     Objective,
     Options,
     TrainingData,
@@ -142,6 +143,15 @@ class Pool(Classifier):
     def finish(self, data: TrainingData, context: Context) -> None:
         self.generative.finish(data, context)
         self.discriminative.finish(replace(data, target=None), context)
+        self._temper(data, context)
+
+    def replace_generative(self, member: GenerativeModel, data: TrainingData, context: Context) -> None:
+        """Put another fitted generative member, such as one adapted to the target, beside the same network."""
+        self.generative = member
+        context.facts["pool"] = {"generative": find(self.chosen.generative).name, "weight": float(self.weight)}
+        self._temper(data, context)
+
+    def _temper(self, data: TrainingData, context: Context) -> None:
         if self.chosen.temper and data.unlabelled is not None:
             self.temperature.fill_(self._matched_temperature(data.unlabelled))
             context.facts["pool"]["temperature"] = float(self.temperature)
@@ -166,6 +176,10 @@ class Pool(Classifier):
     def log_likelihood(self, batch: Batch) -> Tensor:
         """(B,) log p(x) of the generative member."""
         return self.generative.log_likelihood(batch)
+
+    def predictive(self, batch: Batch, slots: Tensor) -> Mixture | None:
+        """What the generative member expects at slots of the calendar."""
+        return self.generative.predictive(batch, slots)
 
     def fixed_state(self) -> dict[str, Any]:
         return {role: member.fixed_state() for role, member in self.members.items()}

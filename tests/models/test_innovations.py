@@ -194,3 +194,36 @@ def test_too_long_a_season_is_refused() -> None:
     with pytest.raises(UsageError, match="3600 values") as refused:
         TiedGaussian(spec)
     assert refused.value.hint is not None
+
+
+def test_what_is_expected_of_a_value_is_the_ratio_of_two_densities() -> None:
+    """p(v | x_o) = Σ_y p(x_o, v, y) / Σ_y p(x_o, y), from SciPy on the entries concerned."""
+    tied, (x, m) = gaussian(), rows()
+    slots = torch.tensor([4, 1])
+    m[:, slots] = False
+    found = tied.predictive(x, m, slots)
+    assert found.weight.sum(1).tolist() == pytest.approx([1.0] * len(x))
+    prior, means, cov = tied.log_prior.exp().numpy(), tied.means.numpy(), tied.cov.numpy()
+    for row, place, band in ((0, 0, 1), (3, 1, 0), (2, 0, 0), (9, 1, 1)):
+        kept = np.flatnonzero(m[row].repeat_interleave(BANDS).numpy())
+        entry = int(slots[place]) * BANDS + band
+        for value in (-1.5, 0.2, 2.0):
+            both = [*kept, entry]
+            at = [*x[row].flatten().numpy()[kept], value]
+            joint = sum(p * multivariate_normal.pdf(at, mu[both], cov[np.ix_(both, both)])
+                        for p, mu in zip(prior, means, strict=True))  # fmt: skip
+            alone = sum(p * multivariate_normal.pdf(at[:-1], mu[kept], cov[np.ix_(kept, kept)])
+                        for p, mu in zip(prior, means, strict=True)) if len(kept) else 1.0  # fmt: skip
+            reflectance = tied.restore(torch.full((BANDS,), value).double())[band]
+            deviation = found.variance[row, place, band].sqrt()
+            normal = torch.distributions.Normal(found.mean[row, :, place, band], deviation)
+            density = (found.weight[row] * normal.log_prob(reflectance).exp()).sum() * SCALE[band]
+            assert float(density) == pytest.approx(joint / alone, rel=1e-6)
+
+
+def test_slots_that_are_seen_are_expected_as_seen() -> None:
+    tied, (x, m) = gaussian(), rows()
+    found = tied.predictive(x[:2], m[:2], torch.tensor([3]))
+    seen = tied.restore(x[:2, 3])[:, None, None].expand(-1, CLASSES, -1, -1)
+    torch.testing.assert_close(found.mean, seen)
+    torch.testing.assert_close(found.variance, torch.zeros_like(found.variance), atol=1e-9, rtol=0)

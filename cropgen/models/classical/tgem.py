@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cropgen.models.base import Context, GenerativeModel, InputSpec, Options, TrainingData
+from cropgen.models.base import Context, GenerativeModel, InputSpec, Mixture, Options, TrainingData
 from cropgen.models.layers.innovations import TiedGaussian
 from cropgen.models.layers.tied_fit import TiedOptions, fit_tied
 from cropgen.series.batches import Batch
@@ -51,3 +51,6 @@ class TiedGaussianEM(GenerativeModel):
 
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         return self.gaussian.sample(y, generator, temperature)
+
+    def predictive(self, batch: Batch, slots: Tensor) -> Mixture:
+        return self.gaussian.predictive(*self.gaussian.grid(batch), slots)

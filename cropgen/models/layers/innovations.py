@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
-from cropgen.models.base import InputSpec
+from cropgen.models.base import InputSpec, Mixture
 from cropgen.models.layers.grid import slot_sums
 from cropgen.series.batches import Batch
 
@@ -225,6 +225,32 @@ class TiedGaussian(nn.Module):
             update = self.cov[group.kept].transpose(1, 2) @ weight
             filled[group.rows] += update[group.which, :, group.place]
         return torch.where(observed, flat, filled).view_as(x)
+
+    def predictive(self, x: Tensor, m: Tensor, slots: Tensor) -> Mixture:
+        """What is expected at `slots` (S,), each value by itself, in reflectance.
+
+        Given the class, the values a at those slots are Gaussian with mean μ_y,a + V_ao V_oo⁻¹ (x_o − μ_y,o) and
+        covariance V_aa − V_ao V_oo⁻¹ V_oa, of which the diagonal is kept; the classes weigh p(y | x_o).
+
+        Arguments:
+            x: (B, G, C) standardised.
+            m: (B, G) bool.
+        """
+        asked = (slots[:, None] * self.bands + torch.arange(self.bands, device=slots.device)).flatten()
+        mean = self.means[:, asked].expand(len(x), -1, -1).clone()
+        variance = self.cov.diagonal()[asked].expand(len(x), -1).clone()
+        flat = x.flatten(1)
+        for group in self._groups(m):
+            across = self.cov[group.kept[:, :, None], asked]
+            solved = torch.cholesky_solve(across, group.factor)
+            kept = group.kept[group.which]
+            residual = flat[group.rows[:, None], kept][:, None] - self.means[:, kept].transpose(0, 1)
+            mean[group.rows] += residual @ solved[group.which]
+            variance[group.rows] -= (across * solved).sum(1)[group.which]
+        shape = (len(slots), self.bands)
+        weight = torch.softmax(self.log_joint(x, m), -1)
+        spread = variance.clamp(min=0).unflatten(1, shape) * self.scale.square()
+        return Mixture(weight, self.restore(mean.unflatten(2, shape)), spread)
 
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """(B, G, C) seasons in reflectance drawn from p(x | y) for classes y (B,), noise scaled by `temperature`."""
