@@ -7,9 +7,9 @@ parcels and are no independent evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,12 +18,16 @@ from cropgen.evaluation.score import resampling_unit
 from cropgen.metrics.bootstrap import confusion_replicates, interval
 from cropgen.metrics.classification import confusion_matrix, macro_f1
 
+_What = Literal["shift", "model", "target", "prefix"]
+_Key = tuple[tuple[str, str, bool, bool], tuple[str, str], tuple[str, str, int]]
+
 
 @dataclass(frozen=True)
 class Sheet:
     """The answers of one training on one held-out test set.
 
     Arguments:
+        until, cut, target: as `until`, `cut` and `target_unlabelled` of a row of the document.
         rows: (M,) ascending rows of the store.
         true, predicted: (M,) positions in the legend of the store.
         block: (M,) spatial blocks.
@@ -40,41 +44,67 @@ class Sheet:
     predicted: np.ndarray
     block: np.ndarray
     classes: np.ndarray
+    variant: str = ""
+    until: str = ""
+    cut: bool = False
+    target: bool = False
+
+    @property
+    def who(self) -> tuple[str, str]:
+        return self.model, self.variant
+
+    @property
+    def cell(self) -> tuple[str, str, int]:
+        return self.train, self.test, self.seed
+
+    @property
+    def setting(self) -> tuple[str, str, bool, bool]:
+        """What a contrast holds fixed."""
+        return self.labels, self.until, self.cut, self.target
 
 
 def contrasts(sheets: list[Sheet], classes: int) -> tuple[Contrast, ...]:
-    """Every contrast the sheets allow.
-
-    `shift`: macro-F1 of a model trained elsewhere minus the same model trained on the test year or region.
-    `model`: macro-F1 of each model minus that of the first one named, over all cells.
+    """Every contrast the sheets allow; see `cropgen.evaluation.document.Contrast`.
 
     Arguments:
         sheets: answers on held-out parcels.
         classes: size of the store's legend.
     """
-    found = []
-    models = list(dict.fromkeys(s.model for s in sheets))
-    for labels in dict.fromkeys(s.labels for s in sheets):
-        of = {(s.model, s.train, s.test, s.seed): s for s in sheets if s.labels == labels}
-        for model in models:
-            shifted = [(s, of[model, s.test, s.test, s.seed]) for s in of.values()
-                       if s.model == model and s.train != s.test and (model, s.test, s.test, s.seed) in of]  # fmt: skip
-            found += _contrast("shift", model, model, labels, shifted, classes)
-            if model != models[0]:
-                compared = [(s, of[models[0], s.train, s.test, s.seed]) for s in of.values()
-                            if s.model == model and (models[0], s.train, s.test, s.seed) in of]  # fmt: skip
-                found += _contrast("model", model, models[0], labels, compared, classes)
+    found: list[Contrast] = []
+    by_cell = {(s.setting, s.who, s.cell): s for s in sheets}
+    groups: dict[tuple[Any, ...], list[Sheet]] = {}
+    for sheet in sheets:
+        groups.setdefault((sheet.setting, sheet.who), []).append(sheet)
+    for mine in groups.values():
+        for what, other in _OTHER_SIDE.items():
+            keys = [(s, other(s, sheets[0].who)) for s in mine]
+            found += _contrast(what, [(s, by_cell[key]) for s, key in keys if key in by_cell], classes)
     return tuple(found)
 
 
-def _contrast(
-    what: Literal["shift", "model"],
-    model: str,
-    against: str,
-    labels: str,
-    pairs: list[tuple[Sheet, Sheet]],
-    classes: int,
-) -> Iterable[Contrast]:
+def _same_domain(sheet: Sheet, first: tuple[str, str]) -> _Key | None:
+    here = sheet.target or sheet.train == sheet.test
+    return None if here else (sheet.setting, sheet.who, (sheet.test, sheet.test, sheet.seed))
+
+
+def _first_model(sheet: Sheet, first: tuple[str, str]) -> _Key | None:
+    return None if sheet.who == first else (sheet.setting, first, sheet.cell)
+
+
+def _without_target(sheet: Sheet, first: tuple[str, str]) -> _Key | None:
+    return ((*sheet.setting[:3], False), sheet.who, sheet.cell) if sheet.target else None
+
+
+def _trained_as_short(sheet: Sheet, first: tuple[str, str]) -> _Key | None:
+    return ((sheet.labels, sheet.until, False, sheet.target), sheet.who, sheet.cell) if sheet.cut else None
+
+
+_OTHER_SIDE: dict[_What, Callable[[Sheet, tuple[str, str]], _Key | None]] = {
+    "shift": _same_domain, "model": _first_model, "target": _without_target, "prefix": _trained_as_short,
+}  # fmt: skip
+
+
+def _contrast(what: _What, pairs: list[tuple[Sheet, Sheet]], classes: int) -> Iterable[Contrast]:
     by_seed: dict[int, list[tuple[float, np.ndarray]]] = {}
     for first, second in pairs:
         difference = _difference(first, second, classes)
@@ -87,10 +117,12 @@ def _contrast(
         for cells in by_seed.values()
     ]
     value, low, high = (float(np.mean([getattr(i, end) for i in intervals])) for end in ("value", "low", "high"))
-    cells = sum(map(len, by_seed.values()))
+    first, second = pairs[0]
     yield Contrast(
-        what=what, model=model, against=against, labels=labels, difference=value, low=low, high=high, cells=cells
-    )
+        what=what, model=first.model, variant=first.variant, against=second.model, against_variant=second.variant,
+        labels=first.labels, until=first.until, cut=first.cut, target_unlabelled=first.target,
+        difference=value, low=low, high=high, cells=sum(map(len, by_seed.values())),
+    )  # fmt: skip
 
 
 def _difference(first: Sheet, second: Sheet, classes: int) -> tuple[float, np.ndarray] | None:

@@ -3,6 +3,8 @@
 rows        one flat record per model, label share, seed, training set and test set: what tables are made from
 details     for each row, in the same order: confusion counts, scores per class, reliability bins, facts
 contrasts   paired differences between trainings on the same test parcels, with intervals
+tuning      for every training whose options were chosen on validation rows: all that was tried
+failed      trainings that did not come to an end, and why; `evaluate --resume` tries them again
 checks      what was verified about the rows of every training; one that leaks is not trained and has no row
 provenance  fingerprints, versions and the recipe: what it takes to repeat it
 """
@@ -20,7 +22,7 @@ from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaErro
 from cropgen.core.files import atomic_output, remove, require_input, write_text
 from cropgen.core.recipe import EvaluateRecipe, Section
 
-EVALUATION_SCHEMA = 1
+EVALUATION_SCHEMA = 2
 Scope = Literal["held-out", "all"]
 
 
@@ -29,6 +31,13 @@ class Row(Section):
 
     `train` and `test` name the years or regions ("all" under hold-out); `scope` says whether the test parcels are those
     of the held-out blocks (comparable between all cells of a matrix) or every parcel of the test year or region.
+    `variant` tells the same model with other options apart. `until` is the end of the season that was seen ("": all of
+    it); `cut` says that the model learnt from whole seasons and only the test was cut short. `target_unlabelled` says
+    that `n_target` unlabelled parcels of the test year or region, none of them tested on, were learnt from.
+    `calibration` says how probabilities were corrected on validation parcels; a training that asks for one has a row
+    with and one without. `tempered_nll` is the NLL at the one `temperature` that is best on the validation parcels.
+    `macro_f1_equal_priors` is what macro-F1 would be if the classes of the test were equally frequent. `aurc` is the
+    area under the risk–coverage curve. `bits_per_value` and `crps` judge densities: see `cropgen.metrics.density`.
     Intervals are 95 % bootstrap intervals over `interval_unit`.
     """
 
@@ -40,7 +49,12 @@ class Row(Section):
     labels: str
     seed: int
     model: str
+    variant: str = ""
     family: str
+    until: str = ""
+    cut: bool = False
+    target_unlabelled: bool = False
+    n_target: int = 0
     n_labelled: int
     n_unlabelled: int
     n_test: int
@@ -48,16 +62,27 @@ class Row(Section):
     macro_f1: float
     macro_f1_low: float
     macro_f1_high: float
+    macro_f1_equal_priors: float
+    macro_f1_equal_priors_low: float
+    macro_f1_equal_priors_high: float
     accuracy: float
     accuracy_low: float
     accuracy_high: float
     interval_unit: Literal["block", "parcel"]
+    balanced_accuracy: float
     kappa: float
+    calibration: Literal["none", "temperature", "dirichlet"]
     nll: float
+    tempered_nll: float | None
+    temperature: float | None
     brier: float
     ece: float
     classwise_ece: float
+    aurc: float
+    bits_per_value: float | None
+    crps: float | None
     auroc_out_of_legend: float | None
+    aupr_out_of_legend: float | None
     novelty_score: Literal["likelihood", "entropy"] | None
     seconds: float
     predict_seconds: float
@@ -68,7 +93,9 @@ class Detail(Section):
     """What a row summarises.
 
     `classes` are positions in the document's legend; `confusion` has the true class in rows; reliability bins are those
-    of `cropgen.metrics.calibration.Reliability`; `facts` are decisions the model took in training.
+    of `cropgen.metrics.calibration.Reliability`; `risk_coverage` gives the share of errors where only the surest share of
+    the parcels is answered; `area` gives the share of the test parcels that is mapped as each class, the share estimated
+    from their true classes, and its standard error; `facts` are decisions the model took in training.
     """
 
     classes: tuple[int, ...]
@@ -78,16 +105,31 @@ class Detail(Section):
     f1: tuple[float, ...]
     support: tuple[int, ...]
     reliability: dict[str, list[float]]
+    risk_coverage: dict[str, list[float]]
+    area: dict[str, list[float]]
     facts: dict[str, Any]
 
 
 class Contrast(Section):
-    """A paired difference of macro-F1 on the same test parcels, averaged over cells and seeds."""
+    """A paired difference of macro-F1 on the same test parcels, averaged over cells and seeds.
 
-    what: Literal["shift", "model"]
+    shift    `model` trained elsewhere, minus itself trained on the test year or region
+    model    `model`, minus the first model named
+    target   `model` with the unlabelled parcels of the target, minus itself without
+    prefix   `model` trained on whole seasons and cut short at the test, minus itself trained on seasons as short
+
+    `variant` and `against_variant` tell the same model with other options apart.
+    """
+
+    what: Literal["shift", "model", "target", "prefix"]
     model: str
+    variant: str = ""
     against: str
+    against_variant: str = ""
     labels: str
+    until: str = ""
+    cut: bool = False
+    target_unlabelled: bool = False
     difference: float
     low: float
     high: float
@@ -111,10 +153,45 @@ class Check(Section):
     example: str | None
 
 
+class Trial(Section):
+    """One option set tried on validation rows; no scores where its training failed."""
+
+    options: dict[str, Any]
+    macro_f1: float | None
+    nll: float | None
+    seconds: float
+
+
+class Tuning(Section):
+    """How the options of one training were chosen: by macro-F1 on `n_validation` rows, then by NLL, then the earlier.
+
+    The first trial has the defaults; without validation rows nothing is tried and the defaults are kept.
+    """
+
+    train: str
+    labels: str
+    seed: int
+    model: str
+    variant: str
+    until: str
+    target_unlabelled: bool
+    n_validation: int
+    trials: tuple[Trial, ...]
+    chosen: dict[str, Any]
+
+
+class Failure(Section):
+    """A training that did not come to an end."""
+
+    training: str
+    message: str
+    hint: str | None
+
+
 class Evaluation(Section):
     """The document."""
 
-    evaluation: Literal[1] = EVALUATION_SCHEMA
+    evaluation: Literal[2] = EVALUATION_SCHEMA
     protocol: str
     recipe: EvaluateRecipe
     legend: dict[str, Any]
@@ -123,6 +200,8 @@ class Evaluation(Section):
     details: tuple[Detail, ...]
     contrasts: tuple[Contrast, ...]
     checks: tuple[Check, ...]
+    tuning: tuple[Tuning, ...] = ()
+    failed: tuple[Failure, ...] = ()
     provenance: dict[str, Any]
 
     def write(self, path: Path) -> None:
@@ -148,6 +227,7 @@ class TrainingRecord(Section):
     rows: tuple[Row, ...]
     details: tuple[Detail, ...]
     checks: tuple[Check, ...]
+    tuning: Tuning | None = None
 
 
 def _parse(model: type[Any], text: str, path: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,22 @@ from cropgen.evaluation.document import Check
 from cropgen.evaluation.leaks import guard_rows
 from cropgen.evaluation.protocols import Fold
 from cropgen.evaluation.score import Answers
+from cropgen.models.base import InputSpec, TrainingData
+from cropgen.models.catalog import find
 from cropgen.prediction.infer import infer
 from cropgen.prediction.novelty import Typicality, calibrate
-from cropgen.series.batches import make_batch
+from cropgen.series.batches import Batch, make_batch
+from cropgen.series.legend import UNKNOWN
+from cropgen.series.season import SeasonEnd
 from cropgen.series.splits import Selection, select_rows
 from cropgen.series.store import SeriesStore
+from cropgen.series.view import SeriesView
 from cropgen.training.data import TrainingRows, choose_rows, read_reference, read_training
 from cropgen.training.fit import FitResult
 
 Fit = Callable[..., FitResult]
 _CHUNK = 4096
+_TARGET_STREAM = 0x7A26
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,21 @@ class Learnt:
     typicality: Typicality | None
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a training learns from, in main memory.
+
+    Arguments:
+        rows: where it comes from.
+        reference: rows that are not learnt from, to judge what is usual by.
+    """
+
+    rows: TrainingRows
+    spec: InputSpec
+    data: TrainingData
+    reference: Batch
+
+
 def used_rows(recipe: EvaluateRecipe, index: pd.DataFrame) -> np.ndarray:
     """(N,) bool: rows of the years and regions the evaluation is about."""
     keep = np.zeros(len(index), bool)
@@ -61,27 +82,55 @@ def training_section(section: DataSection, fold: Fold, labels: str) -> DataSecti
 
 
 def fold_rows(
-    recipe: EvaluateRecipe, section: DataSection, fold: Fold, store: SeriesStore, index: pd.DataFrame
-) -> tuple[TrainingRows, list[Check]]:
-    """The rows of a data section that lie outside the held-out blocks, and the checks that none of them leaks.
+    recipe: EvaluateRecipe, section: DataSection, fold: Fold, store: SeriesStore, index: pd.DataFrame,
+    until: SeasonEnd | None = None,
+) -> tuple[TrainingRows, list[Check]]:  # fmt: skip
+    """The rows of a data section that a fold may learn from, and the checks that none of them leaks.
+
+    Arguments:
+        until: the end of the season that is learnt from; rows without a clear date by then are left out.
 
     Raises:
         DataError: fewer than two classes have labels there.
     """
-    rows = choose_rows(index.loc[fold.open_rows], section, fold.seed).within(np.flatnonzero(fold.open_rows))
-    return guard_rows(fold, rows, index, store, neighbour_m=recipe.neighbour_m, on_leak=recipe.on_leak)
+    seen = index if until is None else index.assign(clear_dates=SeriesView(store, until=until).column("clear_dates"))
+    rows = choose_rows(seen.loc[fold.open_rows], section, fold.seed).within(np.flatnonzero(fold.open_rows))
+    if fold.validation is not None:
+        usable = (seen["label"].to_numpy() > UNKNOWN) & (seen["clear_dates"].to_numpy() > 0)
+        rows = replace(rows, validation=fold.validation[usable[fold.validation]])
+    neighbour_m = 0.0 if fold.official else recipe.neighbour_m
+    return guard_rows(fold, rows, index, store, neighbour_m=neighbour_m, on_leak=recipe.on_leak)
 
 
-def learn(
-    section: DataSection, rows: TrainingRows, model: ModelSection, fold: Fold, store: SeriesStore, fit: Fit,
-    report: Reporter,
-) -> Learnt:  # fmt: skip
-    """Fit a model on chosen rows."""
+def read_material(
+    section: DataSection, rows: TrainingRows, fold: Fold, store: SeriesStore, index: pd.DataFrame
+) -> Material:
+    """Read chosen rows, and the fold's unlabelled target rows, a seeded sample where there are more than the recipe's
+    cap."""
     spec, data = read_training(store, rows, section)
-    result = fit(model.name, model.options, spec, data, seed=fold.seed, report=report)
-    classes = store.legend.encode(spec.legend.codes)
+    if fold.target is not None:
+        seen = fold.target[index["clear_dates"].to_numpy()[fold.target] > 0]
+        if len(seen) > section.max_unlabelled:
+            draw = np.random.default_rng([fold.seed, _TARGET_STREAM])
+            seen = np.sort(draw.choice(seen, section.max_unlabelled, replace=False))
+        series = store.read(seen).select_bands(spec.bands)
+        data = replace(data, target=make_batch(series, spec.calendar).without_labels())
     reference = read_reference(store, rows, spec) if len(rows.reference) else data.labelled
-    return Learnt(result, classes, rows, calibrate(result.model, reference))
+    return Material(rows, spec, data, reference)
+
+
+def learn(model: ModelSection, material: Material, store: SeriesStore, seed: int, fit: Fit, report: Reporter) -> Learnt:
+    """Fit a model.
+
+    Rows of the target are given as such to generative models and pools, which guard themselves against them; other
+    models that learn from unlabelled rows get them among those.
+    """
+    entry, data = find(model.name), material.data
+    if not entry.generative and entry.family != "pool":
+        data = replace(data, unlabelled=data.free, target=None)
+    result = fit(model.name, model.options, material.spec, data, seed=seed, report=report)
+    classes = store.legend.encode(material.spec.legend.codes)
+    return Learnt(result, classes, material.rows, calibrate(result.model, material.reference))
 
 
 def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndarray, rows: np.ndarray) -> Answers:

@@ -41,7 +41,7 @@ def official_folds(
     yield Fold(
         side_name(protocol.train, "train"), seed, parcel_blocks(index, block_km, seed), open_rows, {},
         (TestSet(side_name(protocol.test, "test"), "held-out", rows.test),), free if target else None,
-        rows.validation if len(rows.validation) else None,
+        rows.validation if len(rows.validation) else None, official=True,
     )  # fmt: skip
 
 

@@ -13,9 +13,12 @@ from cropgen.series.store import SeriesStore
 
 _AVERAGED = (
     "macro_f1", "macro_f1_low", "macro_f1_high", "accuracy", "accuracy_low", "accuracy_high", "kappa", "nll", "brier",
-    "ece", "classwise_ece", "seconds", "predict_seconds", "n_labelled", "n_unlabelled", "n_test",
+    "ece", "classwise_ece", "seconds", "predict_seconds", "n_labelled", "n_unlabelled", "n_target", "n_test",
 )  # fmt: skip
-_IDENTITY = ("data", "protocol", "train", "test", "scope", "labels", "model", "family")
+_IDENTITY = (
+    "data", "protocol", "train", "test", "scope", "labels", "model", "variant", "family", "until", "cut",
+    "target_unlabelled",
+)  # fmt: skip
 
 
 def describe(name: str, store: SeriesStore, index: pd.DataFrame) -> dict[str, Any]:
@@ -45,16 +48,17 @@ def describe(name: str, store: SeriesStore, index: pd.DataFrame) -> dict[str, An
 
 
 def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Average over seeds: one record per data set, protocol, training set, test set, scope, label share and model.
+    """Average over seeds: one record per data set, protocol, training set, test set, scope, label
+    share, model, variant, and what was seen of the season and of the target.
 
     Returns:
         Records of what identifies them, `seeds` (their number), the mean of every score, `macro_f1_sd` (standard
         deviation over seeds, 0 for one) and the mean AUROC over the seeds that have one. Interval ends are averaged
         too: the width stays that of one split, because splits of different seeds share parcels.
     """
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(str(getattr(row, name)) for name in _IDENTITY), []).append(row)
+        groups.setdefault(tuple(getattr(row, name) for name in _IDENTITY), []).append(row)
     return [dict(zip(_IDENTITY, key, strict=True)) | _averages(group) for key, group in groups.items()]
 
 

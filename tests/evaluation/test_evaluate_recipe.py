@@ -9,7 +9,7 @@ import torch
 
 from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError, UsageError
 from cropgen.core.progress import Silent
-from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
+from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.evaluation.document import read_evaluation
 from cropgen.evaluation.evaluate import evaluate
 from cropgen.evaluation.summary import summarise
@@ -51,7 +51,7 @@ class Trainer:
 
 def recipe(**changes):
     base = {
-        "protocol": "cross-year", "models": (ModelSection(name="rf"),), "labels": ("100%",), "seeds": (0,),
+        "protocol": "cross-year", "models": (Contender(name="rf"),), "labels": ("100%",), "seeds": (0,),
         "block_km": 1.0, "data": DataSection(series="toy"),
     }  # fmt: skip
     return EvaluateRecipe(**{**base, **changes})
@@ -128,7 +128,7 @@ def test_further_years_are_used_without_labels_and_outside_the_held_out_blocks(s
 
 
 def test_shift_is_the_paired_difference_to_the_same_year(store, tmp_path):
-    found = run(store, tmp_path / "out", models=(ModelSection(name="rf"), ModelSection(name="tgem")))
+    found = run(store, tmp_path / "out", models=(Contender(name="rf"), Contender(name="tgem")))
     shift, _, gain = found.contrasts
     assert (shift.what, gain.what, gain.model, gain.against) == ("shift", "model", "tgem", "rf")
     assert shift.high < -0.3
@@ -157,7 +157,7 @@ def test_a_larger_recipe_computes_only_what_is_new_and_options_count(store, tmp_
     trainer = Trainer()
     run(store, tmp_path / "out", fit=trainer, seeds=(0, 1), resume=True)
     assert [seed for *_, seed in trainer.asked] == [1, 1]
-    run(store, tmp_path / "out", fit=trainer, models=(ModelSection(name="rf", options={"trees": 7}),), resume=True)
+    run(store, tmp_path / "out", fit=trainer, models=(Contender(name="rf", options={"trees": 7}),), resume=True)
     assert len(trainer.asked) == 4
 
 
@@ -182,8 +182,8 @@ def test_an_evaluation_is_not_replaced_unasked(store, tmp_path):
 def test_models_are_checked_before_anything_is_trained(store, tmp_path):
     trainer = Trainer()
     for models, message in (
-        ((ModelSection(name="rff"),), "unknown model 'rff'"),
-        ((ModelSection(name="srnn"), ModelSection(name="dvae")), "srnn is named twice"),
+        ((Contender(name="rff"),), "unknown model 'rff'"),
+        ((Contender(name="srnn"), Contender(name="dvae")), "srnn is named twice"),
     ):
         with pytest.raises(UsageError, match=message):
             run(store, tmp_path / "out", fit=trainer, models=models)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cropgen.core.errors import CropgenError, DataError
-from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
+from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.evaluation.document import read_evaluation
 from cropgen.evaluation.evaluate import evaluate
 from cropgen.evaluation.leaks import ASKS, check_fold, guard_rows, summarise_checks
@@ -136,7 +136,7 @@ def test_checks_of_many_trainings_are_added_up(store, fold):
 
 
 def whole(**changes):
-    base = {"models": (ModelSection(name="rf", options={"trees": 4}),), "seeds": (0, 1), "neighbour_m": 0.0,
+    base = {"models": (Contender(name="rf", options={"trees": 4}),), "seeds": (0, 1), "neighbour_m": 0.0,
             "data": DataSection(series="toy")}  # fmt: skip
     return EvaluateRecipe.model_validate({**base, **changes})
 

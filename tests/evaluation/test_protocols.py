@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cropgen.core.errors import DataError
-from cropgen.evaluation.protocols import folds
+from cropgen.evaluation.protocols import Ground, folds
 
 
 def parcels(years=(2021, 2022, 2023), count=200, seed=0):
@@ -28,7 +28,7 @@ def everything(index):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_parcel_and_no_block_is_learnt_from_and_tested_on(protocol, seed):
     index = parcels()
-    for fold in folds(protocol, index, everything(index), 0.3, 2.0, seed):
+    for fold in folds(protocol, Ground(index, everything(index), seed, 0.3, 2.0)):
         for test in fold.tests:
             if test.scope == "held-out":
                 assert not fold.open_rows[test.rows].any()
@@ -38,7 +38,7 @@ def test_no_parcel_and_no_block_is_learnt_from_and_tested_on(protocol, seed):
 
 def test_holdout_tests_about_the_share_asked_for():
     index = parcels()
-    (fold,) = folds("holdout", index, everything(index), 0.3, 1.0, 0)
+    (fold,) = folds("holdout", Ground(index, everything(index), 0, 0.3, 1.0))
     (test,) = fold.tests
     assert 0.3 <= len(test.rows) / len(index) <= 0.4
     assert np.array_equal(test.rows, np.flatnonzero(~fold.open_rows))
@@ -47,7 +47,7 @@ def test_holdout_tests_about_the_share_asked_for():
 
 def test_cross_year_holds_out_the_same_parcels_in_every_cell():
     index = parcels()
-    found = list(folds("cross-year", index, everything(index), 0.3, 2.0, 1))
+    found = list(folds("cross-year", Ground(index, everything(index), 1, 0.3, 2.0)))
     assert [fold.train for fold in found] == ["2021", "2022", "2023"]
     assert [fold.learnt for fold in found] == [{"years": (y,)} for y in (2021, 2022, 2023)]
     tested = {
@@ -64,7 +64,7 @@ def test_cross_year_holds_out_the_same_parcels_in_every_cell():
 
 def test_off_the_diagonal_every_parcel_is_scored_too():
     index = parcels()
-    for fold in folds("cross-year", index, everything(index), 0.3, 2.0, 1):
+    for fold in folds("cross-year", Ground(index, everything(index), 1, 0.3, 2.0)):
         whole = {test.name: test.rows for test in fold.tests if test.scope == "all"}
         assert set(whole) == {"2021", "2022", "2023"} - {fold.train}
         assert all(len(rows) == 200 for rows in whole.values())
@@ -73,14 +73,14 @@ def test_off_the_diagonal_every_parcel_is_scored_too():
 def test_only_used_rows_are_tested():
     index = parcels()
     used = (index["year"] != 2022).to_numpy()
-    found = list(folds("cross-year", index, used, 0.3, 2.0, 0))
+    found = list(folds("cross-year", Ground(index, used, 0, 0.3, 2.0)))
     assert [fold.train for fold in found] == ["2021", "2023"]
     assert all(used[test.rows].all() for fold in found for test in fold.tests)
 
 
 def test_parcels_without_a_place_stand_for_themselves():
     index = parcels().assign(lon=np.nan, lat=np.nan)
-    (fold,) = folds("holdout", index, everything(index), 0.25, 1.0, 0)
+    (fold,) = folds("holdout", Ground(index, everything(index), 0, 0.25, 1.0))
     (test,) = fold.tests
     assert len(test.rows) == pytest.approx(150, abs=6)
     assert not set(index.parcel_id[test.rows]) & set(index.parcel_id[fold.open_rows])
@@ -88,7 +88,7 @@ def test_parcels_without_a_place_stand_for_themselves():
 
 def test_seeds_draw_their_own_split():
     index = parcels()
-    shut = [next(folds("holdout", index, everything(index), 0.3, 1.0, seed)).open_rows for seed in (0, 0, 1)]
+    shut = [next(folds("holdout", Ground(index, everything(index), seed, 0.3, 1.0))).open_rows for seed in (0, 0, 1)]
     assert np.array_equal(shut[0], shut[1])
     assert not np.array_equal(shut[0], shut[2])
 
@@ -104,6 +104,6 @@ def test_seeds_draw_their_own_split():
 def test_what_cannot_be_compared_is_refused(protocol, change, message):
     index = parcels().assign(**change)
     with pytest.raises(DataError, match=message):
-        list(folds(protocol, index, everything(index), 0.3, 1.0, 0))
+        list(folds(protocol, Ground(index, everything(index), 0, 0.3, 1.0)))
     with pytest.raises(DataError, match="no parcel left"):
-        list(folds(protocol, index, ~everything(index), 0.3, 1.0, 0))
+        list(folds(protocol, Ground(index, ~everything(index), 0, 0.3, 1.0)))

@@ -11,7 +11,7 @@ import pytest
 from shapely.geometry import box
 
 from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
-from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
+from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.evaluation.atlas import make_atlas, prediction_prefix
 from cropgen.evaluation.document import Contrast, Detail, Evaluation, Row
@@ -77,7 +77,7 @@ def detail(confusion=((4, 1), (0, 1)), classes=(0, 1)):
 
 def evaluation(rows, details=None, protocol="cross-year", contrasts=(), models=("rf", "tgem")):
     recipe = EvaluateRecipe(
-        protocol=protocol, models=tuple(ModelSection(name=m) for m in models), seeds=(0, 1),
+        protocol=protocol, models=tuple(Contender(name=m) for m in models), seeds=(0, 1),
         data=DataSection(series="data/toy/series.zarr", years=(2021, 2022)),
     )  # fmt: skip
     data = {
@@ -220,9 +220,9 @@ def test_reliability_tables_are_merged_by_count():
 
 def test_the_command_line_names_what_decides():
     recipe = evaluation(matrix("rf", 0.6, 0.2)).recipe
-    options = ModelSection(name="rf", options={"trees": 7})
+    options = Contender(name="rf", options={"trees": 7})
     document = evaluation(matrix("rf", 0.6, 0.2)).model_copy(
-        update={"recipe": recipe.model_copy(update={"models": (options, ModelSection(name="tgem"))})}
+        update={"recipe": recipe.model_copy(update={"models": (options, Contender(name="tgem"))})}
     )
     assert command_line(document) == (
         "cropgen evaluate --protocol cross-year --model rf,tgem --labels 100% --seeds 0,1 "
