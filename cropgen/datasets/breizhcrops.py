@@ -210,7 +210,7 @@ class _Source:
         if column is None:
             raise SchemaError(f"{path}: no column {' or '.join(_OUTLINE_ID)}", hint="fetch the outlines again")
         ids, first = np.unique(layer[column].to_numpy(str), return_index=True)
-        return _Outlines(pd.Index(ids), np.concatenate([layer.geometry.to_numpy()[first], [None]]), layer.crs)
+        return _Outlines(pd.Index(ids), np.concatenate([layer.geometry.to_numpy()[first], np.full(1, None)]), layer.crs)
 
 
 def padded(read: Observations, max_flagged: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
