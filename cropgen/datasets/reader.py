@@ -21,10 +21,11 @@ from cropgen.core.recipe import Section
 from cropgen.datasets.manifest import DatasetManifest, Selection
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
-from cropgen.series.store import SeriesStore
 
 if TYPE_CHECKING:
     import geopandas
+
+    from cropgen.series.store import SeriesStore
 
 READERS = {
     "breizhcrops": "cropgen.datasets.breizhcrops:BreizhCropsReader",
@@ -211,6 +212,8 @@ def fill_store(
         shards: given a number `begin`, yields shard `begin`, `begin + 1`, …; the same ones at every start.
         finish: called with the complete store before it is moved into place, for example to write splits beside it.
     """
+    from cropgen.series.store import SeriesStore
+
     folder = request.folder / PREPARING
     ledger = Ledger(folder, request.fingerprint)
     progress = _Progress.resume(ledger, folder / "series.zarr")
@@ -258,6 +261,8 @@ class _Progress:
     @classmethod
     def resume(cls, ledger: Ledger, store: Path) -> _Progress | None:
         """Where an earlier start got to; None when nothing of it can be used."""
+        from cropgen.series.store import SeriesStore
+
         if "store" not in ledger or not (store / "zarr.json").is_file():
             return None
         entry = ledger["store"]
