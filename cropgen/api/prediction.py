@@ -26,6 +26,8 @@ class PredictRequest:
         year: year of the parcels, when neither they nor the series settle it.
         id_column: column of the parcel id.
         until: `MM-DD`; later dates are not used.
+        prior: class shares to reweigh for: `em`, `uniform`, or a csv file of shares; None keeps those of the training.
+        adapt: first fit the run again with these parcels as unlabelled ones, into a run of its own.
         min_probability: below it the flag low_confidence is set.
     """
 
@@ -37,12 +39,14 @@ class PredictRequest:
     year: int | None = None
     id_column: str | None = None
     until: str | None = None
+    prior: str | None = None
+    adapt: bool = False
     min_probability: float = 0.5
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was predicted: counts by crop name and by flag."""
+    """What was predicted: counts by crop name and by flag, and the class shares assumed instead of the training's."""
 
     output: Path
     run_id: str
@@ -50,6 +54,7 @@ class PredictResult:
     parcels: int
     crops: dict[str, int]
     flags: dict[str, int]
+    shares: dict[str, float]
     dry_run: bool
 
 
@@ -81,27 +86,42 @@ def predict(
     Raises:
         DataError: an input cannot be used. UsageError: choices exclude each other or the output exists.
     """
+    from cropgen.api.adaptation import adapt
     from cropgen.prediction.judge import Thresholds
     from cropgen.prediction.predict import PredictOptions
     from cropgen.prediction.predict import predict as write_predictions
 
     report = report or Silent()
-    if request.series is not None and request.scenes is not None:
-        raise UsageError("--data and --scenes exclude each other", hint="give the series or the scenes")
-    require_input(request.parcels, "parcels")
+    _check(request)
     output = request.output or workspace.predictions / f"{request.parcels.stem}.gpkg"
     guard_output(output, overwrite=overwrite)
     run = locate_run(workspace, request.run)
     series = _aggregated(workspace, request, run, dry_run, report) or locate_series(workspace, request.series)
-    report.info(f"predicting {request.parcels} with {run} from {series}")
-    if dry_run:
-        return PredictResult(output, RunFolder(run).run_id, series, _count(request.parcels), {}, {}, dry_run=True)
     options = PredictOptions(
-        year=request.year, id_column=request.id_column, until=request.until,
+        year=request.year, id_column=request.id_column, until=request.until, prior=request.prior,
         thresholds=Thresholds(probability=request.min_probability), overwrite=overwrite,
     )  # fmt: skip
+    if request.adapt and not (dry_run and request.scenes is not None):
+        run = adapt(workspace, run, request.parcels, series, options, report, dry_run=dry_run).run
+    report.info(f"predicting {request.parcels} with {run} from {series}")
+    if dry_run:
+        return PredictResult(output, RunFolder(run).run_id, series, _count(request.parcels), {}, {}, {}, dry_run=True)
     done = write_predictions(run, request.parcels, series, output, options, report)
-    return PredictResult(output, done.run_id, series, done.parcels, done.crops, done.flags, dry_run=False)
+    return PredictResult(output, done.run_id, series, done.parcels, done.crops, done.flags, done.shares, dry_run=False)
+
+
+def _check(request: PredictRequest) -> None:
+    """Refuse choices that exclude each other, and inputs that are not there."""
+    if request.series is not None and request.scenes is not None:
+        raise UsageError("--data and --scenes exclude each other", hint="give the series or the scenes")
+    if request.adapt and request.until is not None:
+        raise UsageError(
+            "--adapt and --until exclude each other: a season that is not over cannot be learnt",
+            hint="predict an early season without --adapt",
+        )
+    require_input(request.parcels, "parcels")
+    if request.prior not in (None, "em", "uniform"):
+        require_input(Path(request.prior), "class shares")
 
 
 def _aggregated(

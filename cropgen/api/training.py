@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import require_input
@@ -12,11 +12,12 @@ from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import DataSection, ModelSection, TrainRecipe, validate
 from cropgen.core.run import RunFolder, new_run_name
-from cropgen.models.base import Classifier
 from cropgen.models.catalog import find, load
-from cropgen.prediction.novelty import calibrate, cross_calibrate, save_typicality
 from cropgen.series.splits import LabelShare
-from cropgen.training.train import TrainPlan, execute, plan
+
+if TYPE_CHECKING:
+    from cropgen.models.base import Classifier
+    from cropgen.training.train import TrainPlan
 
 _ENOUGH_REFERENCE = 100
 
@@ -171,6 +172,8 @@ def train(
     Raises:
         UsageError: a choice cannot be run. DataError: the store cannot be used.
     """
+    from cropgen.training.train import execute, plan
+
     report = report or Silent()
     if resume and request.recipe is not None:
         raise UsageError("--resume and --recipe exclude each other", hint="--resume repeats the recipe of the run")
@@ -185,15 +188,17 @@ def train(
     if dry_run:
         return _result(run, recipe, rows, 0.0, {}, dry_run=True)
     fitted = execute(recipe, run, rows, report, resume=resume, overwrite=overwrite)
-    _keep_typicality(run, fitted.model, rows, report)
+    keep_typicality(run, fitted.model, rows, report)
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 
-def _keep_typicality(run: RunFolder, model: Classifier, rows: TrainPlan, report: Reporter) -> None:
+def keep_typicality(run: RunFolder, model: Classifier, rows: TrainPlan, report: Reporter) -> None:
     """Keep what a usual season looks like to the model, so that predictions can flag the others.
 
     Judged on parcels that were set aside; where there are too few of them, by cross-fitting.
     """
+    from cropgen.prediction.novelty import calibrate, cross_calibrate, save_typicality
+
     enough = len(rows.reference) >= _ENOUGH_REFERENCE
     typicality = calibrate(model, rows.reference) if enough else cross_calibrate(model, rows.data)
     save_typicality(run.path, typicality)

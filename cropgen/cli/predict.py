@@ -35,6 +35,18 @@ def predict(
     until: Annotated[
         str | None, typer.Option("--until", metavar="MM-DD", help="Use only dates up to this day: early season.")
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            "--prior",
+            metavar="em|uniform|CSV",
+            help="Reweigh for other class shares: estimated from the parcels, equal, or a table crop_code,share.",
+        ),
+    ] = None,
+    adapt: Annotated[
+        bool,
+        typer.Option("--adapt", help="First adapt the run to these parcels, without labels: a new season, region."),
+    ] = False,
     min_probability: Annotated[
         float, typer.Option("--min-probability", min=0, max=1, help="Below it the flag low_confidence is set.")
     ] = 0.5,
@@ -47,7 +59,7 @@ def predict(
     session = session_of(context)
     request = api.PredictRequest(
         parcels=parcels, run=run, series=data, scenes=scenes, output=output, year=year, id_column=id_column,
-        until=until, min_probability=min_probability,
+        until=until, prior=prior, adapt=adapt, min_probability=min_probability,
     )  # fmt: skip
     result = api.predict(session.workspace, request, overwrite=overwrite, dry_run=dry_run, report=session.report)
     session.show("predict", result, *render.predict_summary(result))

@@ -100,9 +100,11 @@ def predict_summary(result: api.PredictResult) -> list[RenderableType]:
     facts = facts_table({"parcels": count(result.parcels), "run": result.run_id})
     if result.dry_run:
         return [facts, path_line("would write", result.output)]
-    table = plain_table("crop", "parcels", "share %", numeric=frozenset({1, 2}))
+    assumed = ("assumed %",) if result.shares else ()
+    table = plain_table("crop", "parcels", "share %", *assumed, numeric=frozenset({1, 2, 3}))
     for name, number in sorted(result.crops.items(), key=lambda pair: -pair[1]):
-        table.add_row(name, count(number), percent(number / max(result.parcels, 1)))
+        shown = [percent(result.shares[name])] if result.shares else []
+        table.add_row(name, count(number), percent(number / max(result.parcels, 1)), *shown)
     lines: list[RenderableType] = [facts, table]
     if result.flags:
         lines.append(Text("flags: " + ", ".join(f"{name} {count(n)}" for name, n in result.flags.items()), "yellow"))
@@ -110,20 +112,44 @@ def predict_summary(result: api.PredictResult) -> list[RenderableType]:
 
 
 def evaluate_summary(result: api.EvaluateResult) -> list[RenderableType]:
-    """Mean scores over seeds, a row per model, label share and split."""
+    """Mean scores over seeds, a row per model, label share and split; every training that would be done."""
     if result.dry_run:
-        return [facts_table({"cells": str(result.cells), "would write": str(result.evaluation)})]
+        return _planned(result)
     table = plain_table(
         "model", "labels", "train → test", "seeds", "macro-F1", "accuracy", "NLL", "ECE",
         numeric=frozenset(range(3, 8)),
     )  # fmt: skip
     for row in result.summary:
         table.add_row(
-            row["model"], row["labels"], f"{row['train']} → {row['test']}", str(row["seeds"]),
-            _spread(row), percent(row["accuracy"]),
-            f"{row['nll']:.2f}", percent(row["ece"]),
+            _contender(row), row["labels"], f"{row['train']} → {row['test']}{_seen(row)}", str(row["seeds"]),
+            _spread(row), percent(row["accuracy"]), f"{row['nll']:.2f}", percent(row["ece"]),
         )  # fmt: skip
     return [table, path_line("evaluation", result.evaluation), Text("next: cropgen report", "dim")]
+
+
+def _planned(result: api.EvaluateResult) -> list[RenderableType]:
+    done = sum(training["done"] for training in result.planned)
+    facts = {"cells": str(result.cells), "done already": str(done), "would write": str(result.evaluation)}
+    table = plain_table("model", "labels", "seed", "train → test", "parcels", "", numeric=frozenset({2, 4}))
+    for training in result.planned:
+        held = [exam for exam in training["tests"] if not exam["cut"]]
+        names = ", ".join(dict.fromkeys(exam["test"] for exam in held))
+        parcels = max((exam["rows"] for exam in held), default=0)
+        table.add_row(
+            _contender(training), training["labels"], str(training["seed"]),
+            f"{training['train']} → {names}{_seen(training)}", count(parcels), "done" if training["done"] else "",
+        )  # fmt: skip
+    return [table, facts_table(facts)]
+
+
+def _contender(row: dict[str, Any]) -> str:
+    return f"{row['model']} ({row['variant']})" if row["variant"] else row["model"]
+
+
+def _seen(row: dict[str, Any]) -> str:
+    """What of the season and of the target was seen."""
+    until = f", {'cut at' if row.get('cut') else 'until'} {row['until']}" if row["until"] else ""
+    return f"{until}{', with unlabelled target' if row['target_unlabelled'] else ''}"
 
 
 def _spread(row: dict[str, Any]) -> str:

@@ -59,12 +59,12 @@ class Workspace:
         return sorted(found, key=lambda p: (p / "manifest.json").stat().st_mtime, reverse=True)
 
     def default_run(self) -> Path:
-        """The newest finished run.
+        """The newest finished run that was not adapted to one season or region.
 
         Raises:
             MissingInputError: nothing was trained yet.
         """
-        runs = self.run_folders()
+        runs = [run for run in self.run_folders() if not (run / "adapted.json").exists()]
         if not runs:
             raise MissingInputError(f"no finished run in {self.runs}", hint="train one: cropgen train")
         return runs[0]

@@ -7,6 +7,7 @@ labels.json         the ids of the parcels whose labels were used
 model.safetensors   the weights
 model.json          what is needed to rebuild the module around the weights
 checkpoint/         the state to resume from; removed when the run is done
+adapted.json        only in a run adapted to a season or region: the run it came from, and what it was adapted to
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         return self.path / "model.safetensors"
+
+    @property
+    def adapted(self) -> Path:
+        return self.path / "adapted.json"
 
     @property
     def checkpoint(self) -> Path:

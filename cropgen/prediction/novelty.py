@@ -167,7 +167,8 @@ def cross_calibrate(model: Classifier, data: TrainingData, *, folds: int = 4, se
     fold_unlabelled = np.arange(0 if unlabelled is None else len(unlabelled)) % folds
     values, observations = [], []
     for held in range(folds):
-        rest = TrainingData(_rows(labelled, fold != held), unlabelled and _rows(unlabelled, fold_unlabelled != held))
+        free = unlabelled and _rows(unlabelled, fold_unlabelled != held)
+        rest = TrainingData(_rows(labelled, fold != held), free, target=data.target)
         again = type(density)(density.spec, density.options)
         again.prepare(rest, Context(seed))
         for part in (_rows(labelled, fold == held), unlabelled and _rows(unlabelled, fold_unlabelled == held)):

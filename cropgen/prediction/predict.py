@@ -145,6 +145,21 @@ def _opened(
     return open_store(series, () if options.year is None else (options.year,))
 
 
+def parcel_rows(
+    run: Path, parcels: Path | None, store: Path, options: PredictOptions, report: Reporter | None = None
+) -> tuple[SeriesStore, np.ndarray]:
+    """The store as the run reads it, and the rows of it that a prediction of these parcels would use.
+
+    Arguments and errors as for `predict`.
+    """
+    report = report or Silent()
+    model, series = load_model(run), open_like(run, store, report)
+    _check_bands(model, series)
+    with _opened(parcels, series, options) as stream:
+        job = _Job(series, stream, _judge(run, model, options, report), options, parcels, RowIndex(series, report))
+        return series, job.rows()
+
+
 def open_like(run: Path, store: Path, report: Reporter) -> SeriesStore:
     """A store read as the run read its own: standardised where that was."""
     common = load_spread(run, SeriesStore.open(store).bands)
@@ -246,6 +261,20 @@ class _Job:
     def count(self) -> int | None:
         """Parcels, where the layer says."""
         return self._stream.count
+
+    def rows(self) -> np.ndarray:
+        """Rows of the store that belong to the parcels, ascending."""
+        found = [np.zeros(0, np.int64)]
+        for batch in self._stream.batches:
+            ids, year = self._identity(batch)
+            row = self._index.find(ids, year)
+            found.append(row[row >= 0])
+            self._first_ids = self._first_ids or ids[:3].tolist()
+            self._seen += batch.num_rows
+        rows = np.unique(np.concatenate(found))
+        if not len(rows):
+            raise self.no_match()
+        return rows
 
     def posteriors(self, task: Task) -> Iterator[np.ndarray]:
         """Class probabilities of the parcels with a clear date, batch by batch."""
