@@ -65,11 +65,20 @@ CATALOG: tuple[Entry, ...] = (
           "and Chu, 2002",
           "nearest mean season at the dates a parcel shows",
           generative=False, semi_supervised=False, gradient=False),
+    Entry("dti", "classical", "classical.dti:DeformablePrototypes",
+          "Pixel-wise Agricultural Image Time Series Classification: Comparisons and a Deformable Prototype-based "
+          "Approach, Vincent, Ponce and Aubry, 2023",
+          "mean seasons that a network shifts in time and level; the best reconstruction names the class",
+          generative=False, semi_supervised=False, gradient=True),
     Entry("rotation", "classical", "classical.rotation:Rotation",
           "Assessment of a Markov Logic Model of Crop Rotations for Early Crop Mapping, Osman, Inglada and Dejoux, "
           "2015",
           "the crop that follows the parcel's last known crop; no image is looked at",
           generative=False, semi_supervised=False, gradient=False),
+    Entry("hmm", "classical", "classical.hmm:HiddenMarkov",
+          "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition, Rabiner, 1989",
+          "stages of the season for every class, passed in one direction, on the true dates",
+          generative=True, semi_supervised=False, gradient=False),
     Entry("lda", "classical", "classical.lda:LinearDiscriminant",
           "The Use of Multiple Measurements in Taxonomic Problems, Fisher, 1936; "
           "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",

@@ -40,7 +40,7 @@ def trained(rows: Batch, **options: Any) -> tuple[Any, Context]:
 
 def test_without_gaps_it_is_the_nearest_centroid_of_scikit_learn() -> None:
     rows, test = seasons(60, 1, spread=0.3), seasons(200, 2, spread=0.3)
-    model, _ = trained(rows)
+    model, _ = trained(rows, scaling="band")
     x, z = ((b.values / model.scale).flatten(1).numpy() for b in (rows, test))
     reference = Reference().fit(x, rows.y.numpy())
     np.testing.assert_allclose((model.centroid / model.scale).flatten(1).numpy(), reference.centroids_, atol=1e-5)
