@@ -80,9 +80,13 @@ class Bench:
                 report.warn(f"{training.title}: no parcel of {exam.test.name} has a crop the model knows; not scored")
                 continue
             facts = learnt.result.facts if tuning is None else {**learnt.result.facts, "tuned": tuning.chosen}
-            scores, detail = score(answers, facts, training.fold.seed)
-            rows.append(self._row(training, exam, learnt, material, scores, seconds, peak.megabytes))
-            details.append(detail)
+            for kind, calibrator in learnt.calibrators.items():
+                answers = answers.calibrated(calibrator)
+                temperature = learnt.temperature if kind == "none" else None
+                scores, detail = score(answers, facts, training.fold.seed, temperature)
+                scores["calibration"] = kind
+                rows.append(self._row(training, exam, learnt, material, scores, seconds, peak.megabytes))
+                details.append(detail)
             if exam.test.scope == "held-out":
                 arrays[f"rows{number}"] = answers.rows
                 arrays[f"predicted{number}"] = learnt.classes[answers.log_posterior.argmax(1)].astype(np.int32)

@@ -93,9 +93,9 @@ class Detail(Section):
     """What a row summarises.
 
     `classes` are positions in the document's legend; `confusion` has the true class in rows; reliability bins are those
-    of `cropgen.metrics.calibration.Reliability`; `risk_coverage` gives the share of errors where only the surest share of
-    the parcels is answered; `area` gives the share of the test parcels that is mapped as each class, the share estimated
-    from their true classes, and its standard error; `facts` are decisions the model took in training.
+    of `cropgen.metrics.calibration.Reliability`; `risk_coverage` gives the share of errors where only the surest share
+    of the parcels is answered; `area` gives the share of the test parcels that is mapped as each class, the share
+    estimated from their true classes, and its standard error; `facts` are decisions the model took in training.
     """
 
     classes: tuple[int, ...]

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
+from cropgen.evaluation.density import withheld_crps
 from cropgen.evaluation.document import Check
 from cropgen.evaluation.leaks import guard_rows
 from cropgen.evaluation.protocols import Fold
 from cropgen.evaluation.score import Answers
-from cropgen.models.base import InputSpec, TrainingData
+from cropgen.models.base import Classifier, InputSpec, TrainingData
+from cropgen.models.calibration import Calibration, calibrate_model
 from cropgen.models.catalog import find
+from cropgen.models.layers.affine_calibrator import AffineCalibrator
 from cropgen.prediction.infer import infer
 from cropgen.prediction.novelty import Typicality, calibrate
 from cropgen.series.batches import Batch, make_batch
@@ -30,6 +34,7 @@ from cropgen.training.fit import FitResult
 
 Fit = Callable[..., FitResult]
 _CHUNK = 4096
+_MOST_WITHHELD = 500
 _TARGET_STREAM = 0x7A26
 
 
@@ -42,12 +47,16 @@ class Learnt:
         rows: rows learnt from.
         typicality: log-likelihoods of the reference rows (of the labelled ones where none were set aside), what those
             of test rows are compared with; None for a model without likelihood.
+        calibrators: by kind, how probabilities may be corrected; "none" comes first, the kind asked for second.
+        temperature: the best single one on the validation rows; None without such rows.
     """
 
     result: FitResult
     classes: np.ndarray
     rows: TrainingRows
     typicality: Typicality | None
+    calibrators: dict[str, AffineCalibrator | None]
+    temperature: float | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,33 @@ def learn(model: ModelSection, material: Material, store: SeriesStore, seed: int
         data = replace(data, unlabelled=data.free, target=None)
     result = fit(model.name, model.options, material.spec, data, seed=seed, report=report)
     classes = store.legend.encode(material.spec.legend.codes)
-    return Learnt(result, classes, material.rows, calibrate(result.model, material.reference))
+    calibrators, facts = fit_calibrators(result.model, model.calibration, data.validation)
+    temperature = facts.get("temperature", {}).get("temperature")
+    if model.calibration != "none":
+        result = replace(result, facts={**result.facts, "calibration": facts[model.calibration]})
+    typicality = calibrate(result.model, material.reference)
+    return Learnt(result, classes, material.rows, typicality, calibrators, temperature)
+
+
+def fit_calibrators(
+    model: Classifier, calibration: Calibration, validation: Batch | None
+) -> tuple[dict[str, AffineCalibrator | None], dict[str, dict[str, Any]]]:
+    """The calibrators of a fitted model to be scored with, and the facts of those that were fitted, by kind.
+
+    A temperature is always fitted where there are validation rows, because other models are compared with it.
+
+    Raises:
+        UsageError: a calibration is asked for and there are no validation rows.
+    """
+    calibrators: dict[str, AffineCalibrator | None] = {"none": None}
+    facts = {}
+    if validation is not None:
+        facts["temperature"] = calibrate_model(model, "temperature", validation)
+    if calibration != "none":
+        facts[calibration] = calibrate_model(model, calibration, validation)
+        calibrators[calibration] = model.calibrator
+    model.calibrator = None
+    return calibrators, facts
 
 
 def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndarray, rows: np.ndarray) -> Answers:
@@ -145,10 +180,17 @@ def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndar
     """
     model, typicality = learnt.result.model, learnt.typicality
     probability, novelty = [np.zeros((0, len(learnt.classes)))], [np.zeros(0)]
+    observed, likelihood, crps = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0)]
+    has_likelihood, withheld = True, np.isin(np.arange(len(rows)), _spread(len(rows), _MOST_WITHHELD))
     for start in range(0, len(rows), _CHUNK):
         series = store.read(rows[start : start + _CHUNK]).select_bands(model.spec.bands)
-        said = infer(model, make_batch(series, model.spec.calendar, learnt.classes))
+        batch = make_batch(series, model.spec.calendar, learnt.classes)
+        said = infer(model, batch)
         probability.append(said.probability)
+        observed.append(said.observations.astype(np.int64) * len(model.spec.bands))
+        crps.append(_withheld(model, batch, withheld[start : start + _CHUNK]))
+        has_likelihood = has_likelihood and said.log_likelihood is not None
+        likelihood.append(np.zeros(0) if said.log_likelihood is None else said.log_likelihood)
         if typicality is None or said.log_likelihood is None:
             novelty.append(said.entropy)
         else:
@@ -161,4 +203,20 @@ def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndar
         block=block[rows],
         novelty=np.concatenate(novelty),
         novelty_score="entropy" if typicality is None else "likelihood",
+        observed=np.concatenate(observed),
+        log_likelihood=np.concatenate(likelihood) if has_likelihood else None,
+        crps=np.concatenate(crps),
     )
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` positions, evenly spread."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def _withheld(model: Classifier, batch: Batch, asked: np.ndarray) -> np.ndarray:
+    """(B,) CRPS of withheld dates of the rows asked about (B,) bool, NaN elsewhere."""
+    score = np.full(len(batch), np.nan)
+    found = withheld_crps(model, batch.take(torch.from_numpy(asked)))
+    score[asked] = np.nan if found is None else found
+    return score

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from cropgen.evaluation.document import Detail
+from cropgen.metrics.area import adjusted_area
 from cropgen.metrics.bootstrap import confusion_replicates, interval
 from cropgen.metrics.calibration import (
     brier_score,
     classwise_calibration_error,
     negative_log_likelihood,
+    temper,
     top_label_reliability,
 )
-from cropgen.metrics.classification import class_scores, confusion_matrix, kappa, macro_f1, overall_accuracy
-from cropgen.metrics.novelty import auroc
+from cropgen.metrics.classification import (
+    balanced_accuracy,
+    class_scores,
+    confusion_matrix,
+    equal_priors,
+    kappa,
+    macro_f1,
+    overall_accuracy,
+)
+from cropgen.metrics.density import bits_per_value
+from cropgen.metrics.novelty import aupr, auroc
+from cropgen.metrics.selective import RiskCoverage, risk_coverage
+from cropgen.models.layers.affine_calibrator import AffineCalibrator
 
 MIN_BLOCKS = 10
+COVERAGES = np.linspace(0.05, 1, 20)
 _FLOOR = -30.0
 
 
@@ -34,6 +49,9 @@ class Answers:
         block: (M,) spatial block of each parcel.
         novelty: (M,) higher means less like the training parcels.
         novelty_score: what `novelty` was computed from.
+        observed: (M,) observed values: bands times slots of the model's calendar with a clear date.
+        log_likelihood: (M,) log p(x) in nats per unit of reflectance, or None.
+        crps: (M,) mean CRPS of withheld values, NaN where none was withheld, or None.
     """
 
     rows: np.ndarray
@@ -43,6 +61,9 @@ class Answers:
     block: np.ndarray
     novelty: np.ndarray
     novelty_score: Literal["likelihood", "entropy"]
+    observed: np.ndarray
+    log_likelihood: np.ndarray | None = None
+    crps: np.ndarray | None = None
 
     @property
     def in_legend(self) -> np.ndarray:
@@ -51,13 +72,24 @@ class Answers:
 
     def take(self, keep: np.ndarray) -> Answers:
         """The parcels of a boolean or index array."""
-        return Answers(
-            self.rows[keep], self.true[keep], self.log_posterior[keep], self.classes, self.block[keep],
-            self.novelty[keep], self.novelty_score,
-        )  # fmt: skip
+        named = ("rows", "true", "log_posterior", "block", "novelty", "observed", "log_likelihood", "crps")
+        parts = {name: getattr(self, name) for name in named}
+        return replace(self, **{name: None if part is None else part[keep] for name, part in parts.items()})
+
+    def calibrated(self, calibrator: AffineCalibrator | None) -> Answers:
+        """The same with corrected probabilities; parcels without an observation keep theirs."""
+        if calibrator is None:
+            return self
+        said = calibrator(torch.from_numpy(self.log_posterior)).numpy()
+        log_posterior = np.where(self.observed[:, None] > 0, said, self.log_posterior)
+        entropy = -(np.exp(log_posterior) * log_posterior).sum(1)
+        novelty = entropy if self.novelty_score == "entropy" else self.novelty
+        return replace(self, log_posterior=log_posterior, novelty=novelty)
 
 
-def score(answers: Answers, facts: dict[str, Any], seed: int) -> tuple[dict[str, Any], Detail]:
+def score(
+    answers: Answers, facts: dict[str, Any], seed: int, temperature: float | None = None
+) -> tuple[dict[str, Any], Detail]:
     """Score the parcels whose class the model knows, and how well it singles out the others.
 
     A probability below e^−30 counts as e^−30 in the log score, so one certain mistake costs 30 nats and not infinity.
@@ -66,41 +98,74 @@ def score(answers: Answers, facts: dict[str, Any], seed: int) -> tuple[dict[str,
         answers: at least one parcel of a known class.
         facts: kept in the detail.
         seed: of the bootstrap.
+        temperature: the best one on validation parcels, or None.
 
     Returns:
         The scores of a `Row` by name, and the detail.
     """
     known = answers.take(answers.in_legend)
     position = np.searchsorted(known.classes, known.true)
-    log_posterior = np.maximum(known.log_posterior, _FLOOR)
     predicted = known.log_posterior.argmax(1)
     confusion = confusion_matrix(position, predicted, len(known.classes))
-    per_class = class_scores(confusion)
-    reliability = top_label_reliability(log_posterior, position)
-    outside = int((~answers.in_legend).sum())
+    curve = risk_coverage(known.log_posterior.max(1), predicted == position)
+    outside = ~answers.in_legend
     scores: dict[str, Any] = {
         "n_test": len(position),
-        "n_out_of_legend": outside,
+        "n_out_of_legend": int(outside.sum()),
         "kappa": float(kappa(confusion)),
-        "nll": negative_log_likelihood(log_posterior, position),
-        "brier": brier_score(log_posterior, position),
-        "ece": reliability.error,
-        "classwise_ece": classwise_calibration_error(log_posterior, position),
-        "auroc_out_of_legend": auroc(answers.novelty, ~answers.in_legend),
-        "novelty_score": answers.novelty_score if outside else None,
+        "balanced_accuracy": float(balanced_accuracy(confusion)),
+        "aurc": curve.area,
+        "auroc_out_of_legend": auroc(answers.novelty, outside),
+        "aupr_out_of_legend": aupr(answers.novelty, outside),
+        "novelty_score": answers.novelty_score if outside.any() else None,
+        **_probability_scores(known, position, temperature),
+        **_density_scores(known),
         **_intervals(position, predicted, confusion, known.block, seed),
     }
-    detail = Detail(
+    return scores, _detail(known, position, confusion, curve, facts)
+
+
+def _probability_scores(known: Answers, position: np.ndarray, temperature: float | None) -> dict[str, Any]:
+    log_posterior = np.maximum(known.log_posterior, _FLOOR)
+    tempered = None
+    if temperature is not None:
+        moved = np.where(known.observed[:, None] > 0, temper(log_posterior, temperature), log_posterior)
+        tempered = negative_log_likelihood(np.maximum(moved, _FLOOR), position)
+    return {
+        "nll": negative_log_likelihood(log_posterior, position),
+        "tempered_nll": tempered,
+        "temperature": temperature,
+        "brier": brier_score(log_posterior, position),
+        "ece": top_label_reliability(log_posterior, position).error,
+        "classwise_ece": classwise_calibration_error(log_posterior, position),
+    }
+
+
+def _density_scores(known: Answers) -> dict[str, Any]:
+    bits = None if known.log_likelihood is None else bits_per_value(known.log_likelihood, known.observed)
+    asked = np.zeros(0) if known.crps is None else known.crps[np.isfinite(known.crps)]
+    return {"bits_per_value": bits, "crps": float(asked.mean()) if len(asked) else None}
+
+
+def _detail(
+    known: Answers, position: np.ndarray, confusion: np.ndarray, curve: RiskCoverage, facts: dict[str, Any]
+) -> Detail:
+    per_class = class_scores(confusion)
+    area = adjusted_area(confusion.T, confusion.sum(0))
+    columns = {"mapped": area.mapped, "adjusted": area.adjusted, "standard_error": area.standard_error}
+    risk = {"coverage": COVERAGES, "risk": curve.at(COVERAGES)}
+    return Detail(
         classes=tuple(known.classes.tolist()),
         confusion=tuple(map(tuple, confusion.tolist())),
         precision=tuple(per_class.precision.round(6).tolist()),
         recall=tuple(per_class.recall.round(6).tolist()),
         f1=tuple(per_class.f1.round(6).tolist()),
         support=tuple(per_class.support.tolist()),
-        reliability=reliability.to_json(),
+        reliability=top_label_reliability(np.maximum(known.log_posterior, _FLOOR), position).to_json(),
+        risk_coverage={name: column.round(6).tolist() for name, column in risk.items()},
+        area={name: column.round(6).tolist() for name, column in columns.items()},
         facts=facts,
     )
-    return scores, detail
 
 
 def resampling_unit(block: np.ndarray) -> np.ndarray | None:
@@ -108,15 +173,22 @@ def resampling_unit(block: np.ndarray) -> np.ndarray | None:
     return block if len(np.unique(block)) >= MIN_BLOCKS else None
 
 
+def _macro_f1_equal_priors(confusion: np.ndarray) -> np.ndarray:
+    return macro_f1(equal_priors(confusion))
+
+
 def _intervals(
     true: np.ndarray, predicted: np.ndarray, confusion: np.ndarray, block: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Macro-F1 and accuracy with 95 % bootstrap intervals."""
+    """Macro-F1, also at equal class priors, and accuracy with 95 % bootstrap intervals."""
     groups = resampling_unit(block)
     generator = np.random.default_rng(seed)
     (resampled,) = confusion_replicates(true, [predicted], len(confusion), generator, groups=groups)
+    measures = {
+        "macro_f1": macro_f1, "macro_f1_equal_priors": _macro_f1_equal_priors, "accuracy": overall_accuracy,
+    }  # fmt: skip
     found: dict[str, Any] = {"interval_unit": "parcel" if groups is None else "block"}
-    for name, measure in (("macro_f1", macro_f1), ("accuracy", overall_accuracy)):
+    for name, measure in measures.items():
         around = interval(float(measure(confusion)), measure(resampled))
         found |= {name: around.value, f"{name}_low": around.low, f"{name}_high": around.high}
     return found

@@ -62,6 +62,10 @@ def row(train, test, model="rf", seed=0, macro_f1=0.5, **changes):
         "data": "toy", "protocol": "cross-year", "train": train, "test": test, "scope": "held-out", "labels": "100%",
         "seed": seed, "model": model, "family": "classical", "n_labelled": 40, "n_unlabelled": 0, "n_test": 6,
         "n_out_of_legend": 0, "macro_f1": macro_f1, "macro_f1_low": macro_f1 - 0.1, "macro_f1_high": macro_f1 + 0.1,
+        "macro_f1_equal_priors": macro_f1, "macro_f1_equal_priors_low": macro_f1 - 0.1,
+        "macro_f1_equal_priors_high": macro_f1 + 0.1, "balanced_accuracy": 0.6, "calibration": "none",
+        "tempered_nll": None, "temperature": None, "aurc": 0.2, "bits_per_value": None, "crps": None,
+        "aupr_out_of_legend": None,
         "accuracy": 0.75, "accuracy_low": 0.7, "accuracy_high": 0.8, "interval_unit": "block", "kappa": 0.5,
         "nll": 0.8, "brier": 0.4, "ece": 0.1, "classwise_ece": 0.05, "auroc_out_of_legend": None,
         "novelty_score": None, "seconds": 1.5, "predict_seconds": 0.1, "peak_mb": 300.0,
@@ -72,7 +76,11 @@ def row(train, test, model="rf", seed=0, macro_f1=0.5, **changes):
 def detail(confusion=((4, 1), (0, 1)), classes=(0, 1)):
     reliability = {"edge": [0.5, 1.0], "count": [2, 4], "confidence": [0.4, 0.8], "accuracy": [0.5, 1.0]}
     scores = dict.fromkeys(("precision", "recall", "f1"), (0.5, 0.5))
-    return Detail(classes=classes, confusion=confusion, support=(5, 1), reliability=reliability, facts={}, **scores)
+    share = {"mapped": [0.7, 0.3], "adjusted": [0.8, 0.2], "standard_error": [0.1, 0.1]}
+    return Detail(
+        classes=classes, confusion=confusion, support=(5, 1), reliability=reliability, facts={}, area=share,
+        risk_coverage={"coverage": [0.5, 1.0], "risk": [0.1, 0.25]}, **scores,
+    )  # fmt: skip
 
 
 def evaluation(rows, details=None, protocol="cross-year", contrasts=(), models=("rf", "tgem")):
