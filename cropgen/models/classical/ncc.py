@@ -36,8 +36,8 @@ _LEAST_SCALE = 1e-6
 class CentroidOptions(Options):
     """Options of the nearest centroid."""
 
-    scaling: Literal["slot", "slot"] = Field(
-        "band", description="values are divided by the standard deviation of their band, or of their band and slot",
+    scaling: Literal["band", "slot"] = Field(
+        "slot", description="values are divided by the standard deviation of their band, or of their band and slot",
         json_schema_extra={"search": ["band", "slot"]},
     )  # fmt: skip
     centre: Literal["mean", "median"] = Field(
