@@ -32,6 +32,8 @@ _REFLECTANCE = 1e-4
 _ARKANSAS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 _ARKANSAS_CROPS = {"0": "corn", "1": "cotton", "2": "rice", "3": "soybean", "4": "other"}
 _BAVARIA_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_FRANCE_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12")
+_MISSING = 65535
 _MODIS_DAYS = np.arange(23) * 16
 _MODIS_BANDS = ("RED", "NIR", "BLUE", "MIR", "NDVI", "EVI")
 
@@ -119,6 +121,33 @@ def modis(root: Path) -> RealData:
         parcel_id=[f"{lon:.4f} {lat:.4f}" for lon, lat in place],
         year=days[:, 0].astype("datetime64[D]").astype("datetime64[Y]").astype(np.int64) + 1971,
         region="Mato Grosso", label=legend.encode(crop), lon=place[:, 0], lat=place[:, 1],
+    )  # fmt: skip
+    return RealData(series, legend, gpd.GeoSeries.from_xy(place[:, 0], place[:, 1], crs="EPSG:4326"))
+
+
+def france(root: Path) -> RealData:
+    """500 parcels of the French register of 2023 with nine Sentinel-2 bands at ten-day steps from September 2022 on.
+
+    65535 is a missing composite (46 % of the cells); seasons are cut at the end of October 2023.
+    """
+    table = pd.read_parquet(require_input(root / "timeseries/dekad_2023_FRA_LPIS_POLY_110.geoparquet", "series"))
+    table = table[table["timestamp"] < "2023-11-01"]
+    parcel, row = np.unique(table["sample_id"].astype(str), return_inverse=True)
+    column = ((table["timestamp"] - table["timestamp"].min()).dt.days // 10).to_numpy()
+    raw = table[[f"S2-L2A-{band}" for band in _FRANCE_BANDS]].to_numpy()
+    values = np.zeros((len(parcel), column.max() + 1, len(_FRANCE_BANDS)))
+    mask = np.zeros(values.shape[:2], bool)
+    day = np.zeros(values.shape[:2], np.int32)
+    day[:] = _days(np.datetime64(table["timestamp"].min(), "D") + 10 * np.arange(column.max() + 1))
+    values[row, column], mask[row, column] = raw * _REFLECTANCE, (raw < _MISSING).all(1)
+    day[row, column] = _days(table["timestamp"].to_numpy())
+    first = table.groupby("sample_id", observed=True).first().loc[parcel]
+    crop = first["ewoc_code"].astype(str).tolist()
+    legend = Legend.from_codes("worldcereal", crop)
+    place = first[["lon", "lat"]].to_numpy(np.float64)
+    series = ParcelSeries.build(
+        bands=_FRANCE_BANDS, values=values, mask=mask, day=day, parcel_id=parcel.tolist(), year=2023, region="France",
+        label=legend.encode(crop), lon=place[:, 0], lat=place[:, 1],
     )  # fmt: skip
     return RealData(series, legend, gpd.GeoSeries.from_xy(place[:, 0], place[:, 1], crs="EPSG:4326"))
 

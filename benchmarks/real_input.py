@@ -101,6 +101,8 @@ def read(data: str, root: str) -> Any:
         "arkansas": ("us-cdl-s2-2021-arkansas", readers.arkansas),
         "central-asia": ("central-asia-crops", readers.central_asia),
         "bavaria": ("worldcrops-bavaria", readers.bavaria),
+        "modis": ("sits-modis", readers.modis),
+        "france": ("worldcereal-classification", readers.france),
         "patches": ("worldcereal-classification", readers.patches),
     }[data]
     return reader(Path(root) / folder)
@@ -280,7 +282,8 @@ def write(rows: list[dict[str, Any]], code: str) -> None:
 
     document = {
         "command": "python benchmarks/real_input.py",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per training, no GPU; seconds are of processor time",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per training, no GPU; "
+        "seconds are of processor time",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "code": code,

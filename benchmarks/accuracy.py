@@ -1,0 +1,316 @@
+"""Which model is best with few and with many labels, in its region and in another region or year: the scoreboard.
+
+    python benchmarks/accuracy.py [--data ../shared/data] [--jobs 2] [--minutes 60] [--only arkansas] [--models tgem]
+    python benchmarks/accuracy.py --quick      # one seed at 10 % labels on Arkansas
+
+Every cell (data, label share, seed, model, with or without unlabelled target rows) trains once, on one thread, and
+is scored on held-out blocks of its own region or years ("in") and on one half of the other region or years
+("cross"); the other half of the target, in other blocks, is what adaptation may look at, without labels. All models
+see the same rows and labels. Finished cells are kept in `results/accuracy.json` with a fingerprint of the code that
+decides them, so the script goes on where it stopped; `results/accuracy.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "accuracy.json"
+TASKS = ("arkansas", "fergana", "modis")
+FURTHER = ("france", "bavaria", "demo")
+SEEDS = {0.01: tuple(range(10)), 0.05: (0, 1, 2), 0.1: (0, 1, 2), 1.0: (0, 1, 2)}
+PREFIXES = (12, 15, 18, 21)
+ROOTS = ("cropgen.training.fit", "cropgen.training.data", "cropgen.series.splits")
+CHOSEN_BY_NAME = ("cropgen.models.catalog",)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model with its options, and the family its scores are compared in.
+
+    Arguments:
+        target: also run with unlabelled rows of the target.
+        best: of its family; run on the further data and at 5 % too.
+        early: run on prefixes of the season: "cut" at prediction only, or "trained" for each.
+    """
+
+    model: str
+    family: str
+    options: dict[str, Any]
+    target: bool = False
+    best: bool = False
+    early: str = ""
+
+
+def _contenders() -> dict[str, Contender]:
+    classical, discriminative = "classical-generative", "discriminative"
+    plain = {name: Contender(name, discriminative, {}) for name in
+             ("svm", "hgb", "ncc", "lstm", "gru", "starrnn", "inceptiontime", "omniscale", "msresnet", "transformer",
+              "ltae", "tempcnn2")}  # fmt: skip
+    return {
+        "rf": Contender("rf", discriminative, {}, best=True),
+        "lda": Contender("lda", classical, {}),
+        "qda": Contender("qda", classical, {}),
+        "gmm": Contender("gmm", classical, {}),
+        "hmm": Contender("hmm", classical, {}),
+        "dti": Contender("dti", classical, {}),
+        "tgem": Contender("tgem", classical, {}, target=True, best=True, early="cut"),
+        "tempcnn": Contender("tempcnn", discriminative, {}, best=True, early="trained"),
+        "tempcnn+fixmatch": Contender("tempcnn", discriminative, {"semi": "fixmatch"}, target=True, best=True),
+        "tempcnn+fixmatch strong": Contender("tempcnn", discriminative, {"semi": "fixmatch", "augment": "strong"}),
+        "tempcnn 3000 steps": Contender("tempcnn", discriminative, {"steps": 3000}),
+        **plain,
+        "realnvp": Contender("realnvp", "flow", {}, target=True, best=True),
+        "ssvae": Contender("ssvae", "vae", {}, target=True, best=True),
+        "srnn": Contender("srnn", "dvae", {}, target=True, best=True, early="cut"),
+        "pool": Contender("pool", "pool", {}, target=True, best=True, early="trained"),
+    }
+
+
+CONTENDERS = _contenders()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training; `dates` is the number of calendar slots seen, 0 for the whole season."""
+
+    data: str
+    labels: float
+    seed: int
+    model: str
+    target_unlabelled: bool = False
+    dates: int = 0
+
+    def key(self) -> str:
+        """Fingerprint of what decides the result: this cell, the options, and the code the model reaches."""
+        from cropgen.core.run import fingerprint
+        from cropgen.core.sources import code_fingerprint
+        from cropgen.models.catalog import find
+
+        entry = find(CONTENDERS[self.model].model)
+        module = "cropgen.models." + entry.target.partition(":")[0]
+        code = code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME)
+        return fingerprint(code, CONTENDERS[self.model].options, asdict(self))[:20]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows of a data set: to learn from, of the target for adaptation, and to test on, by split."""
+
+    series: Any
+    legend: Any
+    train: np.ndarray
+    target: np.ndarray
+    tests: dict[str, np.ndarray]
+
+
+def problem(data: str, root: str, seed: int) -> Problem:
+    """How a data set is split; blocks of 5 km (Arkansas, MODIS, France) or 2 km; one half of the target is tested."""
+    from real_input import _blocks, _common, _index, read
+
+    if data == "demo":
+        return _demo(seed)
+    if data in FURTHER:
+        real = read(data, root)
+        kept, held = _blocks(_index(real.series), _common(real.series, real.legend, 10, real.series.label >= -1), seed,
+                             0.5 if data == "bavaria" else 5.0)  # fmt: skip
+        return Problem(real.series, real.legend, kept, np.zeros(0, np.int64), {"in": held})
+    real = read({"fergana": "central-asia"}.get(data, data), root)
+    series, index = real.series, _index(real.series)
+    source, block_km = {
+        "arkansas": (series.region == "Z0", 5.0),
+        "fergana": (series.year <= 2016, 2.0),
+        "modis": (series.year <= 2015, 5.0),
+    }[data]
+    rows = _common(series, real.legend, 10, source) if data == "fergana" else np.flatnonzero(source)
+    kept, held = _blocks(index, rows, seed, block_km)
+    halves = _halves(index, np.flatnonzero(~source), seed, block_km)
+    return Problem(series, real.legend, kept, halves[0], {"in": held, "cross": halves[1]})
+
+
+def _demo(seed: int) -> Problem:
+    """The simulated region, made once: the first year in, the second across; crops of the first year only."""
+    from demo_difficulty import series_of
+    from real_input import _blocks, _common, _index
+
+    from cropgen.series.store import SeriesStore
+
+    folder = HERE / "work" / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    series, _, _ = series_of(2000, folder)
+    legend = SeriesStore.open(folder / "series.zarr").legend
+    years = np.unique(series.year)
+    index = _index(series)
+    kept, held = _blocks(index, _common(series, legend, 10, series.year == years[0]), seed, 1.0)
+    halves = _halves(index, np.flatnonzero(series.year == years[1]), seed, 1.0)
+    return Problem(series, legend, kept, halves[0], {"in": held, "cross": halves[1]})
+
+
+def _halves(index: Any, rows: np.ndarray, seed: int, block_km: float) -> tuple[np.ndarray, np.ndarray]:
+    from cropgen.series.splits import holdout
+
+    split = holdout(index.iloc[rows].reset_index(drop=True), 0.5, seed, block_km)
+    return rows[split.train], rows[split.test]
+
+
+def run(cell: Cell, root: str) -> list[dict[str, Any]]:
+    """Train one cell and score it on its splits."""
+    import torch
+    from real_input import score
+
+    from cropgen.evaluation.memory import PeakMemory
+    from cropgen.models.base import TrainingData
+    from cropgen.series.batches import make_batch
+    from cropgen.series.splits import label_subset
+    from cropgen.training.data import assemble
+    from cropgen.training.fit import fit_model
+
+    torch.set_num_threads(1)
+    contender, task = CONTENDERS[cell.model], problem(cell.data, root, cell.seed)
+    seen = _seen(task, cell) if contender.early != "cut" else task.series
+    learnable = task.train[(seen.label[task.train] >= 0) & (seen.clear_dates[task.train] > 0)]
+    labelled = learnable[label_subset(seen.label[learnable], f"{100 * cell.labels:g}%", cell.seed)]
+    rest = np.setdiff1d(learnable, labelled)
+    spec, data = assemble(task.legend, seen.take(labelled), seen.take(rest) if len(rest) else None)
+    classes = task.legend.encode(spec.legend.codes)
+    if cell.target_unlabelled:
+        free = make_batch(seen.take(task.target).select_bands(spec.bands), spec.calendar, classes).without_labels()
+        data = TrainingData(data.labelled, data.unlabelled, target=free)
+    began = time.process_time()
+    with PeakMemory() as peak:
+        fitted = fit_model(contender.model, contender.options, spec, data, seed=cell.seed)
+    seconds = time.process_time() - began
+    tested = _seen(task, cell)
+    shared = {**asdict(cell), "family": contender.family, "n_labelled": len(labelled), "seconds": round(seconds, 2),
+              "peak_mb": round(peak.megabytes or 0), "key": cell.key()}  # fmt: skip
+    return [
+        {"split": split, **shared, **score(fitted.model, tested.take(rows), classes)}
+        for split, rows in task.tests.items()
+    ]
+
+
+def _seen(task: Problem, cell: Cell) -> Any:
+    """The series up to the given number of dekads of the calendar year; all of it for 0."""
+    from cropgen.series.season import SeasonEnd
+
+    if not cell.dates:
+        return task.series
+    month, third = divmod(cell.dates - 1, 3)
+    return SeasonEnd(month + 1, (10, 20, 31)[third] if third < 2 else 28, 0 if third < 2 else 3).cut(task.series)
+
+
+def cells(only: list[str] | None, models: list[str] | None, *, quick: bool = False) -> list[Cell]:
+    """Every cell, the ones that decide most first."""
+    found: list[Cell] = []
+    for labels in (0.1, 0.01, 1.0):
+        for data in TASKS:
+            found += _grid(data, labels, list(CONTENDERS))
+            found += _grid(data, labels, [n for n, c in CONTENDERS.items() if c.target], target=True)
+    best = [name for name, contender in CONTENDERS.items() if contender.best]
+    for data in FURTHER:
+        for labels in (0.1, 1.0):
+            found += _grid(data, labels, best)
+    for data in TASKS:
+        found += _grid(data, 0.05, best)
+    early = [name for name, contender in CONTENDERS.items() if contender.early]
+    found += [Cell("arkansas", 0.1, s, name, False, d) for d in PREFIXES for s in SEEDS[0.1] for name in early]
+    chosen = [c for c in found if (not only or c.data in only) and (not models or c.model in models)]
+    return [c for c in chosen if not quick or (c.data, c.labels, c.seed, c.dates) == ("arkansas", 0.1, 0, 0)]
+
+
+def _grid(data: str, labels: float, names: list[str], *, target: bool = False) -> list[Cell]:
+    return [Cell(data, labels, seed, name, target) for seed in SEEDS[labels] for name in names]
+
+
+def finished() -> dict[str, list[dict[str, Any]]]:
+    """Rows of finished cells by key."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if RESULTS.exists():
+        for row in json.loads(RESULTS.read_text())["rows"]:
+            found.setdefault(row["key"], []).append(row)
+    return found
+
+
+def write(rows: list[dict[str, Any]], command: str) -> None:
+    """Keep all rows, atomically, and the tables made from them."""
+    import scoreboard
+    import torch
+
+    from cropgen.core.files import write_text
+
+    document = {
+        "command": command,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per training, no GPU; "
+        "seconds are of processor time",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    text = json.dumps({**document, "rows": rows}, separators=(",", ":")).replace('},{"split"', '},\n{"split"')
+    write_text(RESULTS, text + "\n")
+    write_text(RESULTS.with_suffix(".md"), scoreboard.page({**document, "rows": rows}))
+
+
+def results(todo: list[Cell], root: str, jobs: int, minutes: float) -> Iterator[tuple[Cell, Any]]:
+    """Rows of each cell, or the error that ended it, as it ends; none is begun after `minutes`."""
+    until = time.monotonic() + 60 * minutes
+    waiting, running = list(reversed(todo)), dict[Future[list[dict[str, Any]]], Cell]()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
+        while waiting or running:
+            while waiting and len(running) < jobs and time.monotonic() < until:
+                cell = waiting.pop()
+                running[workers.submit(run, cell, root)] = cell
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.exception() or future.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=480.0, help="begin no cell after this time")
+    parser.add_argument("--only", nargs="*", choices=(*TASKS, *FURTHER), help="data sets")
+    parser.add_argument("--models", nargs="*", choices=sorted(CONTENDERS), help="models")
+    parser.add_argument("--quick", action="store_true", help="one seed at 10 % labels on Arkansas")
+    options = parser.parse_args()
+    done = finished()
+    wanted = cells(options.only, options.models, quick=options.quick)
+    keys = {cell: cell.key() for cell in wanted}
+    todo = [cell for cell, key in keys.items() if key not in done]
+    print(f"{len(wanted)} cells, {len(wanted) - len(todo)} done", flush=True)
+    kept = dict(done)
+    failed: list[Cell] = []
+    began = time.monotonic()
+    for number, (cell, rows) in enumerate(results(todo, str(options.data), options.jobs, options.minutes), 1):
+        if isinstance(rows, BaseException):
+            print(f"{number}/{len(todo)} failed: {cell}: {rows!r}", flush=True)
+            failed.append(cell)
+            continue
+        kept = {key: old for key, old in kept.items() if asdict(cell).items() - old[0].items()}
+        kept[keys[cell]] = rows
+        write([row for old in kept.values() for row in old], "python benchmarks/accuracy.py")
+        told = " ".join(f"{r['split']} {100 * r['macro_f1']:.1f}/{100 * r['accuracy']:.1f}" for r in rows)
+        print(f"{number}/{len(todo)} {cell.data} {cell.labels:g} seed {cell.seed} {cell.model}"
+              f"{' +target' if cell.target_unlabelled else ''}{f' {cell.dates} dates' if cell.dates else ''}: {told} "
+              f"in {rows[0]['seconds']} s, {time.monotonic() - began:.0f} s so far", flush=True)  # fmt: skip
+    if failed:
+        sys.exit(f"{len(failed)} cells failed")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()
