@@ -37,6 +37,7 @@ class Fault:
         bytes_per_second: as slow as that.
         no_range: the range asked for is ignored, and the whole file is sent.
         redirect: address sent with status 302.
+        hold: the answer waits until this is set.
     """
 
     status: int | None = None
@@ -46,6 +47,7 @@ class Fault:
     bytes_per_second: float | None = None
     no_range: bool = False
     redirect: str | None = None
+    hold: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).lstrip("/")
         wanted = self.headers.get("Range")
         fault = self.files.take(path, wanted)
+        if fault.hold is not None:
+            fault.hold.wait()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._answer(path, wanted, fault)
 
