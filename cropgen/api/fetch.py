@@ -316,8 +316,8 @@ def verify(
     from cropgen.datasets.catalog import find_dataset
     from cropgen.datasets.catalog import list_datasets as read_manifests
     from cropgen.datasets.fetch import exclusive
-    from cropgen.datasets.inventory import FILES
     from cropgen.datasets.inventory import verify as verify_files
+    from cropgen.datasets.layout import FILES
     from cropgen.datasets.lock import FetchLock
 
     reporter = report or Silent()

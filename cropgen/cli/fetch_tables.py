@@ -13,12 +13,12 @@ from cropgen.cli.render import count, facts_table, path_line, plain_table
 if TYPE_CHECKING:
     from cropgen import api
 
-_MOST_YEARS = 4
-
 
 def datasets_table(listing: list[api.DatasetListing]) -> Table:
     """The data sets and their state in the workspace."""
     table = plain_table("data set", "years", "parcels", "classes", "size", "licence", "here", numeric=frozenset({2, 3}))
+    for column in (0, 1, 5):
+        table.columns[column].no_wrap = True
     for item in listing:
         table.add_row(
             item.name, _span(item.years), count(item.parcels), str(item.classes), item.size, item.licence, item.state
@@ -27,9 +27,8 @@ def datasets_table(listing: list[api.DatasetListing]) -> Table:
 
 
 def _span(years: tuple[int, ...]) -> str:
-    if len(years) <= _MOST_YEARS:
-        return ", ".join(str(y) for y in years)
-    return f"{min(years)}–{max(years)}"
+    whole = len(years) == max(years) - min(years) + 1
+    return f"{min(years)}–{max(years)}" if len(years) > 1 and whole else ", ".join(str(y) for y in years)
 
 
 def fetch_summary(result: api.FetchResult) -> list[RenderableType]:

@@ -10,6 +10,7 @@ import cropgen
 from cropgen.core.errors import CropgenError, UsageError
 from cropgen.core.files import folder_size, require_input
 from cropgen.datasets.addresses import require_safe
+from cropgen.datasets.layout import FILES, LOCK, PREPARING
 from cropgen.datasets.manifest import DatasetManifest
 
 _FOLDER = "data_manifests"
@@ -22,17 +23,21 @@ class DatasetState:
     Arguments:
         folder: where it is, or would be.
         present: something is there.
+        prepared: a series store or parcel layers are there, not only files.
         size_bytes: bytes on disk.
     """
 
     folder: Path
     present: bool
+    prepared: bool
     size_bytes: int
 
     @property
     def text(self) -> str:
         """A few words for a list."""
-        return f"present, {self.size_bytes / 1e6:,.0f} MB" if self.present else "absent"
+        if not self.present:
+            return "absent"
+        return f"{'present' if self.prepared else 'files only'}, {self.size_bytes / 1e6:,.0f} MB"
 
 
 def manifest_folder() -> Path:
@@ -88,7 +93,8 @@ def find_dataset(name: str, folder: Path | None = None, *, insecure: bool = Fals
 
 
 def state_in(manifest: DatasetManifest, data: Path) -> DatasetState:
-    """Whether a data set is in the `data` folder of a workspace, and how large it is there."""
+    """Whether a data set is in the `data` folder of a workspace, prepared or as files, and how large it is there."""
     folder = data / manifest.name
-    present = folder.is_dir() and any(folder.iterdir())
-    return DatasetState(folder, present, folder_size(folder) if present else 0)
+    content = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    prepared = bool(content - {FILES, LOCK, PREPARING})
+    return DatasetState(folder, bool(content), prepared, folder_size(folder) if content else 0)

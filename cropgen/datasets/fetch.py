@@ -1,10 +1,4 @@
-"""Fetching a data set: plan, download or bring, verify, unpack, prepare.
-
-data/<name>/files/             the files, as published
-data/<name>/fetch.lock.toml    what each was when it was first here
-data/<store>/series.zarr       the container that the reader makes of them, or parcel layers
-data/<store>/prepared.json     from which selection and files
-"""
+"""Fetching a data set: plan, download or bring, verify, unpack, prepare; see `layout` for what is where."""
 
 from __future__ import annotations
 
@@ -25,12 +19,12 @@ from cropgen.core.progress import Reporter
 from cropgen.core.recipe import validate
 from cropgen.core.run import fingerprint
 from cropgen.datasets.download import DownloadOptions, download
-from cropgen.datasets.inventory import FILES, adopt, bring_from, is_here, settle, usable_in_place
+from cropgen.datasets.inventory import adopt, bring_from, is_here, settle, usable_in_place
+from cropgen.datasets.layout import FILES, PREPARED, SERIES
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import DatasetManifest, RemoteFile, Selection
 from cropgen.datasets.reader import READERS, Dropped, Prepared, Request, reader_of
 
-PREPARED = "prepared.json"
 _SLACK = 1.02
 
 
@@ -186,9 +180,9 @@ def guard_prepared(folder: Path, selection: Selection, options: Any, *, overwrit
         return
     earlier = prepared_in(folder)
     if earlier is None:
-        if (folder / "series.zarr").exists():
+        if (folder / SERIES).exists():
             raise OutputExistsError(
-                f"{folder / 'series.zarr'} exists and was not fetched", hint="choose --name, or pass --overwrite"
+                f"{folder / SERIES} exists and was not fetched", hint="choose --name, or pass --overwrite"
             )
     elif earlier["selection"] != selection.to_json() or earlier["options"] != options.model_dump(mode="json"):
         raise OutputExistsError(

@@ -1,8 +1,4 @@
-"""The files of a data set on disk: which are here, whether they are sound, and how archives and folders become them.
-
-data/<name>/files/<path>       every file under the path of the manifest, archives with `unpack` unpacked
-data/<name>/fetch.lock.toml    what each was when it was first here
-"""
+"""The files of a data set on disk: which are here, whether they are sound, and how archives and folders become them."""
 
 from __future__ import annotations
 
@@ -20,7 +16,6 @@ from cropgen.datasets.digests import check, digests_of
 from cropgen.datasets.lock import FetchLock, LockedFile, LockedMember
 from cropgen.datasets.manifest import RemoteFile
 
-FILES = "files"
 _UNPUBLISHED_LIMIT = 4 << 30
 _MOST_ENTRIES = 1000
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from cropgen.core.recipe import Section, read_toml, write_toml
+from cropgen.datasets.layout import LOCK
 
-LOCK = "fetch.lock.toml"
 Trust = Literal["sha256", "md5", "first use"]
 
 

@@ -18,6 +18,7 @@ from cropgen.core.errors import UsageError
 from cropgen.core.files import remove, write_text
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Section
+from cropgen.datasets.layout import PREPARING, SERIES
 from cropgen.datasets.manifest import DatasetManifest, Selection
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -35,7 +36,6 @@ READERS = {
     "eurocropsml": "cropgen.datasets.eurocropsml:EuroCropsMLReader",
     "timesen2crop": "cropgen.datasets.timesen2crop:TimeSen2CropReader",
 }
-PREPARING = "preparing"
 _LEDGER = "ledger.json"
 _EXAMPLES = 5
 
@@ -65,7 +65,7 @@ class Request:
 
     @property
     def series(self) -> Path:
-        return self.folder / "series.zarr"
+        return self.folder / SERIES
 
     def source(self) -> dict[str, Any]:
         """What the store says of its origin."""
@@ -216,18 +216,18 @@ def fill_store(
 
     folder = request.folder / PREPARING
     ledger = Ledger(folder, request.fingerprint)
-    progress = _Progress.resume(ledger, folder / "series.zarr")
+    progress = _Progress.resume(ledger, folder / SERIES)
     if progress is None:
         remove(folder)
         ledger = Ledger(folder, request.fingerprint)
         SeriesStore.create(
-            folder / "series.zarr", bands=spec.bands, legend=spec.legend, crs=spec.crs,
+            folder / SERIES, bands=spec.bands, legend=spec.legend, crs=spec.crs,
             source={**request.source(), **spec.source},
         )  # fmt: skip
         progress = _Progress()
     elif progress.rows:
         request.report.info(f"going on behind {progress.rows:,} parcels prepared earlier")
-    store = SeriesStore.open(folder / "series.zarr")
+    store = SeriesStore.open(folder / SERIES)
     with request.report.task(f"preparing {request.manifest.name}", spec.rows) as task:
         task.advance(progress.rows)
         for shard in shards(progress.shards):
