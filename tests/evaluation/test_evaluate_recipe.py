@@ -208,7 +208,7 @@ def test_wrong_documents_are_named(store, tmp_path):
     path = tmp_path / "out" / "evaluation.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "evaluation": 99}))
-    with pytest.raises(SchemaError, match="not an evaluation of version 1: evaluation"):
+    with pytest.raises(SchemaError, match="not an evaluation of version 2: evaluation"):
         read_evaluation(path)
     path.write_text("{")
     with pytest.raises(CorruptInputError, match="not JSON"):
