@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 def datasets_table(listing: list[api.DatasetListing]) -> Table:
     """The data sets and their state in the workspace."""
-    table = plain_table("data set", "years", "parcels", "classes", "size", "licence", "here", numeric=frozenset({2, 3}))
-    for column in (0, 1, 5):
-        table.columns[column].no_wrap = True
+    table = plain_table("data set", "years", "parcels", "crops", "size", "licence", "here", numeric=frozenset({2, 3}))
+    for column in table.columns[:5]:
+        column.no_wrap = True
+    table.columns[-1].min_width = 10
     for item in listing:
         table.add_row(
             item.name, _span(item.years), count(item.parcels), str(item.classes), item.size, item.licence, item.state

@@ -231,11 +231,12 @@ def fill_store(
     with request.report.task(f"preparing {request.manifest.name}", spec.rows) as task:
         task.advance(progress.rows)
         for shard in shards(progress.shards):
-            ledger["store"] = progress.to_json(expected=progress.rows + len(shard.series))
+            behind = progress.after(shard)
+            ledger["store"] = [progress.to_json(), behind.to_json()]
             store.append(shard.series, shard.geometry)
-            progress = progress.after(shard)
+            progress = behind
             task.advance(len(shard.series))
-    ledger["store"] = progress.to_json(expected=progress.rows)
+    ledger["store"] = [progress.to_json()]
     if finish is not None:
         finish(store)
     _move_into_place(folder, request)
@@ -260,18 +261,13 @@ class _Progress:
 
     @classmethod
     def resume(cls, ledger: Ledger, store: Path) -> _Progress | None:
-        """Where an earlier start got to; None when nothing of it can be used."""
+        """Where an earlier start got to, before or behind its last shard; None when nothing of it can be used."""
         from cropgen.series.store import SeriesStore
 
         if "store" not in ledger or not (store / "zarr.json").is_file():
             return None
-        entry = ledger["store"]
         rows = len(SeriesStore.open(store))
-        if rows not in (entry["rows"], entry["expected"]):
-            return None
-        appended = rows == entry["expected"] and rows != entry["rows"]
-        dropped = {k: Dropped(count, tuple(first)) for k, (count, first) in entry["dropped"].items()}
-        return cls(entry["shards"] + appended, rows, dropped)
+        return next((cls.from_json(entry) for entry in ledger["store"] if entry["rows"] == rows), None)
 
     def after(self, shard: Shard) -> _Progress:
         dropped = dict(self.dropped)
@@ -281,6 +277,11 @@ class _Progress:
             dropped[reason] = Dropped(before.count + len(ids), first)
         return _Progress(self.shards + 1, self.rows + len(shard.series), dropped)
 
-    def to_json(self, expected: int) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         dropped = {reason: [d.count, list(d.first)] for reason, d in self.dropped.items()}
-        return {"shards": self.shards, "rows": self.rows, "expected": expected, "dropped": dropped}
+        return {"shards": self.shards, "rows": self.rows, "dropped": dropped}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> _Progress:
+        dropped = {reason: Dropped(count, tuple(first)) for reason, (count, first) in entry["dropped"].items()}
+        return cls(entry["shards"], entry["rows"], dropped)
