@@ -19,63 +19,93 @@ class EvaluateRequest:
     """What to compare on what; None and empty mean the default.
 
     Arguments:
-        protocol: holdout, cross-year or cross-region.
+        protocol: a general one (see `cropgen.evaluation.protocols`) or one that the data set was published with.
         models: names or aliases of the catalogue, compared on the same splits.
-        labels: label shares.
+        labels: label shares; empty: 100 %, or 1, 5, 10, 25, 50, 100 % for label-curve.
         seeds: each draws its own split, labels and weights.
         series: series store; None takes the newest of the workspace.
         options: options of the one model compared; with several models, nested under their names.
+        vary: option → values to compare; `key` in every model that has it, `model.key` in that model alone.
+        until: ends of the season, `MM-DD` or days after 1 January: trained and tested up to each, and trained on whole
+            seasons and cut short at the test.
+        unlabelled_target: train a second time with the unlabelled parcels of the test year or region.
+        tune: option sets each model may try on validation rows inside the training rows; 0 keeps the defaults.
         test_share, block_km: share of the spatial blocks held out, and their side in kilometres.
+        parts: parts of the protocol blocks.
         validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
         neighbour_m: parcels nearer than this are neighbours to the leak checks.
         on_leak: fail (a training with a leak is not run) or drop (its leaking rows are left out).
+        engine, jobs, scheduler: where trainings are done, see `cropgen.core.engine`; results do not depend on it.
         output: folder of evaluation.json; None takes reports/<protocol>.
     """
 
     protocol: str = "holdout"
     models: tuple[str, ...] = ("pool",)
-    labels: tuple[str, ...] = ("100%",)
+    labels: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     series: Path | None = None
     years: tuple[int, ...] = ()
     regions: tuple[str, ...] = ()
     unlabelled_years: tuple[int, ...] = ()
     calendar: str = "auto"
+    standardise: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
+    vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    until: tuple[str, ...] = ()
+    unlabelled_target: bool = False
+    tune: int = 0
     test_share: float = 0.3
     block_km: float = 1.0
+    parts: int = 5
     validation: str | None = None
     neighbour_m: float = 10.0
     on_leak: str = "fail"
+    engine: str | None = None
+    jobs: int = 1
+    scheduler: str | None = None
     output: Path | None = None
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Where the evaluation is and what it says, averaged over seeds."""
+    """Where the evaluation is and what it says, averaged over seeds.
+
+    Arguments:
+        cells: number of trainings.
+        planned: with `dry_run`, every training, where it is tested and whether it is done already.
+    """
 
     evaluation: Path
     cells: int
     summary: tuple[dict[str, Any], ...]
     dry_run: bool
+    planned: tuple[dict[str, Any], ...] = ()
 
 
 def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> EvaluateRecipe:
+    from cropgen.evaluation.protocols import LABEL_CURVE
+    from cropgen.evaluation.variants import contenders
+
     single = len(request.models) == 1
     unknown = [] if single else [key for key in request.options if key not in request.models]
     if unknown:
         raise UsageError(
             f"--set {unknown[0]}: several models are compared", hint="name the model first: --set MODEL.KEY=VALUE"
         )
-    models = [model_section(m, request.options if single else request.options.get(m, {})) for m in request.models]
+    options = {m: request.options if single else request.options.get(m, {}) for m in request.models}
+    for name in request.models:
+        model_section(name, options[name])
     document = {
-        "protocol": request.protocol, "models": models, "labels": request.labels, "seeds": request.seeds,
-        "test_share": request.test_share, "block_km": request.block_km, "neighbour_m": request.neighbour_m,
-        "on_leak": request.on_leak,
+        "protocol": request.protocol, "models": contenders(request.models, options, request.vary),
+        "labels": request.labels or (LABEL_CURVE if request.protocol == "label-curve" else ("100%",)),
+        "seeds": request.seeds, "until": request.until, "target_unlabelled": request.unlabelled_target,
+        "tune": request.tune, "parts": request.parts, "test_share": request.test_share, "block_km": request.block_km,
+        "neighbour_m": request.neighbour_m, "on_leak": request.on_leak,
         "data": {
             "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
             "unlabelled_years": request.unlabelled_years, "calendar": request.calendar,
-            "validation_share": validation_share(request.validation), "validation_block_km": request.block_km,
+            "standardise": request.standardise, "validation_share": validation_share(request.validation),
+            "validation_block_km": request.block_km,
         },
     }  # fmt: skip
     return validate(EvaluateRecipe, document, where="arguments")
@@ -94,22 +124,35 @@ def evaluate(
 
     Raises:
         UsageError: a model, an option or the protocol is unknown. DataError: the data cannot support the protocol.
+        UnfinishedError: some trainings failed; the others are kept and scored.
+        MissingDependencyError: the engine is not installed.
     """
-    from cropgen.evaluation.document import read_evaluation
+    from cropgen.core.engine import Engine
+    from cropgen.evaluation.document import Ledger, read_evaluation
     from cropgen.evaluation.evaluate import evaluate as run_evaluation
-    from cropgen.evaluation.evaluate import plan
+    from cropgen.evaluation.evaluate import lay_out
     from cropgen.evaluation.summary import summarise
-    from cropgen.series.store import SeriesStore
 
+    engine = Engine.chosen(request.engine, request.jobs, request.scheduler)
+    report = report or Silent()
     series = locate_series(workspace, request.series)
     recipe = _recipe(workspace, request, series)
     folder = request.output or workspace.reports / recipe.protocol
-    trainings = len(list(plan(recipe, SeriesStore.open(series).index())))
     if dry_run:
-        return EvaluateResult(folder / "evaluation.json", trainings, (), dry_run=True)
-    document = run_evaluation(recipe, series, folder, resume=resume, overwrite=overwrite, report=report or Silent())
-    comparable = [row for row in read_evaluation(document).rows if row.scope == "held-out"]
-    return EvaluateResult(document, trainings, tuple(summarise(comparable)), dry_run=False)
+        table, ledger = lay_out(recipe, series, report=report), Ledger(folder)
+        planned = tuple(
+            {**training.describe(), "done": not overwrite and ledger.read(key) is not None}
+            for training, key in zip(table.trainings, table.keys, strict=True)
+        )
+        return EvaluateResult(folder / "evaluation.json", len(planned), (), dry_run=True, planned=planned)
+    document = run_evaluation(
+        recipe, series, folder, resume=resume, overwrite=overwrite, report=report, engine=engine
+    )  # fmt: skip
+    evaluation = read_evaluation(document)
+    trainings = {(row.train, row.labels, row.seed, row.model, row.variant, row.target_unlabelled,
+                  "" if row.cut else row.until) for row in evaluation.rows}  # fmt: skip
+    comparable = [row for row in evaluation.rows if row.scope == "held-out"]
+    return EvaluateResult(document, len(trainings), tuple(summarise(comparable)), dry_run=False)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,26 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     return document
 
 
+def parse_vary(pairs: list[str] | None) -> dict[str, tuple[Any, ...]]:
+    """`key=a,b,c` pairs as values by key; values are TOML or else text, a TOML array gives values with commas in them.
+
+    Raises:
+        UsageError: a pair has no `=` or no key, or a key is given twice.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UsageError(f"--vary {pair!r}: expected key=a,b,c", hint="for example --vary steps=200,400")
+        if key in found:
+            raise UsageError(f"--vary {key} is given twice", hint=f"name all values once: --vary {key}=a,b,c")
+        listed = _toml_value(text)
+        values = listed if isinstance(listed, list) else [_toml_value(part) for part in split_list(text)]
+        found[key] = tuple(values)
+    return found
+
+
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]

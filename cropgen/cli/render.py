@@ -115,14 +115,16 @@ def evaluate_summary(result: api.EvaluateResult) -> list[RenderableType]:
     """Mean scores over seeds, a row per model, label share and split; every training that would be done."""
     if result.dry_run:
         return _planned(result)
+    strange = ("AUROC",) if any(row["auroc_out_of_legend"] is not None for row in result.summary) else ()
     table = plain_table(
-        "model", "labels", "train → test", "seeds", "macro-F1", "accuracy", "NLL", "ECE",
-        numeric=frozenset(range(3, 8)),
+        "model", "labels", "train → test", "seeds", "macro-F1", "accuracy", "NLL", "ECE", *strange,
+        numeric=frozenset(range(3, 9)),
     )  # fmt: skip
     for row in result.summary:
         table.add_row(
             _contender(row), row["labels"], f"{row['train']} → {row['test']}{_seen(row)}", str(row["seeds"]),
             _spread(row), percent(row["accuracy"]), f"{row['nll']:.2f}", percent(row["ece"]),
+            *(percent(row["auroc_out_of_legend"]) for _ in strange),
         )  # fmt: skip
     return [table, path_line("evaluation", result.evaluation), Text("next: cropgen report", "dim")]
 

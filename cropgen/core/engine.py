@@ -11,6 +11,7 @@ unit that fails, or whose worker dies, is reported as failed and the others go o
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -266,7 +267,9 @@ def _client(engine: Engine) -> Client:
         from dask import config
 
         with config.set({"distributed.scheduler.allowed-failures": 0}):
-            return distributed.Client(n_workers=engine.jobs, threads_per_worker=1, dashboard_address=None)
+            return distributed.Client(
+                n_workers=engine.jobs, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+            )
     try:
         return distributed.Client(engine.scheduler, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:

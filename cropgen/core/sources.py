@@ -24,10 +24,9 @@ def code_fingerprint(roots: Iterable[str] | None = None, *, without: Iterable[st
         roots: dotted names of modules; what they reach counts. None: the whole package.
         without: modules that decide nothing, such as a table of names; they are left out, with what only they reach.
     """
-    names = sorted(all_modules() if roots is None else reached(roots, without=without))
+    names = all_modules() if roots is None else reached(roots, without=without)
     digest = hashlib.sha256()
-    for name in names:
-        source = _file_of(name)
+    for source in sorted(map(_file_of, names)):
         digest.update(source.relative_to(_ROOT).as_posix().encode())
         digest.update(source.read_bytes())
     return digest.hexdigest()
@@ -42,7 +41,7 @@ def reached(roots: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
     """The roots and every module of the package that they reach.
 
     Raises:
-        KeyError: a root is not a module of the package.
+        FileNotFoundError: a root is not a module of the package.
     """
     left_out, found = set(without), set()
     waiting = list(roots)
@@ -70,12 +69,7 @@ def _named(tree: ast.Module) -> Iterator[str]:
             candidates = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
-        yield from (c for c in candidates if c.split(".")[0] == "cropgen" and c in _modules())
-
-
-@functools.cache
-def _modules() -> frozenset[str]:
-    return frozenset(all_modules())
+        yield from (c for c in candidates if c.split(".")[0] == _ROOT.name and _file_of(c).is_file())
 
 
 def _name_of(path: Path) -> str:
@@ -84,7 +78,5 @@ def _name_of(path: Path) -> str:
 
 
 def _file_of(name: str) -> Path:
-    if name not in _modules():
-        raise KeyError(f"{name} is not a module of {_ROOT.name}")
     stem = _ROOT.joinpath(*name.split(".")[1:])
     return stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")

@@ -120,13 +120,13 @@ def evaluate(
     """
     report = report or Silent()
     table = lay_out(recipe, store_path, fit, report)
-    ledger = Ledger(folder)
+    ledger, versions = Ledger(folder), environment()
     ledger.begin(resume=resume, overwrite=overwrite)
     failed = _run(table, store_path, ledger, report, engine or Engine())
     done = [(t, *kept) for t, key in zip(table.trainings, table.keys, strict=True) if (kept := ledger.read(key))]
     if failed and not done:
         raise next(iter(failed.values()))
-    document = _assemble(table, done, failed)
+    document = _assemble(table, done, failed, versions)
     document.write(ledger.document)
     require_no_leak(document.checks, ledger.document)
     if failed:
@@ -182,8 +182,9 @@ def _sheets(training: Training, arrays: Arrays, label: Any) -> Iterator[Sheet]:
 
 
 def _assemble(
-    table: Table, done: list[tuple[Training, TrainingRecord, Arrays]], failed: dict[int, CropgenError]
-) -> Evaluation:
+    table: Table, done: list[tuple[Training, TrainingRecord, Arrays]], failed: dict[int, CropgenError],
+    versions: dict[str, Any],
+) -> Evaluation:  # fmt: skip
     bench, recipe, store = table.bench, table.bench.recipe, table.bench.store
     rows = [row for _, record, _ in done for row in record.rows]
     checks = summarise_checks(check for _, record, _ in done for check in record.checks)
@@ -208,6 +209,6 @@ def _assemble(
         provenance={
             "data": store.fingerprint(),
             "recipe": fingerprint(recipe.model_dump(mode="json")),
-            "environment": environment(),
+            "environment": versions,
         },
     )

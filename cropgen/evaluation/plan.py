@@ -68,6 +68,17 @@ class Training:
         parts += ["with unlabelled target"] if self.fold.target is not None else []
         return ", ".join(parts)
 
+    def describe(self) -> dict[str, Any]:
+        """What a list of trainings says of it."""
+        fold = self.fold
+        return {
+            "model": find(self.model.name).name, "variant": self.model.variant, "labels": self.labels,
+            "seed": fold.seed, "train": fold.train, "until": self.until,
+            "target_unlabelled": fold.target is not None,
+            "tests": [{"test": exam.test.name, "scope": exam.test.scope, "rows": len(exam.test.rows),
+                       "until": exam.until, "cut": exam.cut} for exam in self.exams()],
+        }  # fmt: skip
+
     def exams(self) -> Iterator[Exam]:
         """Every test set at the end that was learnt to, then the held-out ones at each earlier end."""
         for test in self.fold.tests:

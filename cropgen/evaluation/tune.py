@@ -8,8 +8,8 @@ validation rows are whole spatial blocks inside the training rows, or those that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,21 +29,14 @@ _DRAW_STREAM = 0x70E5
 _FLOOR = -30.0
 
 
-def search_space(settings: type[Options], fixed: dict[str, Any]) -> dict[tuple[str, ...], list[Any]]:
-    """Path of every option that may be searched → its values, those of options inside options included.
+def search_space(settings: type[Options], fixed: Iterable[str] = ()) -> dict[str, list[Any]]:
+    """Name of every option that may be searched → its values.
 
     Arguments:
-        fixed: options the user has set, nested; they are not searched.
+        fixed: options the user has set; they are not searched.
     """
-    space: dict[tuple[str, ...], list[Any]] = {}
-    for name, field in settings.model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(field.default, Options):
-            inner = search_space(type(field.default), fixed.get(name, {}))
-            space |= {(name, *path): values for path, values in inner.items()}
-        elif isinstance(extra, dict) and "search" in extra and name not in fixed:
-            space[name,] = list(extra["search"])  # pyright: ignore[reportArgumentType]
-    return space
+    listed = {name: field.json_schema_extra for name, field in settings.model_fields.items() if name not in set(fixed)}
+    return {name: cast("list[Any]", x["search"]) for name, x in listed.items() if isinstance(x, dict) and "search" in x}
 
 
 def option_sets(model: Contender, budget: int, seed: int) -> list[dict[str, Any]]:
@@ -56,9 +49,9 @@ def option_sets(model: Contender, budget: int, seed: int) -> list[dict[str, Any]
     for number in _draws(math.prod(sizes), find(model.name).name, seed):
         if len(found) >= budget:
             break
-        options = model.options
-        for (path, values), place in zip(space.items(), np.unravel_index(number, sizes), strict=True):
-            options = _with(options, path, values[int(place)])
+        places = np.unravel_index(number, sizes)
+        drawn = {name: values[int(k)] for (name, values), k in zip(space.items(), places, strict=True)}
+        options = model.options | drawn
         if (checked := settings.model_validate(options)) not in seen:
             found.append(options)
             seen.append(checked)
@@ -69,11 +62,6 @@ def _draws(count: int, name: str, seed: int) -> Iterator[int]:
     """Every number below `count` once, in a seeded order that depends on the model's name."""
     draw = np.random.default_rng([seed, _DRAW_STREAM, *name.encode()])
     yield from (int(number) for number in draw.permutation(count))
-
-
-def _with(options: dict[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
-    head, *rest = path
-    return {**options, head: _with(options.get(head, {}), tuple(rest), value) if rest else value}
 
 
 def tune(

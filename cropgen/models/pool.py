@@ -53,10 +53,16 @@ class PoolOptions(Options):
     generative: str = Field("tgem", description="the generative member: a generative model of `cropgen models`")
     discriminative: str = Field("tempcnn", description="the other member: any other model of `cropgen models`")
     weight: float = Field(
-        -1.0, ge=-1, le=1, description="share of the generative member, 0 to 1; −1: from the labels per class"
+        -1.0,
+        ge=-1,
+        le=1,
+        description="share of the generative member, 0 to 1; −1: from the labels per class",
+        json_schema_extra={"search": [-1.0, 0.3, 0.5, 0.7]},
     )
     temper: bool = Field(
-        True, description="temper the other member on the unlabelled parcels by the generative member's posterior"
+        True,
+        description="temper the other member on the unlabelled parcels by the generative member's posterior",
+        json_schema_extra={"search": [True, False]},
     )
     generative_options: dict[str, Any] = Field(default_factory=dict, description="options of the generative member")
     discriminative_options: dict[str, Any] = Field(

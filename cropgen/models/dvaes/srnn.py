@@ -33,8 +33,15 @@ _LARGEST_BLOCK = 1 << 22
 class SRNNOptions(ResidualOptions):
     """Options of `srnn`."""
 
-    hidden: int = Field(64, ge=1, description="units of the recurrent network and of the perceptrons")
-    latent: int = Field(8, ge=1, description="size of the latent state z of a date")
+    hidden: int = Field(
+        64,
+        ge=1,
+        description="units of the recurrent network and of the perceptrons",
+        json_schema_extra={"search": [32, 64]},
+    )
+    latent: int = Field(
+        8, ge=1, description="size of the latent state z of a date", json_schema_extra={"search": [4, 8, 16]}
+    )
     smoothing: int = Field(32, ge=1, description="units of the inference network in each direction of time")
     inference: Literal["smooth", "filter"] = Field(
         "smooth", description="smooth: q sees the whole season; filter: q sees dates up to its own, scores are causal"

@@ -20,8 +20,18 @@ _HALVES_SEED = 7
 class RealNVPOptions(ResidualOptions):
     """Options of `realnvp`."""
 
-    layers: int = Field(4, ge=1, description="affine couplings; each two share a random split and swap its halves")
-    hidden: int = Field(128, ge=1, description="width of the two hidden layers of a conditioner")
+    layers: int = Field(
+        4,
+        ge=1,
+        description="affine couplings; each two share a random split and swap its halves",
+        json_schema_extra={"search": [2, 4, 8]},
+    )
+    hidden: int = Field(
+        128,
+        ge=1,
+        description="width of the two hidden layers of a conditioner",
+        json_schema_extra={"search": [64, 128]},
+    )
 
 
 class RealNVP(ResidualModel):

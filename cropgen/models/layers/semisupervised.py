@@ -34,13 +34,18 @@ UNIFORM_SHARE = 0.01
 class SemiSupervisedOptions(GradientOptions):
     """Weights of the losses and the rule of decision, shared by the deep generative models."""
 
+    learning_rate: float = Field(
+        1e-3, gt=0, description="peak of the one-cycle schedule", json_schema_extra={"search": [3e-4, 1e-3, 3e-3]}
+    )
     generative: float = Field(1.0, ge=0, description="weight of the density of labelled parcels")
     marginal: float = Field(1.0, ge=0, description="weight of the density of unlabelled parcels, classes summed out")
     hybrid: float = Field(1.0, ge=0, description="weight of the cross-entropy of Bayes' rule on labelled parcels")
     recognition: float = Field(1.0, ge=0, description="weight of the cross-entropy of q(y|x) on labelled parcels")
     distillation: float = Field(1.0, ge=0, description="weight of teaching q(y|x) by Bayes' rule on unlabelled parcels")
     decide: Decision = Field(
-        "product", description="what classifies: bayes, q (the recognition head), or their product"
+        "product",
+        description="what classifies: bayes, q (the recognition head), or their product",
+        json_schema_extra={"search": ["product", "bayes", "q"]},
     )
 
 

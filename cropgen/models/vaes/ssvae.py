@@ -20,7 +20,7 @@ _LOG_STD_BOUND = 3.0
 class SemiSupervisedVAEOptions(ResidualOptions):
     """Options of `ssvae`."""
 
-    latent: int = Field(16, ge=1, description="size of the latent z")
+    latent: int = Field(16, ge=1, description="size of the latent z", json_schema_extra={"search": [8, 16, 32]})
     samples: int = Field(8, ge=1, description="samples of the importance-weighted bound that scores a parcel")
 
 
