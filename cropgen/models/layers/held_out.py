@@ -63,13 +63,15 @@ def held_out_scores(
     return torch.cat(scores), torch.cat(answers)
 
 
-def fit_temperature(log_joint: Tensor, y: Tensor) -> HeldOut:
-    """The β of a grid from 0.003 to 30 with the least mean −log of the tempered posterior.
+def fit_temperature(log_joint: Tensor, y: Tensor, betas: Tensor = _BETAS) -> HeldOut:
+    """The β of a grid with the least mean −log of the tempered posterior.
 
     Arguments:
         log_joint: (N, K) log p(x, y) or another score of held-out rows.
         y: (N,) their classes.
+        betas: the grid, by default from 0.003 to 30.
     """
-    nll = {float(b): float(functional.nll_loss(tempered(log_joint, float(b)), y)) for b in _BETAS}
+    grid = betas.to(log_joint.dtype).tolist()
+    nll = {b: float(functional.nll_loss(tempered(log_joint, b), y)) for b in grid}
     beta = min(nll, key=lambda b: nll[b])
     return HeldOut(nll[beta], beta)

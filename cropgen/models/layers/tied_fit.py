@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from cropgen.core.errors import DataError
 from cropgen.models.base import Context, InputSpec, Options, TrainingData
-from cropgen.models.layers.innovations import TiedGaussian, tempered
+from cropgen.models.layers.held_out import FOLDS, HeldOut, fit_temperature, stratified_folds
+from cropgen.models.layers.innovations import TiedGaussian
 from cropgen.models.layers.tied_em import (
     Estimate,
     Rows,
@@ -43,7 +44,6 @@ from cropgen.models.layers.tied_em import (
 from cropgen.series.augment import Strength, augment, fill_gaps
 from cropgen.series.batches import Batch
 
-_FOLDS = 3
 _FINAL = "final"
 _START_LAG = 2
 _LABELS_MAY_LOSE = 0.03
@@ -59,8 +59,14 @@ class TiedOptions(Options):
     em: Literal["auto", "on", "off"] = Field(
         "auto", description="learn from unlabelled parcels: guarded, always, never"
     )
-    unlabelled_weight: float = Field(1.0, gt=0, description="weight of an unlabelled parcel in EM")
-    augment: Strength = Field("strong", description="augmentation of the labelled parcels: strong, lite, none")
+    unlabelled_weight: float = Field(
+        1.0, gt=0, description="weight of an unlabelled parcel in EM", json_schema_extra={"search": [0.3, 1.0]}
+    )
+    augment: Strength = Field(
+        "strong",
+        description="augmentation of the labelled parcels: strong, lite, none",
+        json_schema_extra={"search": ["strong", "lite", "none"]},
+    )
     em_labels: Literal["copies", "once"] = Field("copies", description="labels in EM: augmented copies, or once each")
     em_steps: int = Field(8, ge=1, description="steps of EM")
     starts: Literal["two", "ledoit-wolf", "autoregression"] = Field("two", description="covariances EM starts from")
@@ -70,7 +76,12 @@ class TiedOptions(Options):
     guard_ratio: float = Field(
         1.25, gt=0, description="EM is kept when its cross-validated NLL is at most this multiple of the best without"
     )
-    prior_exponent: float = Field(1.0, ge=0, description="class prior ∝ label counts to this power; 0 is uniform")
+    prior_exponent: float = Field(
+        1.0,
+        ge=0,
+        description="class prior ∝ label counts to this power; 0 is uniform",
+        json_schema_extra={"search": [0.0, 0.5, 1.0]},
+    )
 
 
 @dataclass(frozen=True)
@@ -235,21 +246,13 @@ def _copies(material: _Material, x: Tensor, y: Tensor, purpose: str) -> Weighted
     return _once(copies, y, material.classes)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Cross-validated score of a candidate: mean NLL at the inverse temperature that minimises it."""
-
-    nll: float
-    beta: float
-
-
 def _cross_validate(material: _Material, candidates: list[Candidate]) -> dict[str, HeldOut]:
     """Scores of the candidates on labelled rows they did not see; empty when no class has two labels."""
-    fold = _folds(material.y, material.context.generator("tied/folds"))
+    fold = stratified_folds(material.y, material.context.generator("tied/folds"))
     joint: dict[str, list[Tensor]] = {c.name: [] for c in candidates}
     answers: list[Tensor] = []
-    with material.context.report.task("cross-validation", _FOLDS * len(candidates)) as task:
-        for index in range(_FOLDS):
+    with material.context.report.task("cross-validation", FOLDS * len(candidates)) as task:
+        for index in range(FOLDS):
             test = fold == index
             if not test.any():
                 continue
@@ -262,26 +265,7 @@ def _cross_validate(material: _Material, candidates: list[Candidate]) -> dict[st
     if not answers:
         return {}
     y = torch.cat(answers)
-    return {name: _temper(torch.cat(parts), y) for name, parts in joint.items()}
-
-
-def _folds(y: Tensor, generator: torch.Generator) -> Tensor:
-    """(N,) fold of each labelled row, classes spread evenly; −1 (always in training) for the only label of a class."""
-    fold = torch.full_like(y, -1)
-    offset = 0
-    for value in y.unique().tolist():
-        rows = (y == value).nonzero()[:, 0]
-        if len(rows) > 1:
-            shuffled = rows[torch.randperm(len(rows), generator=generator)]
-            fold[shuffled] = (torch.arange(len(rows)) + offset) % _FOLDS
-            offset += len(rows)
-    return fold
-
-
-def _temper(joint: Tensor, y: Tensor) -> HeldOut:
-    nll = {float(beta): float(functional.nll_loss(tempered(joint, beta), y)) for beta in _BETAS.to(joint.dtype)}
-    beta = min(nll, key=lambda b: nll[b])
-    return HeldOut(nll[beta], beta)
+    return {name: fit_temperature(torch.cat(parts), y, _BETAS) for name, parts in joint.items()}
 
 
 def _choose(
