@@ -19,7 +19,8 @@ def datasets_table(listing: list[api.DatasetListing]) -> Table:
     table = plain_table("data set", "years", "parcels", "crops", "size", "licence", "here", numeric=frozenset({2, 3}))
     for column in table.columns[:5]:
         column.no_wrap = True
-    table.columns[-1].min_width = 10
+    table.columns[5].overflow = "fold"
+    table.columns[6].min_width = 10
     for item in listing:
         table.add_row(
             item.name, _span(item.years), count(item.parcels), str(item.classes), item.size, item.licence, item.state
