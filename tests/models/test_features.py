@@ -7,7 +7,13 @@ import torch
 
 from cropgen.core.errors import DataError
 from cropgen.models.base import InputSpec
-from cropgen.models.layers.features import class_log_prior, labelled_features, require_classes, season_features
+from cropgen.models.layers.features import (
+    class_log_prior,
+    labelled_features,
+    require_classes,
+    require_every_class,
+    season_features,
+)
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
@@ -56,6 +62,12 @@ def test_a_single_class_is_refused_by_name() -> None:
     require_classes(torch.tensor([0, 2]), spec())
     with pytest.raises(DataError, match="got only c"):
         require_classes(torch.tensor([2, 2]), spec())
+
+
+def test_every_class_is_needed_by_models_of_classes() -> None:
+    require_every_class(torch.tensor([0, 2, 1, 1]), spec())
+    with pytest.raises(DataError, match="for a, c"):
+        require_every_class(torch.tensor([1, 1]), spec())
 
 
 def test_the_prior_is_the_share_of_labels() -> None:

@@ -27,9 +27,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cropgen.core.errors import DataError
 from cropgen.models.base import Classifier, Context, GradientOptions, InputSpec, Objective, Options, TrainingData
-from cropgen.models.layers.features import class_log_prior
+from cropgen.models.layers.features import class_log_prior, require_every_class
 from cropgen.models.layers.grid import grid_view
 from cropgen.models.layers.held_out import fit_temperature
 from cropgen.models.layers.innovations import tempered
@@ -114,12 +113,7 @@ class DeformablePrototypes(Classifier):
         """Band statistics, class prior, and the mean season of each class as its prototypes."""
         values, mask, _ = grid_view(data.labelled, self.start_days)
         y = data.labelled.y
-        absent = [self.spec.legend.names[k] for k in range(self.spec.classes) if not (mask.any(1) & (y == k)).any()]
-        if absent:
-            raise DataError(
-                f"no labelled parcel with a clear date for {', '.join(absent)}",
-                hint="label some parcels of these crops, or leave the crops out of the legend",
-            )
+        require_every_class(y[mask.any(1)], self.spec)
         self.centre.copy_(values[mask].double().mean(0))
         self.scale.copy_(values[mask].double().std(0, correction=0).clamp(min=_LEAST_SCALE))
         self.log_prior.copy_(class_log_prior(y[y >= 0], self.spec.classes))

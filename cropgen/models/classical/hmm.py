@@ -26,9 +26,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cropgen.core.errors import DataError
 from cropgen.models.base import Context, GenerativeModel, InputSpec, Options, TrainingData
-from cropgen.models.layers.features import class_log_prior
+from cropgen.models.layers.features import class_log_prior, require_every_class
 from cropgen.models.layers.held_out import fit_temperature, held_out_scores
 from cropgen.models.layers.innovations import tempered
 from cropgen.models.layers.left_right import Chain
@@ -204,12 +203,7 @@ class HiddenMarkov(GenerativeModel):
     def prepare(self, data: TrainingData, context: Context) -> None:
         mask = data.labelled.mask & (data.labelled.slot >= 0)
         rows = data.labelled.take(mask.any(1) & data.labelled.y_mask)
-        absent = [self.spec.legend.names[k] for k in range(self.spec.classes) if not (rows.y == k).any()]
-        if absent:
-            raise DataError(
-                f"no labelled parcel with a clear date for {', '.join(absent)}",
-                hint="label some parcels of these crops, or leave the crops out of the legend",
-            )
+        require_every_class(rows.y, self.spec)
         shown = rows.values[rows.mask & (rows.slot >= 0)].double()
         spread = shown.std(0, correction=0)
         self.centre.copy_(shown.mean(0))

@@ -15,22 +15,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from cropgen.models.base import Context, GenerativeModel, InputSpec, Mixture, Options, TrainingData
+from cropgen.models.base import Context, InputSpec, Options, TrainingData
 from cropgen.models.layers.class_gaussians import Form, GaussianOptions, fit_chosen, keep_estimate
-from cropgen.models.layers.innovations import TiedGaussian
-from cropgen.series.batches import Batch
-
-_ROWS_AT_ONCE = 4096
+from cropgen.models.layers.tied_classifier import TiedClassifier
 
 
 class LinearDiscriminantOptions(GaussianOptions):
     """Options of linear discriminant analysis."""
 
 
-class LinearDiscriminant(GenerativeModel):
+class LinearDiscriminant(TiedClassifier):
     """Gaussian classes of one covariance (see the module)."""
 
     Settings: ClassVar[type[Options]] = LinearDiscriminantOptions
@@ -38,7 +32,6 @@ class LinearDiscriminant(GenerativeModel):
     def __init__(self, spec: InputSpec, options: LinearDiscriminantOptions) -> None:
         super().__init__(spec, options)
         self.settings = options
-        self.gaussian = TiedGaussian(spec)
 
     def prepare(self, data: TrainingData, context: Context) -> None:
         chosen = fit_chosen(self.spec, data, self.settings, Form(), context)
@@ -46,19 +39,3 @@ class LinearDiscriminant(GenerativeModel):
         if chosen.beta is not None:
             self.gaussian.beta.fill_(chosen.beta)
         context.facts["lda"] = chosen.facts | {"beta": float(self.gaussian.beta)}
-
-    def log_joint(self, batch: Batch) -> Tensor:
-        x, m = self.gaussian.grid(batch)
-        parts = zip(x.split(_ROWS_AT_ONCE), m.split(_ROWS_AT_ONCE), strict=True)
-        return torch.cat([self.gaussian.log_joint(*part) for part in parts])
-
-    def log_posterior(self, batch: Batch) -> Tensor:
-        x, m = self.gaussian.grid(batch)
-        parts = zip(x.split(_ROWS_AT_ONCE), m.split(_ROWS_AT_ONCE), strict=True)
-        return torch.cat([self.gaussian.log_posterior(*part) for part in parts])
-
-    def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-        return self.gaussian.sample(y, generator, temperature)
-
-    def predictive(self, batch: Batch, slots: Tensor) -> Mixture:
-        return self.gaussian.predictive(*self.gaussian.grid(batch), slots)

@@ -21,9 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cropgen.core.errors import DataError
 from cropgen.models.base import Classifier, Context, InputSpec, Options, TrainingData
-from cropgen.models.layers.features import class_log_prior
+from cropgen.models.layers.features import class_log_prior, require_every_class
 from cropgen.models.layers.grid import grid_view
 from cropgen.models.layers.held_out import fit_temperature, held_out_scores
 from cropgen.models.layers.innovations import tempered
@@ -76,12 +75,7 @@ class NearestCentroid(Classifier):
         values, mask, _ = grid_view(data.labelled, self.start_days)
         usable = mask.any(1) & data.labelled.y_mask
         x, m, y = values[usable].double(), mask[usable], data.labelled.y[usable]
-        absent = [self.spec.legend.names[k] for k in range(self.spec.classes) if not (y == k).any()]
-        if absent:
-            raise DataError(
-                f"no labelled parcel with a clear date for {', '.join(absent)}",
-                hint="label some parcels of these crops, or leave the crops out of the legend",
-            )
+        require_every_class(y, self.spec)
         self.scale.copy_(self._spread(x, m))
         self.log_prior.copy_(class_log_prior(y, self.spec.classes))
 

@@ -25,8 +25,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cropgen.core.errors import DataError
 from cropgen.models.base import Context, GenerativeModel, InputSpec, Options, TrainingData
+from cropgen.models.layers.features import require_every_class
 from cropgen.models.layers.held_out import HeldOut, fit_temperature, held_out_scores
 from cropgen.models.layers.innovations import TiedGaussian, tempered
 from cropgen.models.layers.tied_em import Estimate, Rows, Weighted, maximise
@@ -74,12 +74,7 @@ class Labelled:
         x, m = gaussian.grid(batch)
         usable = m.any(1) & batch.y_mask
         x, m, y = x[usable], m[usable], batch.y[usable]
-        absent = [spec.legend.names[k] for k in range(spec.classes) if not (y == k).any()]
-        if absent:
-            raise DataError(
-                f"no labelled parcel with a clear date for {', '.join(absent)}",
-                hint="label some parcels of these crops, or leave the crops out of the legend",
-            )
+        require_every_class(y, spec)
         centre, scale = x[m].mean(0), x[m].std(0, correction=0)
         scale = torch.where(scale > 0, scale, 1.0)
         return cls(fill_gaps((x - centre) / scale * m[..., None], m), y, centre, scale)

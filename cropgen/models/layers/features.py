@@ -63,6 +63,23 @@ def require_classes(y: Tensor, spec: InputSpec) -> None:
         raise DataError(f"expected labels of at least 2 classes, got only {names}", hint="label parcels of other crops")
 
 
+def require_every_class(y: Tensor, spec: InputSpec) -> None:
+    """Refuse labels among which a class of the model does not occur.
+
+    Arguments:
+        y: (N,) classes of the labelled rows with a clear date.
+
+    Raises:
+        DataError: naming the classes without any.
+    """
+    absent = [name for k, name in enumerate(spec.legend.names) if not (y == k).any()]
+    if absent:
+        raise DataError(
+            f"no labelled parcel with a clear date for {', '.join(absent)}",
+            hint="label some parcels of these crops, or leave the crops out of the legend",
+        )
+
+
 def class_log_prior(y: Tensor, classes: int) -> Tensor:
     """(K,) log of the share of each class among labels y (N,), a class without any counted as one."""
     count = torch.bincount(y, minlength=classes).double().clamp(min=1)

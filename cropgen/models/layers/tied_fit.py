@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from cropgen.core.errors import DataError
 from cropgen.models.base import Context, InputSpec, Options, TrainingData
+from cropgen.models.layers.features import require_every_class
 from cropgen.models.layers.held_out import FOLDS, HeldOut, fit_temperature, stratified_folds
 from cropgen.models.layers.innovations import TiedGaussian
 from cropgen.models.layers.tied_em import (
@@ -152,12 +153,7 @@ def _complete(
     x, m = gaussian.grid(data.labelled)
     usable = m.any(1) & (data.labelled.y >= 0)
     y = data.labelled.y[usable]
-    absent = [spec.legend.names[k] for k in range(spec.classes) if not (y == k).any()]
-    if absent:
-        raise DataError(
-            f"no labelled parcel with a clear date for {', '.join(absent)}",
-            hint="label some parcels of these crops, or leave the crops out of the legend",
-        )
+    require_every_class(y, spec)
     unlabelled = _free(gaussian, data.unlabelled) if options.em != "off" else None
     return _Material(fill_gaps(x[usable], m[usable]), y, unlabelled, spec.classes, options, context)
 
