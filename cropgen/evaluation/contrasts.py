@@ -1,8 +1,9 @@
 """Paired differences: what it costs to meet another year or region, and what one model gains over another.
 
-Both sides answer the same test parcels and are resampled with the same draws. Differences of the cells of one seed are
-averaged draw by draw; the ends of the interval are averaged over seeds, because the splits of different seeds share
-parcels and are no independent evidence.
+Both sides answer the same test parcels, of classes that both know. Differences of the cells of one seed are averaged
+first. Intervals draw the seeds and, independently, the blocks of ground, which are the same for every seed: the splits
+of different seeds share parcels and are no independent evidence about the ground. The p-value swaps the answers of both
+sides block by block.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from cropgen.evaluation.document import Contrast
-from cropgen.evaluation.score import resampling_unit
-from cropgen.metrics.bootstrap import confusion_replicates, interval
-from cropgen.metrics.classification import confusion_matrix, macro_f1
+from cropgen.evaluation.score import MIN_BLOCKS
+from cropgen.metrics.bootstrap import Trial, paired_difference, permutation_p_value
+from cropgen.metrics.classification import macro_f1
 
+_STREAM = 0xC047
 _What = Literal["shift", "model", "target", "prefix"]
 _Key = tuple[tuple[str, str, bool, bool], tuple[str, str], tuple[str, str, int]]
 
@@ -30,7 +32,7 @@ class Sheet:
         until, cut, target: as `until`, `cut` and `target_unlabelled` of a row of the document.
         rows: (M,) ascending rows of the store.
         true, predicted: (M,) positions in the legend of the store.
-        block: (M,) spatial blocks.
+        ground: (M,) spatial blocks of one grid for all seeds.
         classes: (K,) positions of the classes the model knows.
     """
 
@@ -42,7 +44,7 @@ class Sheet:
     rows: np.ndarray
     true: np.ndarray
     predicted: np.ndarray
-    block: np.ndarray
+    ground: np.ndarray
     classes: np.ndarray
     variant: str = ""
     until: str = ""
@@ -105,35 +107,22 @@ _OTHER_SIDE: dict[_What, Callable[[Sheet, tuple[str, str]], _Key | None]] = {
 
 
 def _contrast(what: _What, pairs: list[tuple[Sheet, Sheet]], classes: int) -> Iterable[Contrast]:
-    by_seed: dict[int, list[tuple[float, np.ndarray]]] = {}
-    for first, second in pairs:
-        difference = _difference(first, second, classes)
-        if difference is not None:
-            by_seed.setdefault(first.seed, []).append(difference)
-    if not by_seed:
+    known = [(s, o, np.isin(s.true, np.intersect1d(s.classes, o.classes))) for s, o in pairs]
+    kept = [(s, o, keep) for s, o, keep in known if keep.any()]
+    if not kept:
         return
-    intervals = [
-        interval(float(np.mean([v for v, _ in cells])), np.mean([r for _, r in cells], axis=0))
-        for cells in by_seed.values()
+    ground = np.unique(np.concatenate([s.ground[keep] for s, _, keep in kept]))
+    by_parcel = len(ground) < MIN_BLOCKS
+    trials = [
+        Trial(s.seed, s.true[keep], (s.predicted[keep], o.predicted[keep]), (s.rows if by_parcel else s.ground)[keep])
+        for s, o, keep in kept
     ]
-    value, low, high = (float(np.mean([getattr(i, end) for i in intervals])) for end in ("value", "low", "high"))
+    around = paired_difference(trials, classes, macro_f1, np.random.default_rng(_STREAM))
+    p_value = permutation_p_value(trials, classes, macro_f1, np.random.default_rng(_STREAM))
     first, second = pairs[0]
     yield Contrast(
         what=what, model=first.model, variant=first.variant, against=second.model, against_variant=second.variant,
         labels=first.labels, until=first.until, cut=first.cut, target_unlabelled=first.target,
-        difference=value, low=low, high=high, cells=sum(map(len, by_seed.values())),
+        difference=around.value, low=around.low, high=around.high, p_value=p_value, cells=len(trials),
+        seeds=len({t.seed for t in trials}), interval_unit="parcel" if by_parcel else "block",
     )  # fmt: skip
-
-
-def _difference(first: Sheet, second: Sheet, classes: int) -> tuple[float, np.ndarray] | None:
-    """Macro-F1 difference and its replicates on the parcels whose class both models know."""
-    keep = np.isin(first.true, np.intersect1d(first.classes, second.classes))
-    if not keep.any():
-        return None
-    true, block = first.true[keep], first.block[keep]
-    answers = [first.predicted[keep], second.predicted[keep]]
-    one, two = confusion_replicates(
-        true, answers, classes, np.random.default_rng(first.seed), groups=resampling_unit(block)
-    )
-    here, there = (float(macro_f1(confusion_matrix(true, a, classes))) for a in answers)
-    return here - there, macro_f1(one) - macro_f1(two)

@@ -118,7 +118,8 @@ class Contrast(Section):
     target   `model` with the unlabelled parcels of the target, minus itself without
     prefix   `model` trained on whole seasons and cut short at the test, minus itself trained on seasons as short
 
-    `variant` and `against_variant` tell the same model with other options apart.
+    `variant` and `against_variant` tell the same model with other options apart. The 95 % interval is over seeds and
+    `interval_unit` at once; `p_value` is that of a two-sided permutation test.
     """
 
     what: Literal["shift", "model", "target", "prefix"]
@@ -133,7 +134,10 @@ class Contrast(Section):
     difference: float
     low: float
     high: float
+    p_value: float
+    interval_unit: Literal["block", "parcel"]
     cells: int
+    seeds: int
 
 
 class Check(Section):

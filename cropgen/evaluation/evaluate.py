@@ -21,8 +21,11 @@ from cropgen.evaluation.learn import Fit, used_rows
 from cropgen.evaluation.plan import Keys, Training, check_recipe, plan, protocol_view
 from cropgen.evaluation.summary import describe
 from cropgen.models.catalog import find
+from cropgen.series.splits import parcel_blocks
 from cropgen.series.transforms import open_series
 from cropgen.training.fit import fit_model
+
+_GROUND_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _run(table: Table, store_path: Path, ledger: Ledger, report: Reporter, engin
     return dict(sorted(failed.items()))
 
 
-def _sheets(training: Training, arrays: Arrays, label: Any) -> Iterator[Sheet]:
+def _sheets(training: Training, arrays: Arrays, label: Any, ground: Any) -> Iterator[Sheet]:
     for number, exam in enumerate(training.exams()):
         if f"rows{number}" in arrays:
             rows = arrays[f"rows{number}"]
@@ -177,7 +180,7 @@ def _sheets(training: Training, arrays: Arrays, label: Any) -> Iterator[Sheet]:
                 train=training.fold.train, test=exam.test.name, labels=training.labels, seed=training.fold.seed,
                 model=find(training.model.name).name, variant=training.model.variant, until=exam.until, cut=exam.cut,
                 target=training.fold.target is not None, rows=rows, true=label[rows],
-                predicted=arrays[f"predicted{number}"], block=training.fold.block[rows], classes=arrays["classes"],
+                predicted=arrays[f"predicted{number}"], ground=ground[rows], classes=arrays["classes"],
             )  # fmt: skip
 
 
@@ -191,7 +194,8 @@ def _assemble(
     if not rows and all(check.passed for check in checks):
         raise DataError("nothing could be scored: no test parcel has a known crop", hint="see cropgen info")
     label = bench.index["label"].to_numpy()
-    sheets = [sheet for training, _, arrays in done for sheet in _sheets(training, arrays, label)]
+    ground = parcel_blocks(bench.index, recipe.block_km, _GROUND_SEED)
+    sheets = [sheet for training, _, arrays in done for sheet in _sheets(training, arrays, label, ground)]
     return Evaluation(
         protocol=recipe.protocol,
         recipe=recipe,

@@ -12,12 +12,14 @@ from cropgen.evaluation.document import Row
 from cropgen.series.store import SeriesStore
 
 _AVERAGED = (
-    "macro_f1", "macro_f1_low", "macro_f1_high", "accuracy", "accuracy_low", "accuracy_high", "kappa", "nll", "brier",
-    "ece", "classwise_ece", "seconds", "predict_seconds", "n_labelled", "n_unlabelled", "n_target", "n_test",
+    "macro_f1", "macro_f1_low", "macro_f1_high", "macro_f1_equal_priors", "accuracy", "accuracy_low", "accuracy_high",
+    "balanced_accuracy", "kappa", "nll", "brier", "ece", "classwise_ece", "aurc", "seconds", "predict_seconds",
+    "n_labelled", "n_unlabelled", "n_target", "n_test",
 )  # fmt: skip
+_WHERE_KNOWN = ("tempered_nll", "bits_per_value", "crps", "auroc_out_of_legend", "aupr_out_of_legend")
 _IDENTITY = (
     "data", "protocol", "train", "test", "scope", "labels", "model", "variant", "family", "until", "cut",
-    "target_unlabelled",
+    "target_unlabelled", "calibration",
 )  # fmt: skip
 
 
@@ -48,13 +50,14 @@ def describe(name: str, store: SeriesStore, index: pd.DataFrame) -> dict[str, An
 
 
 def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Average over seeds: one record per data set, protocol, training set, test set, scope, label
-    share, model, variant, and what was seen of the season and of the target.
+    """Average over seeds: one record per data set, protocol, training set, test set, scope, label share, model,
+    variant, calibration, and what was seen of the season and of the target.
 
     Returns:
         Records of what identifies them, `seeds` (their number), the mean of every score, `macro_f1_sd` (standard
-        deviation over seeds, 0 for one) and the mean AUROC over the seeds that have one. Interval ends are averaged
-        too: the width stays that of one split, because splits of different seeds share parcels.
+        deviation over seeds, 0 for one); scores that some rows lack are averaged over the seeds that have them.
+        Interval ends are averaged too: the width stays that of one split, because splits of different seeds share
+        parcels.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -63,12 +66,12 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _averages(group: list[Row]) -> dict[str, Any]:
-    ranked = [row.auroc_out_of_legend for row in group if row.auroc_out_of_legend is not None]
+    known = {name: [v for row in group if (v := getattr(row, name)) is not None] for name in _WHERE_KNOWN}
     peaks = [row.peak_mb for row in group if row.peak_mb is not None]
     return {
         "seeds": len(group),
         **{name: float(np.mean([getattr(row, name) for row in group])) for name in _AVERAGED},
         "macro_f1_sd": float(np.std([row.macro_f1 for row in group], ddof=1)) if len(group) > 1 else 0.0,
-        "auroc_out_of_legend": float(np.mean(ranked)) if ranked else None,
+        **{name: float(np.mean(values)) if values else None for name, values in known.items()},
         "peak_mb": max(peaks, default=None),
     }

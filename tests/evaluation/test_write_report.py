@@ -106,8 +106,9 @@ def matrix(model, same, other):
 @pytest.fixture
 def written(tmp_path):
     shift = Contrast(
-        what="shift", model="tgem", against="tgem", labels="100%", difference=-0.3, low=-0.4, high=-0.2, cells=2
-    )
+        what="shift", model="tgem", against="tgem", labels="100%", difference=-0.3, low=-0.4, high=-0.2, cells=2,
+        p_value=0.01, interval_unit="block", seeds=2,
+    )  # fmt: skip
     document = evaluation([*matrix("rf", 0.6, 0.2), *matrix("tgem", 0.7, 0.4)], contrasts=[shift])
     document.write(tmp_path / "evaluation.json")
     return tmp_path / "evaluation.json"
