@@ -1,0 +1,210 @@
+"""Files become a container once, and never silently another one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from cropgen import api
+from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError, UsageError
+from cropgen.core.paths import Workspace
+from cropgen.core.progress import Silent
+from cropgen.core.recipe import Section
+from cropgen.datasets import fetch as fetching
+from cropgen.datasets import reader as readers
+from cropgen.datasets.reader import Prepared, Request, Shard, StoreSpec, fill_store
+from cropgen.series.legend import Legend
+from cropgen.series.schema import ParcelSeries
+from cropgen.series.store import SeriesStore
+from tests.data.manifests import TOY, toy_manifest, written
+from tests.data.server import FileServer, serve
+
+
+class ToyReader:
+    """One parcel per byte of the selected files, its value the byte."""
+
+    class Options(Section):
+        scale: float = 1.0
+
+    calls: ClassVar[list[Request]] = []
+
+    def prepare(self, request: Request) -> Prepared:
+        self.calls.append(request)
+        names = [f.path for f in request.manifest.files_of(request.selection)] or ["own.bin"]
+        content = b"".join((request.files / name).read_bytes() for name in names)
+        values = np.frombuffer(content, np.uint8).astype(np.float32)[:, None, None] * request.options.scale
+        number = len(values)
+        series = ParcelSeries(
+            values=values,
+            mask=np.ones((number, 1), bool),
+            day=np.zeros((number, 1), np.int32),
+            bands=("B04",),
+            parcel_id=np.array([str(i) for i in range(number)], np.str_),
+            year=np.full(number, 2020, np.int32),
+            region=np.array(["north"] * number, np.str_),
+            label=np.zeros(number, np.int32),
+            lon=np.zeros(number),
+            lat=np.zeros(number),
+        )
+        spec = StoreSpec(("B04",), Legend.from_codes("toy", ["wheat"]))
+        dropped = {"no date": ["x", "y"]}
+        return fill_store(request, spec, lambda begin: iter([Shard(series, dropped=dropped)][begin:]))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "n.bin").write_bytes(b"\x01\x02")
+    (tmp_path / "served" / "s.bin").write_bytes(b"\x03")
+    with serve(tmp_path / "served") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _toy_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    ToyReader.calls = []
+    monkeypatch.setitem(readers.READERS, "toy", f"{__name__}:ToyReader")
+
+
+@pytest.fixture
+def root(tmp_path: Path, server: FileServer) -> Path:
+    toy_manifest(
+        tmp_path / "manifests", server, {"path": "n.bin", "region": "north"}, {"path": "s.bin", "region": "south"}
+    )
+    return tmp_path
+
+
+def fetch(root: Path, **facts) -> api.FetchResult:
+    report = facts.pop("report", Silent())
+    request = api.FetchRequest("toy", manifests=root / "manifests", retries=0, **facts)
+    return api.fetch(Workspace(root), request, report=report)
+
+
+def values(path: Path | None) -> list[float]:
+    assert path is not None
+    return SeriesStore.open(path).read().values.ravel().tolist()
+
+
+def test_files_become_a_store(root: Path) -> None:
+    done = fetch(root)
+    assert done.series == root / "data" / "toy" / "series.zarr"
+    assert values(done.series) == [1, 2, 3]
+    assert (done.rows, done.dropped) == (3, {"no date": (2, ("x", "y"))})
+    source = SeriesStore.open(done.series).source
+    assert source["licence"] == TOY["licence"]
+    assert sorted(p.name for p in (root / "data" / "toy").iterdir()) == [
+        ".fetch.lock", "fetch.lock.toml", "files", "prepared.json", "series.zarr",
+    ]  # fmt: skip
+    assert api.list_datasets(Workspace(root), manifests=root / "manifests")[0].state.startswith("present")
+
+
+def test_the_same_again_does_nothing(root: Path) -> None:
+    first, report = fetch(root), Silent()
+    second = fetch(root, report=report)
+    assert len(ToyReader.calls) == 1
+    assert "is prepared already" in report.messages[-1]
+    assert (second.series, second.rows, second.dropped) == (first.series, first.rows, first.dropped)
+
+
+def test_another_selection_never_replaces_silently(root: Path) -> None:
+    fetch(root, regions=("north",))
+    with pytest.raises(OutputExistsError, match="another selection"):
+        fetch(root)
+    with pytest.raises(OutputExistsError, match="another selection"):
+        fetch(root, regions=("north",), options={"scale": 2.0})
+    beside = fetch(root, regions=("south",), store="toy-south")
+    assert values(beside.series) == [3]
+    assert beside.series == root / "data" / "toy-south" / "series.zarr"
+    assert not (root / "data" / "toy-south" / "files").exists()
+    assert values(fetch(root, overwrite=True).series) == [1, 2, 3]
+    assert values(fetch(root, regions=("north",), options={"scale": 2.0}, overwrite=True).series) == [2, 4]
+
+
+def test_a_store_of_another_origin_is_not_touched(root: Path) -> None:
+    (root / "data" / "toy" / "series.zarr").mkdir(parents=True)
+    with pytest.raises(OutputExistsError, match="was not fetched"):
+        fetch(root)
+
+
+def test_options_of_the_reader_are_checked_before_anything_is_fetched(root: Path, server: FileServer) -> None:
+    with pytest.raises(UsageError, match=r"options of toy: colour"):
+        fetch(root, options={"colour": "red"})
+    assert server.requests == []
+
+
+def test_without_preparing_only_files_come(root: Path) -> None:
+    done = fetch(root, prepare=False)
+    assert (done.series, ToyReader.calls) == (None, [])
+    assert (root / "data" / "toy" / "files" / "n.bin").read_bytes() == b"\x01\x02"
+    assert values(fetch(root, offline=True).series) == [1, 2, 3]
+
+
+def test_a_changed_file_is_another_origin(root: Path, server: FileServer) -> None:
+    fetch(root, store="kept")
+    lock = root / "data" / "toy" / "fetch.lock.toml"
+    (server.folder / "n.bin").write_bytes(b"\x07")
+    (root / "data" / "toy" / "files" / "n.bin").unlink()
+    lock.unlink()
+    with pytest.raises(OutputExistsError, match="prepared from other files"):
+        fetch(root, store="kept")
+    assert values(fetch(root, store="kept", overwrite=True).series) == [7, 3]
+
+
+def test_files_left_by_a_killed_process_are_adopted(root: Path, server: FileServer) -> None:
+    """The process died between the last byte and the record."""
+    fetch(root, prepare=False)
+    (root / "data" / "toy" / "fetch.lock.toml").unlink()
+    fetch(root)
+    assert len(server.requests) == 2
+
+
+def test_a_brought_data_set(root: Path) -> None:
+    document = {**TOY, "kind": "brought", "retired": "The host closed in 2024."}
+    written(root / "manifests", document)
+    with pytest.raises(MissingInputError, match=r"The host closed in 2024."):
+        fetch(root)
+    (root / "mine").mkdir()
+    (root / "mine" / "own.bin").write_bytes(b"\x05")
+    assert values(fetch(root, brought=root / "mine").series) == [5]
+    fetch(root, brought=root / "mine")
+    assert len(ToyReader.calls) == 1
+    (root / "mine" / "own.bin").write_bytes(b"\x05\x06")
+    with pytest.raises(OutputExistsError, match="prepared from other files"):
+        fetch(root, brought=root / "mine")
+
+
+def test_a_dry_run_changes_nothing(root: Path, server: FileServer) -> None:
+    plan = fetch(root, dry_run=True)
+    assert [(f.path, f.here, f.download_bytes) for f in plan.files] == [("n.bin", False, None), ("s.bin", False, None)]
+    assert not (root / "data").exists()
+    assert server.requests == []
+
+
+def test_room_is_asked_for_before_anything_comes(
+    root: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_manifest(root / "manifests", server, {"path": "n.bin", "about_bytes": 10_000})
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_000})())
+    with pytest.raises(CropgenError, match="GB free"):
+        fetch(root)
+    assert server.requests == []
+
+
+def test_a_spoilt_record_of_the_preparation_means_none(root: Path) -> None:
+    fetch(root)
+    (root / "data" / "toy" / "prepared.json").write_text("{")
+    assert fetching.prepared_in(root / "data" / "toy") is None
+    with pytest.raises(OutputExistsError):
+        fetch(root)
+
+
+def test_what_was_prepared_is_recorded(root: Path) -> None:
+    fetch(root, regions=("north",))
+    record = json.loads((root / "data" / "toy" / "prepared.json").read_text())
+    assert record["selection"] == {"regions": ["north"], "years": [2020, 2021], "level": None}
+    assert (record["series"], record["parcels"], record["rows"]) == ("series.zarr", [], 2)
