@@ -33,6 +33,7 @@ class EvaluateRequest:
         test_share, block_km: share of the spatial blocks held out, and their side in kilometres.
         parts: parts of the protocol blocks.
         validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
+        calibration: none, temperature or dirichlet: rows with and without this correction on the validation rows.
         neighbour_m: parcels nearer than this are neighbours to the leak checks.
         on_leak: fail (a training with a leak is not run) or drop (its leaking rows are left out).
         engine, jobs, scheduler: where trainings are done, see `cropgen.core.engine`; results do not depend on it.
@@ -58,6 +59,7 @@ class EvaluateRequest:
     block_km: float = 1.0
     parts: int = 5
     validation: str | None = None
+    calibration: str = "none"
     neighbour_m: float = 10.0
     on_leak: str = "fail"
     engine: str | None = None
@@ -95,8 +97,9 @@ def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> Eva
     options = {m: request.options if single else request.options.get(m, {}) for m in request.models}
     for name in request.models:
         model_section(name, options[name])
+    compared = [c.model_dump() for c in contenders(request.models, options, request.vary)]
     document = {
-        "protocol": request.protocol, "models": contenders(request.models, options, request.vary),
+        "protocol": request.protocol, "models": [c | {"calibration": request.calibration} for c in compared],
         "labels": request.labels or (LABEL_CURVE if request.protocol == "label-curve" else ("100%",)),
         "seeds": request.seeds, "until": request.until, "target_unlabelled": request.unlabelled_target,
         "tune": request.tune, "parts": request.parts, "test_share": request.test_share, "block_km": request.block_km,

@@ -71,6 +71,10 @@ def evaluate(
         str | None,
         typer.Option("--validation", metavar="SHARE", help="Share of the labels kept for choices: 20%. Default: none."),
     ] = None,
+    calibrate: Annotated[
+        str,
+        typer.Option("--calibrate", metavar="KIND", help="Score with and without: temperature or dirichlet."),
+    ] = "none",
     neighbour_m: Annotated[
         float, typer.Option("--neighbour-m", help="Parcels nearer than this, metres, must not be on both sides.")
     ] = 10.0,
@@ -101,8 +105,8 @@ def evaluate(
         series=data, years=split_numbers(years, "--years"), regions=split_list(regions), calendar=calendar,
         options=parse_settings(settings), vary=parse_vary(vary), until=split_list(until),
         unlabelled_target=unlabelled_target, tune=tune, test_share=test_share, block_km=block_km, parts=parts,
-        validation=validation, neighbour_m=neighbour_m, on_leak=on_leak, engine=engine, jobs=jobs,
-        scheduler=scheduler, output=output,
+        validation=validation, calibration=calibrate, neighbour_m=neighbour_m, on_leak=on_leak, engine=engine,
+        jobs=jobs, scheduler=scheduler, output=output,
     )  # fmt: skip
     result = api.evaluate(
         session.workspace, request, resume=resume, overwrite=overwrite, dry_run=dry_run, report=session.report

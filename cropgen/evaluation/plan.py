@@ -15,6 +15,7 @@ from cropgen.core.sources import code_fingerprint
 from cropgen.evaluation.learn import used_rows
 from cropgen.evaluation.official import official_folds
 from cropgen.evaluation.protocols import PROTOCOLS, Fold, Ground, TestSet, folds
+from cropgen.models.calibration import require_validation
 from cropgen.models.catalog import CATALOG, find, load
 from cropgen.series.official import find_official, official_protocols
 from cropgen.series.season import SeasonEnd
@@ -109,7 +110,8 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
     """Refuse what cannot be run before anything is read.
 
     Raises:
-        UsageError: a model is unknown or named twice, an end of the season is none, or choices exclude each other.
+        UsageError: a model is unknown or named twice, an end of the season is none, choices exclude each other, or
+            there is nothing to calibrate on.
     """
     names = [(find(section.name).name, section.variant) for section in recipe.models]
     repeated = sorted({name for name, variant in names if names.count((name, variant)) > 1})
@@ -118,6 +120,9 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
             f"model {repeated[0]} is named twice" if repeated else "no model is named",
             hint="name each model once; aliases count as what they stand for; --vary compares options of one",
         )
+    if recipe.protocol in PROTOCOLS:
+        for section in recipe.models:
+            require_validation(section.calibration, recipe.data.validation_share)
     for until in recipe.until:
         SeasonEnd.parse(until)
     if recipe.protocol == "early-season" and not recipe.until:
