@@ -23,9 +23,7 @@ class GaussianMixtureOptions(GaussianOptions):
     """Options of the mixtures of Gaussians."""
 
     components: int = Field(3, ge=1, description="most components of a class", json_schema_extra={"search": [2, 3, 5]})
-    labels_per_component: int = Field(
-        20, ge=1, description="labels that every component takes", json_schema_extra={"search": [10, 20, 40]}
-    )
+    labels_per_component: int = Field(20, ge=1, description="labels that every component takes")
     share: float = Field(
         0.1, ge=0, le=1, description="share of a class's own covariance when its labels are many; 0 ties all classes",
         json_schema_extra={"search": [0.0, 0.1, 0.3]},
