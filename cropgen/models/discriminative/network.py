@@ -121,7 +121,8 @@ class NeuralClassifier(Classifier):
     def __init__(self, spec: InputSpec, options: Options) -> None:
         super().__init__(spec, options)
         bands = len(spec.bands)
-        self.view = SeasonView.of(spec.bands, getattr(options, "axis", "grid"), self.chosen.dates)
+        axis = options.axis if isinstance(options, SequenceOptions) else "grid"
+        self.view = SeasonView.of(spec.bands, axis, self.chosen.dates)
         self.trunk = self.build_trunk(bands, spec.calendar.count)
         self.classify = nn.Linear(self.trunk.width, spec.classes)
         self.steps = self.chosen.steps or _FEWEST_STEPS
