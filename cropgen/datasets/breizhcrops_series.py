@@ -19,6 +19,7 @@ M. Körner, 2020.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Level:
 
     Arguments:
         columns: of an h5 array, in order.
-        bands: canonical names, in the order of the container.
+        bands: canonical names, in the order of the container; the columns of an h5 array have the same order.
         flags: column → value of its smallest flag.
     """
 
@@ -92,25 +93,24 @@ class Observations(NamedTuple):
     length: np.ndarray
 
 
-def _gathered(table: np.ndarray, row: np.ndarray, count: int) -> Observations:
-    """Observations of N parcels from (R, C + 2) bands, flagged share and day, and the parcel (R,) of each.
+def _gathered(values: np.ndarray, flagged: np.ndarray, day: np.ndarray, row: np.ndarray, count: int) -> Observations:
+    """Observations of N parcels from the bands (R, C), flagged share, day (NaN: unknown) and parcel (R,) of each.
 
     An observation without a value in every column is left out; of several on one day the first stands. The published
     h5 files were made so from the csv files, and both give the same series.
     """
-    whole = np.isfinite(table).all(1)
-    if not whole.all():
-        table, row = table[whole], row[whole]
-    day = table[:, -1].astype(np.int64)
-    same = np.diff(row) == 0
-    if not ((np.diff(row) >= 0) & (~same | (np.diff(day) > 0))).all():
+    if not math.isfinite(values.sum() + flagged.sum() + day.sum()):
+        whole = np.isfinite(values).all(1) & np.isfinite(flagged) & np.isfinite(day)
+        values, flagged, day, row = values[whole], flagged[whole], day[whole], row[whole]
+    day = day.astype(np.int64)
+    step = np.diff(row)
+    if (step < 0).any() or (np.diff(day)[step == 0] <= 0).any():
         order = np.lexsort((day, row))
         first = np.ones(len(order), bool)
         first[1:] = (np.diff(row[order]) != 0) | (np.diff(day[order]) != 0)
         kept = order[first]
-        table, row, day = table[kept], row[kept], day[kept]
-    length = np.bincount(row.astype(np.int64), minlength=count)
-    return Observations(table[:, :-2], table[:, -2], day, length)
+        values, flagged, day, row = values[kept], flagged[kept], day[kept], row[kept]
+    return Observations(values, flagged, day, np.bincount(row, minlength=count))
 
 
 class SeriesFiles(Protocol):
@@ -164,30 +164,38 @@ class H5Series:
         self._path = path
         self._file = opened
         self._level = level
+        self._groups: dict[str, h5py.h5g.GroupID] = {}
 
     def read(self, paths: Sequence[str]) -> Observations:
-        arrays = [self._array(name.encode()) for name in paths]
+        arrays = [self._array(name) for name in paths]
         columns = self._level.columns
         stored = np.concatenate(arrays) if arrays else np.zeros((0, len(columns)))
+        first = columns.index(self._level.band_columns[0])
         flagged = [stored[:, columns.index(c)] / least for c, least in self._level.flags.items()]
-        bands = stored[:, [columns.index(c) for c in self._level.band_columns]]
-        day = days_of(stored[:, columns.index("doa")], str(self._path))
-        row = np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
-        return _gathered(np.column_stack([bands, np.max(flagged, axis=0), day]), row, len(arrays))
+        return _gathered(
+            stored[:, first : first + len(self._level.bands)],
+            np.max(flagged, axis=0),
+            days_of(stored[:, columns.index("doa")], str(self._path)),
+            np.repeat(np.arange(len(arrays)), [len(a) for a in arrays]),
+            len(arrays),
+        )
 
-    def _array(self, name: bytes) -> np.ndarray:
+    def _array(self, path: str) -> np.ndarray:
         """One parcel's array, read without the conveniences of h5py, which cost more than the reading."""
+        folder, _, name = path.rpartition("/")
         try:
-            array = h5py.h5d.open(self._file.id, name)
+            if folder not in self._groups:
+                self._groups[folder] = h5py.h5g.open(self._file.id, folder.encode() or b"/")
+            array = h5py.h5d.open(self._groups[folder], name.encode())
             content = np.empty(array.shape)
             array.read(h5py.h5s.ALL, h5py.h5s.ALL, content)
         except KeyError:
             return np.empty((0, len(self._level.columns)))
         except (OSError, RuntimeError) as error:
-            raise CorruptInputError(f"{self._path}: {name.decode()}: {error}", hint="fetch it again") from error
+            raise CorruptInputError(f"{self._path}: {path}: {error}", hint="fetch it again") from error
         if content.shape[1:] != (len(self._level.columns),):
             raise SchemaError(
-                f"{self._path}: {name.decode()}: expected {len(self._level.columns)} columns "
+                f"{self._path}: {path}: expected {len(self._level.columns)} columns "
                 f"({' '.join(self._level.columns)}), got an array of shape {content.shape}",
                 hint="is this a file of the other level?",
             )
@@ -213,10 +221,11 @@ class CsvSeries:
                 body = body if body.endswith(b"\n") or not body else body + b"\n"
                 length[row] = body.count(b"\n")
                 grouped.setdefault(header, []).append((row, body))
-        parts = [self._parse(header, bodies) for header, bodies in grouped.items()]
-        rows = [np.repeat([r for r, _ in bodies], [length[r] for r, _ in bodies]) for bodies in grouped.values()]
         empty = np.zeros((0, len(self._level.bands) + 2))
-        return _gathered(np.concatenate([empty, *parts]), np.concatenate([empty[:, 0], *rows]), len(names))
+        table = np.concatenate([empty, *(self._parse(header, bodies) for header, bodies in grouped.items())])
+        parcels = np.asarray([row for bodies in grouped.values() for row, _ in bodies], np.int64)
+        row = np.repeat(parcels, length[parcels])
+        return _gathered(table[:, :-2], table[:, -2], table[:, -1], row, len(names))
 
     def _parse(self, header: bytes, bodies: list[tuple[int, bytes]]) -> np.ndarray:
         """(R, C + 2) float64: bands, flagged share, day; NaN where a cell is empty."""
@@ -249,7 +258,7 @@ class CsvSeries:
 
 
 def days_of(stamp: np.ndarray, where: str) -> np.ndarray:
-    """Days since 1970-01-01 (R,) int64 of time stamps, whose unit is told by their size.
+    """Days since 1970-01-01 (R,) of time stamps, whose unit is told by their size.
 
     Raises:
         CorruptInputError: they are of no unit between seconds and nanoseconds.

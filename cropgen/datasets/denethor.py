@@ -213,7 +213,7 @@ def _sentinel1(brought: _Brought) -> _Means:
         mean, _ = average(image, raster, count, report, f"Sentinel-1 {BANDS['S1'][channel]}")
         once, first = np.unique(image.days, return_index=True)
         values[:, np.searchsorted(days, once), channel] = mean[:, first, 0]
-    return _Means(fields, values, np.isfinite(values).any(-1), days)
+    return _Means(fields, values, np.asarray(np.isfinite(values).any(-1)), days)
 
 
 def _shard(request: Request, tile: str, means: _Means) -> Shard:

@@ -123,8 +123,8 @@ def test_regions_and_areas_can_be_chosen(brought: dict[str, Path], tmp_path: Pat
     assert len(series) == 6
     manifest = find_dataset("denethor")
     request = Request(
-        manifest, manifest.select(("train",), (2019,), "PF"), DenethorOptions(), brought["challenge"], tmp_path / "no",
-        "fingerprint", Silent(),
+        manifest, manifest.select(("train",), (2019,), "PF"), DenethorOptions.model_validate({}),
+        brought["challenge"], tmp_path / "no", "fingerprint", Silent(),
     )  # fmt: skip
     with pytest.raises(DataError, match="tile train is of 2018"):
         DenethorReader().prepare(request)

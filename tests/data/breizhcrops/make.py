@@ -2,7 +2,7 @@
 
 Names, headers, column orders and dtypes are the published ones: h5 arrays are float64 with the date in nanoseconds, csv
 columns of L1C are alphabetical, the csv's first column is the image's name without a header, some rows lack values,
-some days come twice, some parcels have no observation, and some have a crop that no class covers.
+some days come twice, some parcels have no observation (and no csv file), and some have a crop that no class covers.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def csv_text(parcel: Parcel, level: str) -> str:
 def write_csv_folder(folder: Path, made: list[Parcel], region: str, year: int, level: str) -> Path:
     path = folder / str(year) / level / region / "csv"
     path.mkdir(parents=True, exist_ok=True)
-    for parcel in made:
+    for parcel in (p for p in made if len(p.day)):
         (path / f"{parcel.id}.csv").write_text(csv_text(parcel, level), encoding="utf-8")
     return path
 
@@ -152,9 +152,8 @@ def write_csv_zip(folder: Path, made: list[Parcel], region: str, year: int, leve
     path = folder / str(year) / level / f"{region}.zip"
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(f"{region}/", "")
-        for parcel in made:
-            archive.writestr(f"{region}/{parcel.id}.csv", csv_text(parcel, level))
+        for parcel in (p for p in made if len(p.day)):
+            archive.writestr(f"{parcel.id}.csv", csv_text(parcel, level))
     return path
 
 
