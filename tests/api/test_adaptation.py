@@ -184,7 +184,7 @@ def test_a_training_store_that_is_gone_or_changed_is_named(workspace: Workspace)
         api.predict(workspace, ask(workspace))
     shutil.rmtree(old)
     for dry_run in (True, False):
-        with pytest.raises(MissingInputError, match="learnt from .*series.zarr, which is not there"):
+        with pytest.raises(MissingInputError, match=r"learnt from .*series\.zarr, which is not there"):
             api.predict(workspace, ask(workspace), dry_run=dry_run)
     assert api.predict(workspace, ask(workspace, adapt=False)).run_id == "tgem"
 

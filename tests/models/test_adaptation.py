@@ -85,9 +85,18 @@ def test_a_misleading_target_is_refused_and_said() -> None:
     alone, _, _ = fitted(SOURCE)
     refused, facts, report = fitted(replace(SOURCE, target=misleading))
     assert facts["tgem"]["target_accepted"] is False
-    assert facts["tgem"]["nll em with target"] > 1.25 * min(facts["tgem"]["nll"].values())
-    assert any("900 parcels of the target are not learnt from" in line for line in report.warnings)
+    assert facts["tgem"]["nll"]["em with target"] > 1.25 * facts["tgem"]["nll"]["em 1"]
+    assert any("the 900 parcels of the target are not learnt from" in line for line in report.warnings)
     assert torch.equal(refused.log_posterior(TEST), alone.log_posterior(TEST))
+
+
+def test_a_target_of_which_too_many_would_change_class_is_refused() -> None:
+    _, facts, _ = fitted(replace(SOURCE, target=TARGET))
+    assert 0.03 < facts["tgem"]["target_reassigned"] <= 0.25
+    refused, facts, report = fitted(replace(SOURCE, target=TARGET), most_reassigned=0.03)
+    assert facts["tgem"]["target_accepted"] is False
+    assert any("too many would change class" in line for line in report.warnings)
+    assert torch.equal(refused.log_posterior(TEST), fitted(SOURCE)[0].log_posterior(TEST))
 
 
 def test_never_means_never_and_clouds_teach_nothing() -> None:

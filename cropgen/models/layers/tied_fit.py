@@ -13,7 +13,8 @@ labels finds that out, and EM is kept only when its tempered negative log-likeli
 the best fit without it; otherwise the best of all, with cautious weights of the unlabelled parcels among them.
 
 Rows of the target domain, the season or region that is to be classified, join the unlabelled ones in EM where the guard
-accepts EM without them and with them; the class prior stays that of the labels.
+accepts EM without them and with them, and where few of them change class by it: where another season resembles another
+crop EM renames whole crops, and no label of the source can tell. The class prior stays that of the labels.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ class TiedOptions(Options):
     guard_ratio: float = Field(
         1.25, gt=0, description="EM is kept when its cross-validated NLL is at most this multiple of the best without"
     )
+    most_reassigned: float = Field(
+        0.25, ge=0, le=1, description="parcels of a target are learnt from where at most this share changes class by it"
+    )
     prior_exponent: float = Field(
         1.0,
         ge=0,
@@ -124,15 +128,16 @@ def fit_tied(spec: InputSpec, data: TrainingData, options: TiedOptions, context:
     candidates = _candidates(options, material.unlabelled is not None)
     held_out = _cross_validate(material, candidates)
     chosen = _choose(held_out, candidates, options, context)
-    if data.target is not None and options.em != "off":
-        material, chosen, held_out = _with_target(material, _free(gaussian, data.target), chosen, held_out)
-    estimate = _fit(material, material.labelled, material.y, chosen, _FINAL)
+    estimate, judged = _fit(material, material.labelled, material.y, chosen, _FINAL), held_out.get(chosen.name)
+    target = _free(gaussian, data.target) if options.em != "off" else None
+    if target is not None:
+        estimate, judged = _with_target(material, target, estimate, chosen, held_out)
     gaussian.means.copy_(estimate.means)
     gaussian.cov.copy_(estimate.cov)
     gaussian.chol.copy_(torch.linalg.cholesky(estimate.cov))
     gaussian.log_prior.copy_(estimate.log_prior)
-    if chosen.name in held_out:
-        gaussian.beta.fill_(held_out[chosen.name].beta)
+    if judged is not None:
+        gaussian.beta.fill_(judged.beta)
     context.facts["tgem"] |= {"beta": float(gaussian.beta), "labels": len(material.y)}
     return gaussian.to(torch.get_default_dtype())
 
@@ -291,29 +296,37 @@ def _choose(
 
 
 def _with_target(
-    material: _Material, target: Rows | None, chosen: Candidate, held_out: dict[str, HeldOut]
-) -> tuple[_Material, Candidate, dict[str, HeldOut]]:
-    """Material, fit and scores with the target's rows in EM, or those given where the guard refuses them.
+    material: _Material, target: Rows, before: Estimate, chosen: Candidate, held_out: dict[str, HeldOut]
+) -> tuple[Estimate, HeldOut | None]:
+    """The fit with the target's rows in EM and its score, or the fit before where the guard refuses them.
 
-    EM with full weight must have been chosen without the target's rows too, unless there were no others, and its
-    cross-validated NLL with them must be within the guard's ratio of the least without them.
+    Three conditions: EM with full weight was chosen without the target's rows too, unless there were no others; its
+    cross-validated NLL with them is within the guard's ratio of the least without them; and few of them change class.
     """
-    options, context, source = material.options, material.context, material.unlabelled
-    if target is None:
-        return material, chosen, held_out
+    options, facts, source = material.options, material.context.facts["tgem"], material.unlabelled
     wider = replace(material, unlabelled=target if source is None else Rows(torch.cat([source.x, target.x])))
-    candidate = Candidate("em with target", options.augment != "none", options.unlabelled_weight)
-    scores = _cross_validate(wider, [candidate])
+    copies = options.augment != "none"
+    candidates = [Candidate("em with target", copies, options.unlabelled_weight)]
+    if source is None and copies:
+        candidates.append(Candidate("em with target, plain", False, options.unlabelled_weight))
+    scores = _cross_validate(wider, candidates)
+    best = min(candidates, key=lambda c: scores[c.name].nll) if scores else candidates[0]
     least = min([score.nll for score in (held_out | scores).values()], default=0.0)
-    close = not scores or options.em == "on" or scores[candidate.name].nll <= options.guard_ratio * least
-    accepted = close and (source is None or chosen.weight == options.unlabelled_weight)
-    facts = {"target_rows": len(target), "target_accepted": accepted}
-    context.facts["tgem"] |= facts | {f"nll {name}": round(score.nll, 4) for name, score in scores.items()}
-    if not accepted:
-        context.report.warn(
-            f"{len(target)} parcels of the target are not learnt from: cross-validated on the labels they hurt, or "
-            f"the other unlabelled parcels did; continuing with the fit {chosen.name!r}"
-        )
-        return material, chosen, held_out
-    context.facts["tgem"]["fit"] = candidate.name
-    return wider, candidate, scores
+    after = _fit(wider, material.labelled, material.y, best, _FINAL)
+    moved = before.posterior(target.x).argmax(1) != after.posterior(target.x).argmax(1)
+    changed = float(moved.double().mean())
+    accepted = options.em == "on" or (
+        (source is None or chosen.weight == options.unlabelled_weight)
+        and (not scores or scores[best.name].nll <= options.guard_ratio * least)
+        and changed <= options.most_reassigned
+    )
+    facts |= {"target_rows": len(target), "target_accepted": accepted, "target_reassigned": round(changed, 4)}
+    facts["nll"] |= {name: round(score.nll, 4) for name, score in scores.items()}
+    if accepted:
+        facts["fit"] = best.name
+        return after, scores.get(best.name)
+    material.context.report.warn(
+        f"the {len(target)} parcels of the target are not learnt from: by the labels they, or the other unlabelled "
+        f"ones, hurt, or too many would change class ({changed:.0%}); continuing with the fit {chosen.name!r}"
+    )
+    return before, held_out.get(chosen.name)
