@@ -87,6 +87,7 @@ def test_everything_comes_once(tmp_path: Path, server: FileServer) -> None:
     assert len(server.requests) == 3
 
 
+@pytest.mark.slow
 def test_files_come_side_by_side(tmp_path: Path, server: FileServer) -> None:
     all_files(tmp_path, server)
     for name in CONTENT:
@@ -97,6 +98,7 @@ def test_files_come_side_by_side(tmp_path: Path, server: FileServer) -> None:
     assert files(tmp_path) == CONTENT
 
 
+@pytest.mark.slow
 def test_the_rate_is_limited_over_all_files(tmp_path: Path, server: FileServer) -> None:
     all_files(tmp_path, server)
     began = time.monotonic()
@@ -172,6 +174,7 @@ def test_verify_finds_damage_and_the_next_fetch_repairs_it(tmp_path: Path, serve
     assert fetch(tmp_path, "toy", "--verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_noticed_without_verify(tmp_path: Path, server: FileServer) -> None:
     all_files(tmp_path, server)
     assert fetch(tmp_path, "toy").code == 0
@@ -202,6 +205,7 @@ def test_files_that_a_user_brings(tmp_path: Path, server: FileServer) -> None:
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_what_a_user_brings_is_verified_and_must_be_there(tmp_path: Path, server: FileServer) -> None:
     all_files(tmp_path, server)
     mine = tmp_path / "mine"
@@ -223,6 +227,7 @@ def test_a_folder_that_is_usable_as_it_is_is_not_copied(tmp_path: Path, server: 
     assert files(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_an_optional_file_may_be_gone(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, {"path": "a.bin"}, {"path": "gone.bin", "optional": True})
     ended = fetch(tmp_path, "toy")
@@ -231,6 +236,7 @@ def test_an_optional_file_may_be_gone(tmp_path: Path, server: FileServer) -> Non
     assert sorted(files(tmp_path)) == ["a.bin"]
 
 
+@pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, {"path": "gone.bin"}, {"path": "a.bin"}, {"path": "b.bin"})
     ended = fetch(tmp_path, "toy", "--jobs", "1")
@@ -254,6 +260,7 @@ def test_plain_http_elsewhere_needs_a_word(tmp_path: Path, server: FileServer) -
     assert (ended.code, "needs --manifests" in ended.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_proxy_of_the_environment_is_used(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +273,7 @@ def test_a_proxy_of_the_environment_is_used(
     assert files(tmp_path) == {"a.bin": CONTENT["a.bin"]}
 
 
+@pytest.mark.slow
 def test_wrong_words(tmp_path: Path) -> None:
     for words, said in (
         (("demo", "--regions", "plateau"), "simulated as a whole"),

@@ -73,6 +73,7 @@ def test_a_server_without_ranges_is_read_from_the_start(tmp_path: Path, server: 
     assert files(tmp_path) == {"a.bin": CONTENT}
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_between_attempts_is_never_a_mixture(tmp_path: Path, server: FileServer) -> None:
     """Without a published digest the entity tag keeps the halves apart."""
     toy_manifest(tmp_path / "manifests", server, {"path": "a.bin"})
@@ -85,6 +86,7 @@ def test_a_file_that_changes_between_attempts_is_never_a_mixture(tmp_path: Path,
     assert files(tmp_path) == {"a.bin": CONTENT[::-1]}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_completed_is_kept_and_goes_on(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
     server.script("a.bin", *[Fault(drop_after=100_000)] * 2, Fault(drop_after=1000))
@@ -116,6 +118,7 @@ def test_a_wrong_digest_leaves_nothing(tmp_path: Path, server: FileServer) -> No
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_md5_is_checked_where_a_publisher_states_it(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, {"path": "a.bin", "md5": "1" * 32})
     ended = fetch(tmp_path)
@@ -136,6 +139,7 @@ def test_a_refusal_is_final(tmp_path: Path, server: FileServer, status: int, sai
     assert files(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
     server.script("a.bin", Fault(status=503), Fault(status=429, headers={"Retry-After": "1"}))
@@ -146,6 +150,7 @@ def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path, server: FileS
     assert len(server.requests) == 3
 
 
+@pytest.mark.slow
 def test_a_server_that_wants_to_be_left_alone_for_long_is(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
     server.always["a.bin"] = Fault(status=503, headers={"Retry-After": "86400"})
@@ -166,6 +171,7 @@ def test_mirrors_are_tried_in_turn(tmp_path: Path, server: FileServer) -> None:
     assert files(tmp_path) == {"a.bin": CONTENT}
 
 
+@pytest.mark.slow
 def test_a_redirect_here_is_followed_and_said(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
     with serve(server.folder) as other:
@@ -183,6 +189,7 @@ def test_a_redirect_to_plain_http_elsewhere_is_refused(tmp_path: Path, server: F
     assert "redirects to http://example.invalid/a.bin, which is not https" in ended.err
 
 
+@pytest.mark.slow
 def test_a_redirect_in_a_circle_ends(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
     server.always["a.bin"] = Fault(redirect=server.url("a.bin"))
@@ -211,6 +218,7 @@ def test_a_trickle_counts_as_a_drop(tmp_path: Path, server: FileServer) -> None:
     assert files(tmp_path) == {"a.bin": CONTENT}
 
 
+@pytest.mark.slow
 def test_a_silent_server_counts_as_a_drop(tmp_path: Path, server: FileServer) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
     server.always["a.bin"] = Fault(bytes_per_second=0.2)
@@ -219,6 +227,7 @@ def test_a_silent_server_counts_as_a_drop(tmp_path: Path, server: FileServer) ->
     assert "timed out" in ended.err.lower()
 
 
+@pytest.mark.slow
 def test_nobody_there(tmp_path: Path, server: FileServer) -> None:
     with serve(tmp_path) as gone:
         pass
