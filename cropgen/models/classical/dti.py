@@ -47,7 +47,7 @@ class PrototypeOptions(GradientOptions):
     steps: int = Field(600, ge=1, description="gradient steps")
     unlabelled_batch: int = Field(0, ge=0, le=0, description="unlabelled parcels are not used")
     learning_rate: float = Field(
-        3e-3, gt=0, description="peak of the one-cycle schedule", json_schema_extra={"search": [1e-3, 3e-3, 1e-2]}
+        1e-2, gt=0, description="peak of the one-cycle schedule", json_schema_extra={"search": [3e-3, 1e-2, 3e-2]}
     )
     prototypes: int = Field(1, ge=1, description="prototypes of a class", json_schema_extra={"search": [1, 2, 4]})
     shift_days: float = Field(
