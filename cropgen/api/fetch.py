@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cropgen.core.errors import UsageError
+from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import guard_output
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
@@ -230,6 +230,7 @@ def _fetch_files(
     workspace: Workspace, manifest: DatasetManifest, selection: Selection, request: FetchRequest, report: Reporter
 ) -> FetchResult:
     from cropgen.datasets.fetch import (
+        describe_options,
         exclusive,
         fetch_files,
         guard_prepared,
@@ -245,7 +246,10 @@ def _fetch_files(
     preparing = request.prepare and has_reader(manifest.name)
     if request.dry_run:
         files = tuple(_described(p) for p in plan(manifest, selection, home))
-        return FetchResult(manifest.name, folder, _facts(manifest, selection, files), True, files=files)
+        facts = _facts(manifest, selection, files)
+        if preparing and (options := describe_options(manifest.name)):
+            facts["--set"] = options
+        return FetchResult(manifest.name, folder, facts, True, files=files)
     options = reader_options(manifest.name, request.options) if preparing else None
     if options is not None:
         guard_prepared(folder, selection, options, overwrite=request.overwrite)
@@ -312,6 +316,7 @@ def verify(
 
     Raises:
         UsageError: there is no such data set.
+        MissingInputError: nothing was fetched.
     """
     from cropgen.datasets.catalog import find_dataset
     from cropgen.datasets.catalog import list_datasets as read_manifests
@@ -334,4 +339,9 @@ def verify(
             advance = lambda n: task.advance(n / 1e6)  # noqa: E731 - one line, used once
             verdicts = verify_files(home / FILES, FetchLock.read(home), reporter, advance)
         found += [{"dataset": manifest.name, **vars(verdict)} for verdict in verdicts]
+    if not found:
+        what = f"of {name} " if name is not None else ""
+        raise MissingInputError(
+            f"nothing {what}was fetched into {workspace.data}", hint="files read in place by --from are not recorded"
+        )
     return VerifyResult(tuple(found))

@@ -200,6 +200,14 @@ def reader_options(name: str, given: Mapping[str, Any]) -> Any:
     return validate(reader_of(name).Options, dict(given), where=f"options of {name}")
 
 
+def describe_options(name: str) -> str:
+    """The options of a data set's reader and their defaults, in one line; empty where it has none."""
+    fields = reader_of(name).Options.model_fields.items()
+    return "; ".join(
+        f"{key}={field.get_default(call_default_factory=True)} ({field.description})" for key, field in fields
+    )
+
+
 def prepare(
     manifest: DatasetManifest, selection: Selection, options: Any, files: Path, home: Path, folder: Path,
     report: Reporter, *, overwrite: bool,

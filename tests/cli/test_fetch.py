@@ -158,6 +158,7 @@ def test_first_use_is_trusted_recorded_and_said(tmp_path: Path, server: FileServ
 
 def test_verify_finds_damage_and_the_next_fetch_repairs_it(tmp_path: Path, server: FileServer) -> None:
     all_files(tmp_path, server)
+    assert fetch(tmp_path, "toy", "--verify").code == 3
     assert fetch(tmp_path, "toy").code == 0
     assert fetch(tmp_path, "toy", "--verify").code == 0
     folder = tmp_path / "data" / "toy" / "files"
