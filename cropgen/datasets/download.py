@@ -74,7 +74,9 @@ def download(
     sizes = [f.size_bytes or f.about_bytes for f in files]
     total = math.ceil(sum(s for s in sizes if s) / 1e6) if all(sizes) else None
     with report.task("downloading (MB)", total) as task:
-        crew = _Crew(files, folder, lock, options, report, _Meter(task, options.limit_rate), whole)
+        crew = _Crew(
+            files, folder, lock, options, report, _Meter(task, options.limit_rate, sized=total is not None), whole
+        )
         crew.work()
 
 
@@ -84,9 +86,10 @@ class _Meter:
     Arguments:
         task: counts in MB.
         limit: bytes per second, or None.
+        sized: the task knows its total, so that whoever shows it can tell the remaining time.
     """
 
-    def __init__(self, task: Task, limit: float | None) -> None:
+    def __init__(self, task: Task, limit: float | None, *, sized: bool) -> None:
         self.stop = threading.Event()
         self._task = task
         self._limit = limit
@@ -94,17 +97,26 @@ class _Meter:
         self._begun = time.monotonic()
         self._free = self._begun
         self._bytes = 0
+        self._sized = sized
+        self._before = 0
+        self._totals: dict[str, int] = {}
 
     def resume(self, number: int) -> None:
         """Bytes that were here before; they are no speed."""
-        self._task.advance(number / 1e6)
+        with self._guard:
+            self._before += number
+            self._task.advance(number / 1e6)
+
+    def expect(self, path: str, total: int) -> None:
+        """A file that has begun has this size."""
+        with self._guard:
+            self._totals[path] = total
 
     def received(self, number: int) -> None:
         with self._guard:
             self._bytes += number
             self._task.advance(number / 1e6)
-            speed = self._bytes / max(time.monotonic() - self._begun, 1e-3)
-            self._task.note(f"{max(speed, 0) / 1e6:.1f} MB/s")
+            self._task.note(self._state(max(self._bytes / max(time.monotonic() - self._begun, 1e-3), 1.0)))
             wait = 0.0
             if self._limit is not None and number > 0:
                 now = time.monotonic()
@@ -112,6 +124,15 @@ class _Meter:
                 wait = self._free - now
         if wait > 0:
             self.stop.wait(wait)
+
+    def _state(self, speed: float) -> str:
+        """Speed, and what remains of the files begun where the total of all is not known."""
+        text = f"{speed / 1e6:.1f} MB/s"
+        if self._sized or not self._totals:
+            return text
+        total = sum(self._totals.values())
+        left = max(total - self._before - self._bytes, 0) / speed
+        return f"of {total / 1e6:,.0f} MB begun, {text}, {left // 60:.0f}:{left % 60:02.0f} left"
 
 
 class _Crew:
@@ -128,7 +149,9 @@ class _Crew:
         self._folder, self._lock, self._options, self._report = folder, lock, options, report
         self._meter, self._whole = meter, whole
         self._failures: list[tuple[RemoteFile, BaseException]] = []
-        self._wire = Wire(options.timeout, options.insecure, meter.stop, meter.received, report.info)
+        self._wire = Wire(
+            options.timeout, options.insecure, meter.stop, meter.received, meter.expect, report.info
+        )  # fmt: skip
 
     def work(self) -> None:
         threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self._threads)]

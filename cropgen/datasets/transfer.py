@@ -66,6 +66,7 @@ class Wire:
         insecure: redirects to plain http are followed.
         stop: set when no more bytes are wanted.
         received: called with the number of bytes that arrived; negative when some are dropped. It may wait.
+        expected: called with a file's path and its size as the server states it, where the server does.
         say: one line a user wants to know.
     """
 
@@ -73,6 +74,7 @@ class Wire:
     insecure: bool
     stop: threading.Event
     received: Callable[[int], None]
+    expected: Callable[[str, int], None]
     say: Callable[[str], None]
 
 
@@ -141,6 +143,8 @@ def transfer(session: Session, url: str, part: Part, file: RemoteFile, wire: Wir
                 wire.received(begin - part.size)
             total = _total(response, begin)
             _require_sound(response, url, file, total)
+            if total is not None:
+                wire.expected(file.path, total)
             part.note(url, _tag(response))
             _append(response, part, begin, total, wire)
     except requests.exceptions.SSLError as error:
