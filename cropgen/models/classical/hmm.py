@@ -29,14 +29,13 @@ from torch import Tensor
 from cropgen.models.base import Context, GenerativeModel, InputSpec, Options, TrainingData
 from cropgen.models.layers.features import class_log_prior, require_every_class
 from cropgen.models.layers.held_out import fit_temperature, held_out_scores
-from cropgen.models.layers.innovations import tempered
+from cropgen.models.layers.innovations import CAUTIOUS_BETA, tempered
 from cropgen.models.layers.left_right import Chain
 from cropgen.series.batches import Batch
 
 _ROWS_AT_ONCE = 512
 _LEAST_VARIANCE = 1e-3
 _MEAN_WEIGHT = 0.5
-_CAUTIOUS_BETA = 0.3
 _LOG_2PI = math.log(2 * math.pi)
 
 
@@ -190,7 +189,7 @@ class HiddenMarkov(GenerativeModel):
         self.register_buffer("mean", torch.zeros(classes, stages, bands))
         self.register_buffer("cov", torch.eye(bands).expand(classes, stages, -1, -1).clone())
         self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
-        self.register_buffer("beta", torch.tensor(_CAUTIOUS_BETA))
+        self.register_buffer("beta", torch.tensor(CAUTIOUS_BETA))
 
     def see(self, batch: Batch) -> Seen:
         """Standardised dates and their steps."""

@@ -28,7 +28,7 @@ from torch.nn import functional
 from cropgen.models.base import Context, GenerativeModel, InputSpec, Options, TrainingData
 from cropgen.models.layers.features import require_every_class
 from cropgen.models.layers.held_out import HeldOut, fit_temperature, held_out_scores
-from cropgen.models.layers.innovations import TiedGaussian, tempered
+from cropgen.models.layers.innovations import CAUTIOUS_BETA, TiedGaussian, tempered
 from cropgen.models.layers.tied_em import Estimate, Rows, Weighted, maximise
 from cropgen.series.augment import Strength, augment, fill_gaps
 from cropgen.series.batches import Batch
@@ -258,7 +258,7 @@ class ClassGaussians(GenerativeModel):
         self.settings = options
         self._allocate([1] * spec.classes)
         self.register_buffer("log_prior", torch.full((spec.classes,), -math.log(spec.classes)))
-        self.register_buffer("beta", TiedGaussian(replace(spec, legend=_numbered(1))).beta)
+        self.register_buffer("beta", torch.tensor(CAUTIOUS_BETA))
 
     def _allocate(self, components: list[int]) -> None:
         self.densities = nn.ModuleList(TiedGaussian(replace(self.spec, legend=_numbered(j))) for j in components)

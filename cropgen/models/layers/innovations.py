@@ -31,7 +31,7 @@ from cropgen.series.batches import Batch
 MOST_DIMENSIONS = 3000
 _BLOCK_ELEMENTS = 1 << 24
 _LOG_2PI = math.log(2 * math.pi)
-_CAUTIOUS_BETA = 0.3
+CAUTIOUS_BETA = 0.3
 UNIFORM_SHARE = 0.01
 
 
@@ -132,7 +132,7 @@ class TiedGaussian(nn.Module):
         self.register_buffer("cov", torch.eye(size))
         self.register_buffer("chol", torch.eye(size))
         self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
-        self.register_buffer("beta", torch.tensor(_CAUTIOUS_BETA))
+        self.register_buffer("beta", torch.tensor(CAUTIOUS_BETA))
 
     def grid(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Standardised seasons on the calendar: the observations of a slot averaged.
