@@ -145,7 +145,10 @@ def _planned(result: api.EvaluateResult) -> list[RenderableType]:
 
 
 def _contender(row: dict[str, Any]) -> str:
-    return f"{row['model']} ({row['variant']})" if row["variant"] else row["model"]
+    calibration = row.get("calibration", "none")
+    told = [row["variant"], "" if calibration == "none" else calibration]
+    variant = ", ".join(part for part in told if part)
+    return f"{row['model']} ({variant})" if variant else row["model"]
 
 
 def _seen(row: dict[str, Any]) -> str:

@@ -208,6 +208,12 @@ class Evaluation(Section):
     failed: tuple[Failure, ...] = ()
     provenance: dict[str, Any]
 
+    def uncalibrated(self) -> Evaluation:
+        """The document with the rows of uncorrected probabilities alone."""
+        kept = [pair for pair in zip(self.rows, self.details, strict=True) if pair[0].calibration == "none"]
+        rows, details = tuple(row for row, _ in kept), tuple(detail for _, detail in kept)
+        return self.model_copy(update={"rows": rows, "details": details})
+
     def write(self, path: Path) -> None:
         """Write the document atomically."""
         write_text(path, self.model_dump_json(indent=1) + "\n")

@@ -142,6 +142,7 @@ def chapter(document: Evaluation, position: int, preferred: str | None) -> Chapt
         position: of the chapter on the page; keeps identifiers apart.
         preferred: the model whose details are shown; None or one that was not evaluated: the best on average.
     """
+    document = document.uncalibrated()
     settings = settings_of(document.protocol)
     entries = _entries(document, settings)
     headline = next((e for e in entries if e.model == preferred), entries[0])

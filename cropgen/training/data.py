@@ -50,9 +50,9 @@ class TrainingRows:
 
     def without(self, rows: np.ndarray) -> TrainingRows:
         """The rows that are not among these."""
-        kept = [np.setdiff1d(part, rows) for part in (self.labelled, self.unlabelled, self.reference, self.validation)]
-        count = dict(zip(("labelled", "unlabelled", "reference", "validation"), map(len, kept), strict=True))
-        return TrainingRows(*kept, self.facts | count)
+        names = ("labelled", "unlabelled", "reference", "validation")
+        kept = {name: np.setdiff1d(getattr(self, name), rows) for name in names}
+        return TrainingRows(**kept, facts=self.facts | {name: len(part) for name, part in kept.items()})
 
 
 def choose_rows(index: pd.DataFrame, section: DataSection, seed: int) -> TrainingRows:

@@ -16,7 +16,7 @@ from cropgen.evaluation.summary import summarise
 from cropgen.models.base import Classifier, Options
 from cropgen.series.schema import concatenate
 from cropgen.series.store import SeriesStore
-from cropgen.training.fit import FitResult
+from cropgen.training.fit import FitResult, fit_model
 
 
 class Nearest(Classifier):
@@ -225,3 +225,39 @@ def test_summary_averages_over_seeds(store, tmp_path):
         assert record["seeds"] == 3
         assert record["macro_f1"] == pytest.approx(np.mean(mine))
         assert record["macro_f1_sd"] == pytest.approx(np.std(mine, ddof=1))
+
+
+def test_calibration_is_shown_with_and_without_and_tempering_beside(store, tmp_path):
+    section = DataSection(series="toy", validation_share=0.3)
+    plain = run(store, tmp_path / "plain", protocol="holdout", data=section)
+    (row,) = plain.rows
+    assert row.calibration == "none"
+    assert row.temperature is not None
+    assert row.tempered_nll is not None
+    wanted = (Contender(name="rf", calibration="temperature"),)
+    found = run(store, tmp_path / "out", protocol="holdout", data=section, models=wanted)
+    without, corrected = found.rows
+    assert (without.calibration, corrected.calibration) == ("none", "temperature")
+    assert without.model_copy(update={"predict_seconds": 0, "peak_mb": None}) == row.model_copy(
+        update={"predict_seconds": 0, "peak_mb": None}
+    )
+    assert corrected.nll == pytest.approx(row.tempered_nll, abs=1e-5)
+    assert corrected.macro_f1 == without.macro_f1
+    assert found.details[1].facts["calibration"]["rows"] > 0
+    assert [r.calibration for r in found.uncalibrated().rows] == ["none"]
+    assert len(found.uncalibrated().details) == 1
+
+
+def test_calibration_needs_validation_rows(store, tmp_path):
+    with pytest.raises(UsageError, match="needs labelled parcels") as raised:
+        run(store, tmp_path / "out", models=(Contender(name="rf", calibration="dirichlet"),))
+    assert "--validation" in str(raised.value.hint)
+
+
+def test_generative_models_are_scored_by_density(store, tmp_path):
+    found = run(store, tmp_path / "out", fit=fit_model, protocol="holdout", models=(Contender(name="tgem"),))
+    (row,) = found.rows
+    # noise of 0.02 on known levels: log2(0.02 √(2πe) / 10⁻⁴) = 9.7 bits a value, and a CRPS of 0.02 / √π
+    assert row.bits_per_value == pytest.approx(9.7, abs=0.6)
+    assert row.crps == pytest.approx(0.02 / np.sqrt(np.pi), rel=0.4)
+    assert row.auroc_out_of_legend is None
