@@ -239,7 +239,7 @@ def main() -> None:
     kept = {cell: options.ledger / f"{cell.key(code)}.json" for cell in cells(options.only)}
     todo = [cell for cell, path in kept.items() if not path.exists()]
     print(f"{len(kept)} cells, {len(kept) - len(todo)} done, code {code}", flush=True)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as workers:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
         futures = {workers.submit(run, cell, str(options.data)): cell for cell in todo}
         for number, future in enumerate(as_completed(futures), 1):
             cell, rows = futures[future], future.result()

@@ -29,6 +29,7 @@ class EvaluateRequest:
         until: ends of the season, `MM-DD` or days after 1 January: trained and tested up to each, and trained on whole
             seasons and cut short at the test.
         unlabelled_target: train a second time with the unlabelled parcels of the test year or region.
+        prior: class shares assumed at the test: training, em (estimated from the test parcels, unlabelled) or uniform.
         tune: option sets each model may try on validation rows inside the training rows; 0 keeps the defaults.
         test_share, block_km: share of the spatial blocks held out, and their side in kilometres.
         parts: parts of the protocol blocks.
@@ -54,6 +55,7 @@ class EvaluateRequest:
     vary: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     until: tuple[str, ...] = ()
     unlabelled_target: bool = False
+    prior: str = "training"
     tune: int = 0
     test_share: float = 0.3
     block_km: float = 1.0
@@ -103,7 +105,7 @@ def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> Eva
         "labels": request.labels or (LABEL_CURVE if request.protocol == "label-curve" else ("100%",)),
         "seeds": request.seeds, "until": request.until, "target_unlabelled": request.unlabelled_target,
         "tune": request.tune, "parts": request.parts, "test_share": request.test_share, "block_km": request.block_km,
-        "neighbour_m": request.neighbour_m, "on_leak": request.on_leak,
+        "prior": request.prior, "neighbour_m": request.neighbour_m, "on_leak": request.on_leak,
         "data": {
             "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
             "unlabelled_years": request.unlabelled_years, "calendar": request.calendar,

@@ -15,6 +15,7 @@ from cropgen.cli.options import (
     Regions,
     Series,
     Settings,
+    Standardise,
     Years,
     parse_settings,
     parse_vary,
@@ -46,6 +47,7 @@ def evaluate(
     calendar: Annotated[
         str, typer.Option("--calendar", help="auto, pentad, dekad, half-month, 16-day or month.")
     ] = "auto",
+    standardise: Standardise = "none",
     settings: Settings = None,
     vary: Annotated[
         list[str] | None,
@@ -59,6 +61,9 @@ def evaluate(
         bool,
         typer.Option("--unlabelled-target", help="Train also with the unlabelled parcels of the test year or region."),
     ] = False,
+    prior: Annotated[
+        str, typer.Option("--prior", help="Class shares assumed at the test: training, em or uniform.")
+    ] = "training",
     tune: Annotated[
         int, typer.Option("--tune", metavar="N", min=0, help="Option sets each model may try on validation blocks.")
     ] = 0,
@@ -103,6 +108,7 @@ def evaluate(
     request = api.EvaluateRequest(
         protocol=protocol, models=split_list(model), labels=split_list(labels), seeds=split_numbers(seeds, "--seeds"),
         series=data, years=split_numbers(years, "--years"), regions=split_list(regions), calendar=calendar,
+        standardise=standardise, prior=prior,
         options=parse_settings(settings), vary=parse_vary(vary), until=split_list(until),
         unlabelled_target=unlabelled_target, tune=tune, test_share=test_share, block_km=block_km, parts=parts,
         validation=validation, calibration=calibrate, neighbour_m=neighbour_m, on_leak=on_leak, engine=engine,

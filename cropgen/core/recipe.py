@@ -94,6 +94,9 @@ class EvaluateRecipe(Section):
     target_unlabelled: bool = Field(
         False, description="train a second time with the unlabelled parcels of the test year or region"
     )
+    prior: Literal["training", "em", "uniform"] = Field(
+        "training", description="class shares assumed at the test: em estimates them from the parcels, without labels"
+    )
     tune: int = Field(0, ge=0, description="option sets each model may try on validation rows; 0: its defaults")
     parts: int = Field(5, ge=2, description="parts of the protocol blocks")
     test_share: float = Field(0.3, gt=0, lt=1, description="share of the spatial blocks that is held out")

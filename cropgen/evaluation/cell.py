@@ -21,6 +21,7 @@ from cropgen.evaluation.leaks import leak_message
 from cropgen.evaluation.learn import Fit, Learnt, Material, answer, fold_rows, learn, read_material, training_section
 from cropgen.evaluation.memory import PeakMemory
 from cropgen.evaluation.plan import Exam, Training
+from cropgen.evaluation.prior import reweighed
 from cropgen.evaluation.score import Answers, score
 from cropgen.evaluation.tune import tune
 from cropgen.models.catalog import find
@@ -80,16 +81,18 @@ class Bench:
                 report.warn(f"{training.title}: no parcel of {exam.test.name} has a crop the model knows; not scored")
                 continue
             facts = learnt.result.facts if tuning is None else {**learnt.result.facts, "tuned": tuning.chosen}
+            judged = answers
             for kind, calibrator in learnt.calibrators.items():
                 answers = answers.calibrated(calibrator)
+                judged = reweighed(answers, learnt.result.model, self.recipe.prior)
                 temperature = learnt.temperature if kind == "none" else None
-                scores, detail = score(answers, facts, training.fold.seed, temperature)
+                scores, detail = score(judged, facts, training.fold.seed, temperature)
                 scores["calibration"] = kind
                 rows.append(self._row(training, exam, learnt, material, scores, seconds, peak.megabytes))
                 details.append(detail)
             if exam.test.scope == "held-out":
                 arrays[f"rows{number}"] = answers.rows
-                arrays[f"predicted{number}"] = learnt.classes[answers.log_posterior.argmax(1)].astype(np.int32)
+                arrays[f"predicted{number}"] = learnt.classes[judged.log_posterior.argmax(1)].astype(np.int32)
         record = TrainingRecord(
             key=key, rows=tuple(rows), details=tuple(details), checks=tuple(checks), tuning=tuning
         )  # fmt: skip
