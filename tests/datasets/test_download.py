@@ -141,6 +141,17 @@ def test_a_mirror_goes_on_behind_what_came_when_a_digest_vouches(tmp_path: Path,
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
+def test_halves_of_two_versions_are_never_put_together(tmp_path: Path, server: FileServer) -> None:
+    """Without a published digest, the entity tag of the first half must still hold."""
+    server.script("a.bin", Fault(drop_after=10_000))
+    with pytest.raises(UnfinishedError):
+        get(tmp_path, remote(server), options=DownloadOptions(retries=0))
+    (server.folder / "a.bin").write_bytes(CONTENT[::-1])
+    get(tmp_path, remote(server))
+    assert server.asked("a.bin") == [None, "bytes=10000-"]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT[::-1]
+
+
 def test_a_range_that_begins_elsewhere_is_not_taken(tmp_path: Path, server: FileServer) -> None:
     (tmp_path / "a.bin.part").write_bytes(CONTENT[:100])
     lie = {"Content-Range": f"bytes 50-{len(CONTENT) - 1}/{len(CONTENT)}"}
