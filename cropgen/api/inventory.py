@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import platform
 import shutil
@@ -58,7 +59,7 @@ def model_card(name: str) -> ModelCard:
                field.description or "")
         for key, field in kind.Settings.model_fields.items()
     )  # fmt: skip
-    return ModelCard(entry, aliases_of(entry.name), (kind.__doc__ or "").strip(), options)
+    return ModelCard(entry, aliases_of(entry.name), (inspect.getdoc(kind) or "").partition("\n\n")[0], options)
 
 
 def _kind_of(annotation: Any) -> str:

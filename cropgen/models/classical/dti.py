@@ -66,7 +66,7 @@ class PrototypeOptions(GradientOptions):
 
 
 class DeformablePrototypes(Classifier):
-    """Prototypes that a network warps in time and offsets in level (see the module).
+    """Prototypes that a network warps in time and offsets in level.
 
     Attributes:
         prototype: (K, P, G, C) standardised seasons.

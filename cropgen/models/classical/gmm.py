@@ -32,7 +32,7 @@ class GaussianMixtureOptions(GaussianOptions):
 
 
 class GaussianMixture(ClassGaussians):
-    """Several Gaussians for every class (see the module)."""
+    """Several Gaussians for every class."""
 
     Settings: ClassVar[type[Options]] = GaussianMixtureOptions
     name = "gmm"

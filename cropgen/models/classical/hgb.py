@@ -46,7 +46,7 @@ class BoostingOptions(Options):
 
 
 class HistogramGradientBoosting(Classifier):
-    """p(y | x) as the softmax of summed trees (see the module).
+    """p(y | x) as the softmax of summed trees.
 
     `column` (trees,) is the class that each tree answers for.
     """

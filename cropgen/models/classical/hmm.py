@@ -157,7 +157,7 @@ def baum_welch(phenology: Phenology, seen: Seen, steps: int, pooling: float) -> 
 
 
 class HiddenMarkov(GenerativeModel):
-    """Stages of the season with Gaussian emissions for every class (see the module).
+    """Stages of the season with Gaussian emissions for every class.
 
     Attributes:
         centre, scale: (C,) standardisation of each band.

@@ -25,7 +25,7 @@ class LinearDiscriminantOptions(GaussianOptions):
 
 
 class LinearDiscriminant(TiedClassifier):
-    """Gaussian classes of one covariance (see the module)."""
+    """Gaussian classes of one covariance."""
 
     Settings: ClassVar[type[Options]] = LinearDiscriminantOptions
 

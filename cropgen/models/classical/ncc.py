@@ -47,7 +47,7 @@ class CentroidOptions(Options):
 
 
 class NearestCentroid(Classifier):
-    """Distance to the mean season of each class (see the module).
+    """Distance to the mean season of each class.
 
     Attributes:
         centroid: (K, G, C) in reflectance.

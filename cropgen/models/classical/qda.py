@@ -27,7 +27,7 @@ class QuadraticDiscriminantOptions(GaussianOptions):
 
 
 class QuadraticDiscriminant(ClassGaussians):
-    """One Gaussian of its own covariance for every class (see the module)."""
+    """One Gaussian of its own covariance for every class."""
 
     Settings: ClassVar[type[Options]] = QuadraticDiscriminantOptions
     name = "qda"

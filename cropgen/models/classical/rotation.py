@@ -51,7 +51,7 @@ class RotationOptions(Options):
 
 
 class Rotation(Classifier):
-    """p(y | the parcel's last known crop) (see the module).
+    """p(y | the parcel's last known crop).
 
     Attributes:
         parcel: (M,) ascending keys of the labelled parcels.

@@ -58,7 +58,7 @@ class SupportVectorOptions(Options):
 
 
 class SupportVectorMachine(Classifier):
-    """p(y | x) from pairwise margins (see the module).
+    """p(y | x) from pairwise margins.
 
     Attributes:
         centre, scale: (F,) standardisation of the features.

@@ -244,7 +244,7 @@ def keep_estimate(gaussian: TiedGaussian, estimate: Estimate, seen: Labelled) ->
 
 
 class ClassGaussians(GenerativeModel):
-    """A mixture of Gaussians for every class; see the module.
+    """A mixture of Gaussians for every class.
 
     Each class is a `TiedGaussian` whose "classes" are its components: they share the covariance of the class.
     """
