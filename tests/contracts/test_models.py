@@ -23,7 +23,7 @@ from cropgen.models.checkpoint import build_model, load_model, save_model
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
-from cropgen.training import loop
+from cropgen.training import loop, stopping
 from cropgen.training.fit import FitResult, fit_model
 
 SLOTS, BANDS, DATES = 6, 2, 9
@@ -164,6 +164,18 @@ def test_an_interrupted_fit_resumes_bit_for_bit(entry: Entry, tmp_path: Path, mo
     assert len(calls) == 4 + 2
     state = fitted(entry.name).model.state_dict()
     assert [key for key, value in resumed.model.state_dict().items() if not torch.equal(state[key], value)] == []
+
+
+@GRADIENT
+def test_validation_rows_may_end_a_fit(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "JUDGE_EVERY", 2)
+    settings = few_steps(entry)
+    learner = settings["discriminative_options"] if entry.family == "pool" else settings
+    learner["patience"] = 1
+    judged = replace(DATA, validation=seasons((4, 4, 4), 3))
+    result = fit_model(entry.name, settings, SPEC, judged, seed=1)
+    assert result.facts["early_stopping"]["step"] in (2, 4)
+    assert torch.isfinite(answer(result.model, TEST)).all()
 
 
 @EVERY

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cropgen.core.errors import MissingDependencyError
+from cropgen.core.run import new_run_name
 from cropgen.models.catalog import CATALOG
 from cropgen.models.discriminative.breizhcrops import DATES, even_places, random_places, take_dates
 
@@ -103,6 +104,10 @@ def test_the_upper_layers_of_starrnn_are_one(make: Make) -> None:
     network: Any = make("breizhcrops:starrnn").network
     assert network.block[1] is network.block[2]
     assert isinstance(copy.deepcopy(network), nn.Module)
+
+
+def test_the_name_of_a_run_is_a_folder_name_everywhere() -> None:
+    assert ":" not in new_run_name("breizhcrops:lstm", "10%")
 
 
 def test_a_missing_package_says_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
