@@ -182,10 +182,12 @@ class _Crew:
         unexpected = [error for _, error in self._failures if not isinstance(error, CropgenError)]
         if unexpected:
             raise unexpected[0]
-        needed = [error for file, error in self._failures if isinstance(error, CropgenError) and not file.optional]
+        needed = []
         for file, error in self._failures:
-            if file.optional:
+            if file.optional and isinstance(error, CropgenError) and not isinstance(error, UnfinishedError):
                 self._report.warn(f"{file.path} is left out: {error}")
+            elif isinstance(error, CropgenError):
+                needed.append(error)
         if needed:
             needed.sort(key=lambda error: isinstance(error, UnfinishedError))
             for error in needed[1:]:

@@ -168,6 +168,18 @@ def test_the_reasons_of_every_address_are_said(tmp_path: Path, server: FileServe
     assert "404" in counter.warnings[0]
 
 
+def test_an_optional_file_may_be_refused_but_not_broken_off(tmp_path: Path, server: FileServer) -> None:
+    """What is left out for a passing reason would make another container than next time."""
+    lock = FetchLock.read(tmp_path)
+    counter, options = Counter(), DownloadOptions(retries=0)
+    file = remote(server, optional=True)
+    server.script("a.bin", Fault(status=403), Fault(drop_after=5))
+    download([file], tmp_path, lock, options, counter, lambda *_: None)
+    assert "a.bin is left out" in counter.warnings[0]
+    with pytest.raises(UnfinishedError):
+        download([file], tmp_path, lock, options, counter, lambda *_: None)
+
+
 def test_an_error_of_ours_is_not_hidden(tmp_path: Path, server: FileServer) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
