@@ -213,6 +213,7 @@ def _import_dask() -> Any:
         raise MissingDependencyError(
             "dask is not installed", hint="pip install 'cropgen[scale]', or use --engine processes"
         ) from error
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     return distributed
 
 
@@ -253,7 +254,8 @@ def _stream(
             value, failure = (future.result(), None) if failed is None else (None, _dask_failure(failed))
             yield Outcome(position, value, failure), isinstance(failed, distributed.KilledWorker)
     finally:
-        client.cancel(list(flying))
+        if flying:
+            client.cancel(list(flying))
 
 
 def _client(engine: Engine) -> Client:
@@ -267,9 +269,7 @@ def _client(engine: Engine) -> Client:
         from dask import config
 
         with config.set({"distributed.scheduler.allowed-failures": 0}):
-            return distributed.Client(
-                n_workers=engine.jobs, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
-            )
+            return distributed.Client(n_workers=engine.jobs, threads_per_worker=1, dashboard_address=None)
     try:
         return distributed.Client(engine.scheduler, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:

@@ -8,9 +8,10 @@
     validation-neighbour   no validation row lies within that distance of a held-out parcel
 
 A test set of scope "all" is a whole year or region, so it holds the parcels learnt from in another year by design: only
-the first check applies to it. Two rows have the same series where all clear values and their days in the year are
-equal; rows of fewer than 3 clear dates are not compared. The distance is between the positions of the parcels, in any
-year; parcels without a position have no neighbours.
+the first check applies to it. A published split is taken as it is: only the first check and the disjointness of its
+validation rows apply, because its sides may well hold neighbours, or one parcel in two years. Two rows have the same
+series where all clear values and their days in the year are equal; rows of fewer than 3 clear dates are not compared.
+The distance is between the positions of the parcels, in any year; parcels without a position have no neighbours.
 """
 
 from __future__ import annotations
@@ -95,13 +96,16 @@ def find_leaks(
     held = _union(test.rows for test in fold.tests if test.scope == "held-out")
     learnt = _union((rows.labelled, rows.unlabelled))
     judges = rows.validation
+    row = np.intersect1d(np.union1d(rows.labelled, judges), tested)
+    if fold.official:
+        return {"row": row, "validation": np.intersect1d(judges, learnt)}
     parcel = _parcels(index)
     same_parcel = np.isin(parcel, parcel[held])
     same_series = _shared_series(store, index, np.union1d(learnt, judges), held)
     near = _near(index, np.union1d(rows.labelled, judges), held, neighbour_m)
     own = same_parcel[judges] | np.isin(judges, same_series) | np.isin(judges, learnt)
     return {
-        "row": np.intersect1d(np.union1d(rows.labelled, judges), tested),
+        "row": row,
         "parcel": learnt[same_parcel[learnt]],
         "series": np.intersect1d(learnt[~same_parcel[learnt]], same_series),
         "neighbour": np.intersect1d(rows.labelled[~same_parcel[rows.labelled]], near),
@@ -182,7 +186,7 @@ def _near(index: pd.DataFrame, rows: np.ndarray, held: np.ndarray, metres: float
     """Ascending rows that lie nearer than `metres` to a row of `held`, by the chord between their positions."""
     lon, lat = (np.deg2rad(index[name].to_numpy(float)) for name in ("lon", "lat"))
     place = _EARTH_RADIUS_M * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
-    known = np.isfinite(place).all(1)
+    known = np.isfinite(place.sum(1))
     asked, there = rows[known[rows]], held[known[held]]
     if not len(asked) or not len(there) or metres == 0:
         return np.zeros(0, np.int64)

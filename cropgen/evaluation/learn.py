@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection
@@ -107,8 +106,7 @@ def fold_rows(
     if fold.validation is not None:
         usable = (seen["label"].to_numpy() > UNKNOWN) & (seen["clear_dates"].to_numpy() > 0)
         rows = replace(rows, validation=fold.validation[usable[fold.validation]])
-    neighbour_m = 0.0 if fold.official else recipe.neighbour_m
-    return guard_rows(fold, rows, index, store, neighbour_m=neighbour_m, on_leak=recipe.on_leak)
+    return guard_rows(fold, rows, index, store, neighbour_m=recipe.neighbour_m, on_leak=recipe.on_leak)
 
 
 def read_material(
@@ -180,15 +178,12 @@ def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndar
     """
     model, typicality = learnt.result.model, learnt.typicality
     probability, novelty = [np.zeros((0, len(learnt.classes)))], [np.zeros(0)]
-    observed, likelihood, crps = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0)]
-    has_likelihood, withheld = True, np.isin(np.arange(len(rows)), _spread(len(rows), _MOST_WITHHELD))
+    observed, likelihood, has_likelihood = [np.zeros(0, np.int64)], [np.zeros(0)], True
     for start in range(0, len(rows), _CHUNK):
         series = store.read(rows[start : start + _CHUNK]).select_bands(model.spec.bands)
-        batch = make_batch(series, model.spec.calendar, learnt.classes)
-        said = infer(model, batch)
+        said = infer(model, make_batch(series, model.spec.calendar, learnt.classes))
         probability.append(said.probability)
         observed.append(said.observations.astype(np.int64) * len(model.spec.bands))
-        crps.append(_withheld(model, batch, withheld[start : start + _CHUNK]))
         has_likelihood = has_likelihood and said.log_likelihood is not None
         likelihood.append(np.zeros(0) if said.log_likelihood is None else said.log_likelihood)
         if typicality is None or said.log_likelihood is None:
@@ -205,18 +200,22 @@ def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndar
         novelty_score="entropy" if typicality is None else "likelihood",
         observed=np.concatenate(observed),
         log_likelihood=np.concatenate(likelihood) if has_likelihood else None,
-        crps=np.concatenate(crps),
     )
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of `count` positions, evenly spread."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+def foresee(learnt: Learnt, store: SeriesStore, rows: np.ndarray) -> np.ndarray | None:
+    """(M,) CRPS of the withheld dates of at most 500 evenly spread rows, NaN of the others.
 
-
-def _withheld(model: Classifier, batch: Batch, asked: np.ndarray) -> np.ndarray:
-    """(B,) CRPS of withheld dates of the rows asked about (B,) bool, NaN elsewhere."""
-    score = np.full(len(batch), np.nan)
-    found = withheld_crps(model, batch.take(torch.from_numpy(asked)))
-    score[asked] = np.nan if found is None else found
+    None for a model that cannot say what it expects.
+    """
+    model = learnt.result.model
+    place = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_WITHHELD)).round().astype(np.int64)
+    if not hasattr(model, "predictive") or not len(place):
+        return None
+    series = store.read(rows[place]).select_bands(model.spec.bands)
+    found = withheld_crps(model, make_batch(series, model.spec.calendar))
+    if found is None:
+        return None
+    score = np.full(len(rows), np.nan)
+    score[place] = found
     return score

@@ -23,6 +23,7 @@ from cropgen.series.store import SeriesStore
 from cropgen.series.view import SeriesView
 
 _DECIDES = ("cropgen.evaluation.cell", "cropgen.evaluation.plan")
+_OF_SINGLE_TRAININGS = {"data", "models", "labels", "seeds", "until", "target_unlabelled", "test_share", "parts"}
 _ONLY_NAMES = ("cropgen", "cropgen.core.errors", "cropgen.core.progress", "cropgen.models.catalog")
 
 
@@ -176,8 +177,7 @@ class Keys:
     """
 
     def __init__(self, recipe: EvaluateRecipe, store: SeriesStore) -> None:
-        shared = ("protocol", "tune", "neighbour_m", "on_leak")
-        self._recipe = {name: getattr(recipe, name) for name in shared}
+        self._recipe = recipe.model_dump(mode="json", exclude=_OF_SINGLE_TRAININGS)
         self._section = recipe.data.model_dump(mode="json", exclude={"series"})
         self._data = fingerprint(store.fingerprint(), store.legend.to_json())
         self._code: dict[frozenset[str], str] = {}

@@ -73,7 +73,8 @@ class Fold:
         learnt: the fields of a recipe's data section that name the training set: years, regions, or none.
         target: (M,) rows of the test year or region that may be learnt from without labels; None: none may.
         validation: (M,) rows a published protocol keeps for choices; None: none.
-        official: the split is a published one, so test parcels may have neighbours that are learnt from.
+        official: the split is a published one, to be taken as it is: neighbours, or one parcel in two years, may be on
+            both sides.
     """
 
     train: str

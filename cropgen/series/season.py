@@ -31,7 +31,7 @@ class SeasonEnd:
             UsageError: it is neither.
         """
         plain = text.strip()
-        if plain.lstrip("-").isdigit() and str(int(plain)) == plain:
+        if plain.removeprefix("-").isdecimal() and str(int(plain)) == plain:
             return cls(1, 1, int(plain))
         try:
             date = np.datetime64(f"2000-{plain}", "D")

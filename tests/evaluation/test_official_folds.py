@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cropgen.core.errors import UsageError
+from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
+from cropgen.evaluation.document import read_evaluation
+from cropgen.evaluation.evaluate import evaluate
+from cropgen.evaluation.official import official_folds
+from cropgen.evaluation.plan import plan, protocol_view
+from cropgen.series.official import OfficialProtocol, split_path
+from cropgen.series.schema import concatenate
+from cropgen.series.splits import Split
+from cropgen.series.store import SeriesStore
+
+PROTOCOLS = [
+    {"name": "toy-fold1", "title": "west to east", "train": {"regions": ["west"]}, "test": {"regions": ["east"]}},
+    {"name": "toy-shots", "title": "listed", "test": {"years": [2022]}, "split": "shots"},
+    {"name": "toy-wheat", "title": "wheat or not", "train": {"years": [2021]}, "test": {"years": [2022]},
+     "merge": {"wheat": ["wheat"], "other": ["*"]}, "classes": ["barley", "maize", "wheat"]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def published(tmp_path, season, legend) -> SeriesStore:
+    made = SeriesStore.create(
+        tmp_path / "published" / "series.zarr", bands=("B04", "B08"), legend=legend, source={"protocols": PROTOCOLS}
+    )
+    made.append(concatenate([season(2021), season(2022)]))
+    Split(np.arange(60), np.arange(200, 240), {}, np.arange(60, 80)).save(split_path(made.path, "shots"))
+    return made
+
+
+def recipe(protocol, **changes):
+    base = {
+        "protocol": protocol, "models": (Contender(name="rf", options={"trees": 5}),), "seeds": (0,),
+        "data": DataSection(series="toy"),
+    }  # fmt: skip
+    return EvaluateRecipe(**{**base, **changes})
+
+
+def test_sides_become_a_fold(published):
+    index = published.index()
+    (fold,) = official_folds(published, OfficialProtocol.from_json(PROTOCOLS[0]), index, 1.0, 3)
+    assert (fold.train, fold.seed, fold.official) == ("west", 3, True)
+    assert np.array_equal(fold.open_rows, index["region"] == "west")
+    (test,) = fold.tests
+    assert (test.name, test.scope) == ("east", "held-out")
+    assert np.array_equal(test.rows, np.flatnonzero(index["region"] == "east"))
+    with pytest.raises(UsageError, match="every parcel of east is tested on"):
+        list(official_folds(published, OfficialProtocol.from_json(PROTOCOLS[0]), index, 1.0, 3, target=True))
+
+
+def test_listed_rows_and_what_of_the_test_year_is_left_for_adaptation(published):
+    shots = OfficialProtocol.from_json(PROTOCOLS[1])
+    (fold,) = official_folds(published, shots, published.index(), 1.0, 0, target=True)
+    assert np.flatnonzero(fold.open_rows).tolist() == list(range(60))
+    assert fold.validation.tolist() == list(range(60, 80))
+    assert fold.target.tolist() == list(range(120, 200))
+    assert fold.tests[0].rows.tolist() == list(range(200, 240))
+
+
+def test_merged_classes_reach_the_document(published, tmp_path):
+    found = read_evaluation(evaluate(recipe("toy-wheat"), published.path, tmp_path / "out"))
+    assert [c["code"] for c in found.legend["classes"]] == ["wheat", "other"]
+    (row,) = found.rows
+    (detail,) = found.details
+    label = published.index()["label"].to_numpy()
+    assert (row.train, row.test, row.n_labelled) == ("2021", "2022", 120)
+    # flax, absent from the published classes, is neither learnt nor scored
+    assert row.n_test == 105 == (label[120:] != 1).sum()
+    assert np.array(detail.confusion).sum(1).tolist() == [(label[120:] == 3).sum(), np.isin(label[120:], (0, 2)).sum()]
+
+
+def test_unknown_names_and_choices_that_exclude_each_other(published, tmp_path, store):
+    with pytest.raises(UsageError, match="unknown protocol 'toy-fold9'; this data set brings toy-fold1") as wrong:
+        protocol_view(recipe("toy-fold9"), published)
+    assert wrong.value.hint == "did you mean toy-fold1?"
+    with pytest.raises(UsageError, match="brings none of its own") as wrong:
+        protocol_view(recipe("toy-fold1"), store)
+    assert "leave-one-year-out" in wrong.value.hint
+    with pytest.raises(UsageError, match="says itself which years"):
+        evaluate(recipe("toy-fold1", data=DataSection(series="toy", years=(2021,))), published.path, tmp_path / "out")
+
+
+def test_validation_rows_that_were_published_tune(published, tmp_path):
+    protocol = {**PROTOCOLS[1], "name": "toy-tuned", "test": {}}
+    store = SeriesStore.create(
+        tmp_path / "other" / "series.zarr", bands=("B04", "B08"), legend=published.legend,
+        source={"protocols": [protocol]},
+    )  # fmt: skip
+    store.append(published.read())
+    Split(np.arange(60), np.arange(200, 240), {}, np.arange(60, 80)).save(split_path(store.path, "shots"))
+    tuned = recipe("toy-tuned", tune=2, models=(Contender(name="rf"),))
+    assert len(list(plan(tuned, store, store.index()))) == 1
+    found = read_evaluation(evaluate(tuned, store.path, tmp_path / "out"))
+    (tuning,) = found.tuning
+    assert tuning.n_validation == 20
+    assert len(tuning.trials) == 2
