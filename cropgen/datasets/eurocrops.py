@@ -181,7 +181,7 @@ def _standard(part: _Part, batch: Batch, schema: pa.Schema, options: EuroCropsOp
     columns: dict[str, list[Any]] = {name: [] for name in _TEXTS}
     kept: list[int] = []
     blank = [""] * len(batch.wkb)
-    for row, there in enumerate(pc.is_valid(batch.wkb).to_pylist()):
+    for row, there in enumerate(batch.wkb.is_valid().to_pylist()):
         parcel = part.prefix + batch.text["id"][row]
         meaning = part.meaning(batch.text, row)
         if not there:

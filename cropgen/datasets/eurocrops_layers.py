@@ -155,7 +155,7 @@ def stack_years(path: Path) -> tuple[int, ...]:
 
 def _v2_batches(file: pq.ParquetFile, geometry: str, code: str, *, of_year: bool) -> Iterator[Batch]:
     for batch in file.iter_batches(batch_size=BATCH, columns=["cropfield", code, geometry]):
-        kept = batch.filter(pc.is_valid(batch.column(code))) if of_year else batch
+        kept = batch.filter(batch.column(code).is_valid()) if of_year else batch
         text = {"id": _text(kept.column("cropfield")), "original_code": _text(kept.column(code))}
         yield Batch(text, kept.column(geometry))
 
