@@ -33,6 +33,8 @@ from cropgen.series.columns import as_text, as_years, find_column
 from cropgen.series.store import SeriesStore
 from cropgen.series.transforms import load_spread, open_series
 
+_FAR = 0.25
+
 
 @dataclass(frozen=True)
 class PredictOptions:
@@ -194,7 +196,13 @@ def _prior_shift(model: Classifier, prior: str | Path, job: _Job, report: Report
     if prior != "em":
         return PriorShift(trained, read_prior(Path(prior), model.spec.legend))
     with report.task("estimating class shares", job.count) as task:
-        return PriorShift(trained, estimate_streaming(job.posteriors(task), trained))
+        shift = PriorShift(trained, estimate_streaming(job.posteriors(task), trained))
+    if shift.distance > _FAR:
+        report.warn(
+            f"the estimated class shares differ by {shift.distance:.0%} from the training's: believe them only if the "
+            f"crops' shares have changed and not the season itself; without --prior em nothing is reweighed"
+        )
+    return shift
 
 
 def _shares(judge: Judge) -> dict[str, float]:

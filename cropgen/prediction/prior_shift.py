@@ -50,6 +50,11 @@ class PriorShift:
     trained: np.ndarray
     assumed: np.ndarray
 
+    @property
+    def distance(self) -> float:
+        """Total variation between both: the share of parcels that would have to change class, 0–1."""
+        return float(np.abs(self.assumed - self.trained).sum() / 2)
+
     def apply(self, probability: np.ndarray) -> np.ndarray:
         """(N, K) posteriors under the assumed shares; those shares where all of a row's classes are assumed absent."""
         weighted = probability * (self.assumed / self.trained)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropgen.core.errors import CropgenError, DataError, MissingInputError, SchemaError
+from cropgen.core.progress import Silent
 from cropgen.models.checkpoint import load_model
 from cropgen.prediction.geopackage import LAYER, PROBABILITIES
 from cropgen.prediction.infer import infer
@@ -105,6 +106,25 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
     with pytest.raises(CropgenError, match="cannot keep class probabilities in"):
         estimate_streaming(iter([np.full((2, 3), 1 / 3)]), TRAINED)
+
+
+def test_the_distance_of_shares() -> None:
+    assert PriorShift(TRAINED, TRAINED).distance == 0
+    assert PriorShift(TRAINED, np.array([0.2, 0.3, 0.5])).distance == pytest.approx(0.3)
+
+
+def test_shares_far_from_the_training_are_warned_of(region: Region, tmp_path: Path) -> None:
+    for kept, far in ((slice(0, None), False), (slice(0, None, 3), True)):
+        series = SeriesStore.open(region.store).read(slice(0, PARCELS)).take(np.arange(PARCELS)[kept])
+        series = series.take(series.label == 0) if far else series
+        path = tmp_path / f"{far}.zarr"
+        SeriesStore.create(path, bands=series.bands, legend=LEGEND).append(series)
+        layer = tmp_path / f"{far}_2021.gpkg"
+        chosen = region.parcels[region.parcels["parcel_id"].isin(series.parcel_id.tolist())]
+        pyogrio.write_dataframe(chosen, layer, geometry_type="Unknown")
+        report = Silent()
+        predict(region.run, layer, path, tmp_path / f"{far}.gpkg", PredictOptions(prior="em"), report)
+        assert any("differ by" in line for line in report.warnings) == far
 
 
 def test_an_absent_class_gets_no_probability() -> None:
