@@ -70,7 +70,7 @@ def test_when_nothing_could_be_trained_the_reason_ends_the_evaluation(store, tmp
 
 def test_warnings_of_other_processes_are_heard(store, tmp_path):
     alone, spread = Silent(), Silent()
-    recipe = forests(3, protocol="cross-region", tune=2, labels=("1%",))
+    recipe = forests(3, protocol="cross-region", tune=2, labels=("1/class",))
     evaluate(recipe, store.path, tmp_path / "a", report=alone)
     evaluate(recipe, store.path, tmp_path / "b", report=spread, engine=Engine("processes"))
     assert "options are left as they are: no block of 1 km can be kept for validation" in alone.warnings[0]
