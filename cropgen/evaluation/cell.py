@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,21 @@ from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.evaluation.document import Check, Row, TrainingRecord, Tuning
 from cropgen.evaluation.leaks import leak_message
-from cropgen.evaluation.learn import Fit, Learnt, Material, answer, fold_rows, learn, read_material, training_section
+from cropgen.evaluation.learn import (
+    Fit,
+    Learnt,
+    Material,
+    answer,
+    fold_rows,
+    foresee,
+    learn,
+    read_material,
+    training_section,
+)
 from cropgen.evaluation.memory import PeakMemory
 from cropgen.evaluation.plan import Exam, Training
 from cropgen.evaluation.prior import reweighed
-from cropgen.evaluation.score import Answers, score
+from cropgen.evaluation.score import Answers, macro_f1_over_legend, score
 from cropgen.evaluation.tune import tune
 from cropgen.models.catalog import find
 from cropgen.series.legend import UNKNOWN
@@ -88,6 +98,7 @@ class Bench:
                 temperature = learnt.temperature if kind == "none" else None
                 scores, detail = score(judged, facts, training.fold.seed, temperature)
                 scores["calibration"] = kind
+                scores["macro_f1_legend"] = macro_f1_over_legend(judged, len(self.store.legend))
                 rows.append(self._row(training, exam, learnt, material, scores, seconds, peak.megabytes))
                 details.append(detail)
             if exam.test.scope == "held-out":
@@ -144,7 +155,8 @@ class Bench:
         label = self.index["label"].to_numpy()
         rows = exam.test.rows[label[exam.test.rows] > UNKNOWN]
         answers = answer(learnt, self._seen(exam.until), label, training.fold.block, rows)
-        return answers, time.monotonic() - began
+        seconds = time.monotonic() - began
+        return replace(answers, crps=foresee(learnt, self._seen(exam.until), rows)), seconds
 
     def _row(
         self, training: Training, exam: Exam, learnt: Learnt, material: Material, scores: dict[str, Any],

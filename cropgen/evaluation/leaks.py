@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from cropgen.core.errors import CropgenError, DataError
 from cropgen.evaluation.document import Check
@@ -190,5 +190,5 @@ def _near(index: pd.DataFrame, rows: np.ndarray, held: np.ndarray, metres: float
     asked, there = rows[known[rows]], held[known[held]]
     if not len(asked) or not len(there) or metres == 0:
         return np.zeros(0, np.int64)
-    distance, _ = cKDTree(place[there]).query(place[asked], distance_upper_bound=metres)
+    distance, _ = KDTree(place[there]).query(place[asked], distance_upper_bound=metres)
     return asked[distance < metres]
