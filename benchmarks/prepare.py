@@ -1,6 +1,6 @@
 """How fast, and in how much memory, does BreizhCrops become a series store? Beside the publisher's own package.
 
-    python benchmarks/prepare.py [--parcels 130000] [--csv 3000] [--folder DIR] [--output FILE]
+    python benchmarks/prepare.py [--parcels 130000] [--csv 2400] [--folder DIR] [--output FILE]
 
 Files in the published layout are generated for four regions (L1C of 2017; 63 to 125 dates per parcel, as published).
 Region by region, in turn and each in a process of its own:
@@ -171,7 +171,7 @@ def compare(form: str, files: Path, count: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parcels", type=int, default=130_000, help="in the h5 files; 78 %% have a crop and a series")
-    parser.add_argument("--csv", type=int, default=3_000, help="in the csv archives")
+    parser.add_argument("--csv", type=int, default=2_400, help="in the csv archives")
     parser.add_argument("--folder", type=Path, help="where files are generated; a temporary folder by default")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "prepare.json")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)

@@ -12,6 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
+from cropgen.series.hcat import with_hcat
 from cropgen.series.legend import CropClass, Legend, spread_colour
 
 Grouping = Literal["isprs", "workshop", "register"]
@@ -58,7 +59,7 @@ def read_legend(files: Path, grouping: Grouping) -> tuple[Legend, dict[str, int]
     if grouping == "register":
         table = _read(path, ";", ("Code Culture", "Libellé Culture"))
         names = dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
-        legend = Legend.from_codes("breizhcrops-register", names, names)
+        legend = with_hcat(Legend.from_codes("breizhcrops-register", names, names))
         return legend, {code: i for i, code in enumerate(legend.codes)}
     if grouping == "isprs" and not path.exists():
         pairs = [(name, code) for name, codes in _ISPRS for code in codes.split()]

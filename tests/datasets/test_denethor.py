@@ -16,6 +16,7 @@ from cropgen.datasets.catalog import find_dataset
 from cropgen.datasets.denethor import BANDS, LEGEND, DenethorOptions, DenethorReader
 from cropgen.datasets.denethor_patch import read_bounds, read_days
 from cropgen.datasets.reader import Prepared, Request
+from cropgen.series.hcat import tree
 from cropgen.series.store import SeriesStore
 from tests.data.denethor import make
 
@@ -114,6 +115,11 @@ def test_sentinel1_orbits_share_a_calendar(brought: dict[str, Path], tiles: list
             np.testing.assert_array_equal(series.band_mask[row, :, channel], there)
             expected = tile.mean(name, fid, "S1")[:, 0]
             np.testing.assert_allclose(series.values[row, there, channel], expected, rtol=1e-5)
+
+
+def test_legend_is_in_the_taxonomy() -> None:
+    assert LEGEND.codes == tuple("123456789")
+    assert all(c.hcat in tree() for c in LEGEND.classes)
 
 
 def test_regions_and_areas_can_be_chosen(brought: dict[str, Path], tmp_path: Path) -> None:

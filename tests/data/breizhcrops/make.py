@@ -45,6 +45,7 @@ CLASSES = (
     ("temporary meadows", ("PTR", "RGA")),
 )  # fmt: skip
 UNLISTED = ("SPH", "TTH")
+_FLAGGED = np.asarray([0.0] * 6 + [0.01, 0.2, 1.0, 1.0])
 _NANOSECONDS = 86_400_000_000_000
 _CODES = (
     "Code Culture;Libellé Culture;Code Groupe Culture;Libellé Groupe Culture\n"
@@ -75,7 +76,7 @@ def parcels(seed: int, count: int, *, year: int = 2017, level: str = "L1C", date
         day = start + np.sort(random.choice(365, length, replace=False))
         bands = random.uniform(1, 6000, (length, len(BANDS[level])))
         least = np.asarray(list(FLAGS[level].values()))
-        flags = random.choice([0.0, 0.01, 0.2, 1.0], (length, len(least)), p=[0.6, 0.1, 0.1, 0.2]) * least
+        flags = _FLAGGED[random.integers(len(_FLAGGED), size=(length, len(least)))] * least
         yield Parcel(10_000 + 7 * number, code, day, bands, flags)
 
 
@@ -119,8 +120,13 @@ def write_h5(folder: Path, made: list[Parcel], region: str, year: int, level: st
     path = folder / str(year) / level / f"{region}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
+        parent = series_path(year, level, region, 0).rpartition("/")[0]
+        group = file.create_group(parent).id
         for parcel in made:
-            file.create_dataset(series_path(year, level, region, parcel.id), data=h5_table(parcel, level, per_day))
+            table = h5_table(parcel, level, per_day)
+            space = h5py.h5s.create_simple(table.shape)
+            array = h5py.h5d.create(group, f"{parcel.id}.csv".encode(), h5py.h5t.IEEE_F64LE, space)
+            array.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(table))
     return path
 
 
