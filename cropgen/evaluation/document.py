@@ -38,6 +38,7 @@ class Row(Section):
     with and one without. `tempered_nll` is the NLL at the one `temperature` that is best on the validation parcels.
     `macro_f1_equal_priors` is what macro-F1 would be if the classes of the test were equally frequent. `aurc` is the
     area under the risk–coverage curve. `bits_per_value` and `crps` judge densities: see `cropgen.metrics.density`.
+    `macro_f1` is over the classes that were learnt and are tested, `macro_f1_legend` over all of the legend.
     Intervals are 95 % bootstrap intervals over `interval_unit`.
     """
 
@@ -62,6 +63,7 @@ class Row(Section):
     macro_f1: float
     macro_f1_low: float
     macro_f1_high: float
+    macro_f1_legend: float | None = None
     macro_f1_equal_priors: float
     macro_f1_equal_priors_low: float
     macro_f1_equal_priors_high: float

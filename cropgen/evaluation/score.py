@@ -125,6 +125,19 @@ def score(
     return scores, _detail(known, position, confusion, curve, facts)
 
 
+def macro_f1_over_legend(answers: Answers, classes: int) -> float:
+    """Mean F1 over every class of a legend, as benchmarks with a fixed legend report it.
+
+    A parcel of a class that the model was not taught is an error, and a class that is not tested counts 0, so the mean
+    stays below 1 where a class cannot be learnt or tested; `macro_f1` of a row is that over the testable classes.
+
+    Arguments:
+        classes: size of the legend.
+    """
+    predicted = answers.classes[answers.log_posterior.argmax(1)]
+    return float(class_scores(confusion_matrix(answers.true, predicted, classes)).f1.mean())
+
+
 def _probability_scores(known: Answers, position: np.ndarray, temperature: float | None) -> dict[str, Any]:
     log_posterior = np.maximum(known.log_posterior, _FLOOR)
     tempered = None

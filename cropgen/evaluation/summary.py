@@ -16,7 +16,9 @@ _AVERAGED = (
     "balanced_accuracy", "kappa", "nll", "brier", "ece", "classwise_ece", "aurc", "seconds", "predict_seconds",
     "n_labelled", "n_unlabelled", "n_target", "n_test",
 )  # fmt: skip
-_WHERE_KNOWN = ("tempered_nll", "bits_per_value", "crps", "auroc_out_of_legend", "aupr_out_of_legend")
+_WHERE_KNOWN = (
+    "macro_f1_legend", "tempered_nll", "bits_per_value", "crps", "auroc_out_of_legend", "aupr_out_of_legend",
+)  # fmt: skip
 _IDENTITY = (
     "data", "protocol", "train", "test", "scope", "labels", "model", "variant", "family", "until", "cut",
     "target_unlabelled", "calibration",

@@ -9,6 +9,7 @@ from cropgen.evaluation.document import read_evaluation
 from cropgen.evaluation.evaluate import evaluate
 from cropgen.evaluation.official import official_folds
 from cropgen.evaluation.plan import plan, protocol_view
+from cropgen.evaluation.score import Answers, macro_f1_over_legend
 from cropgen.series.official import OfficialProtocol, split_path
 from cropgen.series.schema import concatenate
 from cropgen.series.splits import Split
@@ -70,7 +71,23 @@ def test_merged_classes_reach_the_document(published, tmp_path):
     assert (row.train, row.test, row.n_labelled) == ("2021", "2022", 120)
     # flax, absent from the published classes, is neither learnt nor scored
     assert row.n_test == 105 == (label[120:] != 1).sum()
+    assert row.macro_f1_legend == pytest.approx(row.macro_f1)
     assert np.array(detail.confusion).sum(1).tolist() == [(label[120:] == 3).sum(), np.isin(label[120:], (0, 2)).sum()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_macro_f1_over_the_legend_is_that_of_scikit_learn(seed):
+    from sklearn.metrics import f1_score
+
+    draw = np.random.default_rng(seed)
+    classes, true = np.array([0, 2, 3]), draw.integers(5, size=60)
+    answers = Answers(
+        rows=np.arange(60), true=true, log_posterior=np.log(draw.dirichlet(np.ones(3), 60)), classes=classes,
+        block=np.arange(60), novelty=np.zeros(60), novelty_score="entropy", observed=np.ones(60, int),
+    )  # fmt: skip
+    predicted = classes[answers.log_posterior.argmax(1)]
+    expected = f1_score(true, predicted, labels=range(7), average="macro", zero_division=0)
+    assert macro_f1_over_legend(answers, 7) == pytest.approx(expected)
 
 
 def test_unknown_names_and_choices_that_exclude_each_other(published, tmp_path, store):
