@@ -103,7 +103,7 @@ def test_learning_to_deform_explains_displaced_seasons() -> None:
     """Where parcels differ in date and level, deformed prototypes lie nearer and tell the classes apart better."""
     rows, test = seasons(150, 1, jitter=1.0, level=0.03), seasons(300, 2, jitter=1.0, level=0.03)
     rigid = prepared(rows)
-    settings_ = {"steps": 120, "shift_days": 20.0, "learning_rate": 1e-2}
+    settings_ = {"steps": 120, "hidden": 8, "width": 16, "shift_days": 20.0, "learning_rate": 1e-2}
     model = fit_model("dti", settings_, SPEC, TrainingData(rows), seed=1).model
     assert isinstance(model, DeformablePrototypes)
     with torch.no_grad():
