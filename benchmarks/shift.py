@@ -259,7 +259,8 @@ def write(done: list[list[dict[str, Any]]], code: str) -> None:
     document = {
         "command": "python benchmarks/shift.py",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per training, no GPU",
-        "python": platform.python_version(), "torch": torch.__version__, "code": code, "cells": len(done), "planned": len(cells(None)),
+        "python": platform.python_version(), "torch": torch.__version__, "code": code, "cells": len(done),
+        "planned": len(cells(None)),
         "rows": [row for rows in done for row in rows],
     }  # fmt: skip
     text = json.dumps(document, separators=(",", ":"))
