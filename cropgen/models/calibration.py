@@ -29,7 +29,7 @@ from cropgen.models.layers.affine_calibrator import FLOOR, AffineCalibrator
 from cropgen.series.batches import Batch
 
 Calibration = Literal["none", "temperature", "dirichlet"]
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = (1e-2, 1e-1, 1.0, 10.0, 100.0)
 _PARTS = 3
 _ROWS_AT_ONCE = 512
 _LBFGS_STEPS = 200
