@@ -30,6 +30,7 @@ from cropgen.core.errors import CorruptInputError, DataError, SchemaError, Usage
 from cropgen.core.files import require_input
 from cropgen.core.recipe import Section
 from cropgen.series.columns import as_text, as_years, column, find_column, merge_codes
+from cropgen.series.hcat import with_hcat
 from cropgen.series.legend import Legend
 
 WGS84 = "EPSG:4326"
@@ -99,12 +100,12 @@ class ParcelLayer:
 
 
 def legend_of(codes: np.ndarray, names: np.ndarray, title: str) -> Legend:
-    """A legend of the codes that occur, each with the first name that goes with it."""
+    """A legend of the codes that occur, each with the first name that goes with it; HCAT codes are known as such."""
     first: dict[str, str] = {}
     for code, name in zip(codes, names, strict=True):
         if name:
             first.setdefault(str(code), str(name))
-    return Legend.from_codes(title, (str(code) for code in np.unique(codes) if code), first)
+    return with_hcat(Legend.from_codes(title, (str(code) for code in np.unique(codes) if code), first))
 
 
 def merged_classes(code: np.ndarray, name: np.ndarray, merge: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
