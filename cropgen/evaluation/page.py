@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from cropgen.evaluation.command import command_line
 from cropgen.evaluation.document import Contrast, Detail, Evaluation, Row
 from cropgen.evaluation.plots import ACCENT, WARM, Curve, Mark, reliability_panels, score_chart
 from cropgen.evaluation.summary import summarise
@@ -312,26 +312,10 @@ def _provenance(document: Evaluation) -> dict[str, str]:
     environment = document.provenance["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     return {
-        "command": command_line(document),
+        "command": command_line(document.recipe),
         "data fingerprint": document.provenance["data"],
         "recipe fingerprint": document.provenance["recipe"],
         "code fingerprint": environment["code"],
         "software": f"cropgen {environment['cropgen']}, Python {environment['python']}, {packages}",
         "system": environment["system"],
     }
-
-
-def command_line(document: Evaluation) -> str:
-    """The command that makes the evaluation."""
-    recipe = document.recipe
-    words = ["cropgen", "evaluate", "--protocol", recipe.protocol, "--model", ",".join(m.name for m in recipe.models)]
-    words += ["--labels", ",".join(recipe.labels), "--seeds", ",".join(map(str, recipe.seeds))]
-    words += ["--data", recipe.data.series]
-    for option, values in (("--years", recipe.data.years), ("--regions", recipe.data.regions)):
-        words += [option, ",".join(map(str, values))] if values else []
-    words += ["--test-share", f"{recipe.test_share:g}", "--block-km", f"{recipe.block_km:g}"]
-    for model in recipe.models:
-        prefix = "" if len(recipe.models) == 1 else f"{model.name}."
-        for key, value in model.options.items():
-            words += ["--set", f"{prefix}{key}={value}"]
-    return shlex.join(words)

@@ -14,8 +14,9 @@ from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaErro
 from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.evaluation.atlas import make_atlas, prediction_prefix
+from cropgen.evaluation.command import command_line
 from cropgen.evaluation.document import Contrast, Detail, Evaluation, Row
-from cropgen.evaluation.page import chapter, command_line, count, merge_reliability, percent, signed
+from cropgen.evaluation.page import chapter, count, merge_reliability, percent, signed
 from cropgen.evaluation.report import write_report
 from cropgen.series.legend import CropClass, Legend
 
@@ -233,7 +234,7 @@ def test_the_command_line_names_what_decides():
     document = evaluation(matrix("rf", 0.6, 0.2)).model_copy(
         update={"recipe": recipe.model_copy(update={"models": (options, Contender(name="tgem"))})}
     )
-    assert command_line(document) == (
+    assert command_line(document.recipe) == (
         "cropgen evaluate --protocol cross-year --model rf,tgem --labels 100% --seeds 0,1 "
         "--data data/toy/series.zarr --years 2021,2022 --test-share 0.3 --block-km 1 --set rf.trees=7"
     )
