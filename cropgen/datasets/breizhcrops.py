@@ -17,7 +17,7 @@ M. Körner, 2020.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -117,10 +117,6 @@ class _Source:
     level: str
     position: Mapping[str, int]
     options: BreizhCropsOptions
-    _bands: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_bands", LEVELS[self.level].bands)
 
     def parts(self, years: tuple[int, ...], regions: tuple[str, ...]) -> Iterator[_Part]:
         """Year by year the regions that were fetched; at least one region of every year is there."""
@@ -163,8 +159,8 @@ class _Source:
         lon, lat = (None, None) if geometry is None else interior_lonlat(geometry)
         values, mask, day = padded(read, self.options.max_flagged)
         built = ParcelSeries.build(
-            bands=self._bands, values=values, mask=mask, day=day, parcel_id=ids, year=part.year, region=part.region,
-            label=label, lon=lon, lat=lat,
+            bands=LEVELS[self.level].bands, values=values, mask=mask, day=day, parcel_id=ids, year=part.year,
+            region=part.region, label=label, lon=lon, lat=lat,
         )  # fmt: skip
         return Shard(built, geometry, {**dropped, **lost})
 

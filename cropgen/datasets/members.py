@@ -1,7 +1,7 @@
 """Many small files as they are published: in a zip archive of up to millions of members, or unpacked in a folder.
 
 The standard library keeps an object of half a kilobyte per member and opens each through several layers. Here the
-central directory becomes three arrays and a list of names, and a member is one read, one inflation and one checksum.
+central directory becomes an array and a list of names, and a member is one read, one inflation and one checksum.
 
 Reference: .ZIP File Format Specification 6.3.10, PKWARE Inc., 2022.
 """
@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
+
+import numpy as np
 
 from cropgen.core.errors import CorruptInputError
 from cropgen.core.files import require_input
@@ -99,18 +102,16 @@ class ZipMembers:
         self._path = require_input(path, "archive")
         self._file = path.open("rb")
         try:
-            entries = [e for e in self._entries() if not e.name.endswith("/")]
+            self.names, self._places = self._listed()
         except (struct.error, UnicodeDecodeError, OSError) as error:
             self._file.close()
             raise CorruptInputError(f"{path} is no whole zip archive: {error}", hint=_AGAIN) from error
         except CorruptInputError:
             self._file.close()
             raise
-        self.names: Sequence[str] = [e.name for e in entries]
-        self._places = [e[1:] for e in entries]
 
     def read(self, position: int) -> bytes:
-        offset, packed, crc, method = self._places[position]
+        offset, packed, crc, method = self._places[position].tolist()
         name = self.names[position]
         try:
             raw = os.pread(self._file.fileno(), _LOCAL.size + len(name) + _SLACK + packed, offset)
@@ -137,11 +138,21 @@ class ZipMembers:
     def _broken(self, why: str) -> CorruptInputError:
         return CorruptInputError(f"{self._path} is damaged: {why}", hint=_AGAIN)
 
-    def _entries(self) -> list[_Entry]:
+    def _listed(self) -> tuple[Sequence[str], np.ndarray]:
+        """Names of the members, and where and how each is packed."""
+        names: list[str] = []
+        places = array("q")
+        for entry in self._entries():
+            if not entry.name.endswith("/"):
+                names.append(entry.name)
+                places.extend(entry[1:])
+        return names, np.frombuffer(places, np.int64).reshape(len(names), len(_Entry._fields) - 1)
+
+    def _entries(self) -> Iterator[_Entry]:
         count, size, begin = self._directory()
         self._file.seek(begin)
         directory = self._file.read(size)
-        entries, at = [], 0
+        at = 0
         for _ in range(count):
             magic, _, _, flags, method, _, _, crc, packed, full, *lengths, _, _, _, offset = _ENTRY.unpack_from(
                 directory, at
@@ -156,9 +167,8 @@ class ZipMembers:
             if _FULL32 in (packed, full, offset):
                 extra = directory[at + lengths[0] : at + lengths[0] + lengths[1]]
                 packed, offset = _wide(extra, full, packed, offset)
-            entries.append(_Entry(name, offset, packed, crc, method))
+            yield _Entry(name, offset, packed, crc, method)
             at += sum(lengths)
-        return entries
 
     def _directory(self) -> tuple[int, int, int]:
         """Entries, bytes and offset of the central directory."""
