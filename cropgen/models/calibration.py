@@ -4,7 +4,11 @@
 
 temperature   W = I / T, b = 0: one number, and the same answers
 dirichlet     W a full matrix, b a vector, minimising the mean −log q(true class) plus
-              λ / (K (K − 1)) Σ_{i≠j} W_ij² + λ / K Σ_j b_j², λ of five by cross-validation on the validation rows
+              λ / (K (K − 1)) Σ_{i≠j} W_ij² + λ / K Σ_j b_j² + λ / K Σ_j (W_jj − 1)²,
+              λ of five by cross-validation on the validation rows
+
+The last term is not in the paper: where a few validation rows are told apart without a mistake, nothing else would
+bound the diagonal. A large λ leaves the probabilities as they are.
 
 A row without any clear date keeps the class prior. Labels that were learnt from cannot tell how sure to be, so only
 validation rows are used.
@@ -97,7 +101,8 @@ def fit_dirichlet(log_posterior: Tensor, y: Tensor, strength: float) -> tuple[Te
     classes = log_posterior.shape[1]
     weight = torch.eye(classes, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    aside = 1 - torch.eye(classes, dtype=torch.float64)
+    identity = torch.eye(classes, dtype=torch.float64)
+    share = torch.where(identity > 0, 1 / classes, 1 / (classes * (classes - 1)))
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=_LBFGS_STEPS, tolerance_grad=1e-9, tolerance_change=1e-12,
         line_search_fn="strong_wolfe",
@@ -105,7 +110,7 @@ def fit_dirichlet(log_posterior: Tensor, y: Tensor, strength: float) -> tuple[Te
 
     def closure() -> Tensor:
         solver.zero_grad()
-        penalty = (weight * aside).square().sum() / (classes * (classes - 1)) + bias.square().mean()
+        penalty = ((weight - identity).square() * share).sum() + bias.square().mean()
         loss = nn.functional.cross_entropy(log_posterior @ weight.T + bias, y) + strength * penalty
         loss.backward()
         return loss

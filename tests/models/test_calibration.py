@@ -91,7 +91,7 @@ def test_dirichlet_without_a_penalty_is_logistic_regression_on_log_probabilities
 
 @pytest.mark.parametrize("strength", [1e-2, 1.0])
 def test_dirichlet_minimises_its_loss(strength: float) -> None:
-    """Against a general minimiser of the loss as the paper states it."""
+    """Against a general minimiser of the loss as the module states it."""
     honest, y = drawn(120, 3)
     x = temper(honest, 0.5)
 
@@ -99,7 +99,8 @@ def test_dirichlet_minimises_its_loss(strength: float) -> None:
         w, b = flat[:9].reshape(3, 3), flat[9:]
         said = np.asarray(log_softmax(x @ w.T + b, axis=1))
         off = w[~np.eye(3, dtype=bool)]
-        return float(-said[np.arange(120), y].mean() + strength * ((off**2).sum() / 6 + (b**2).sum() / 3))
+        penalty = (off**2).sum() / 6 + (b**2).sum() / 3 + ((np.diag(w) - 1) ** 2).sum() / 3
+        return float(-said[np.arange(120), y].mean() + strength * penalty)
 
     weight, bias = fit_dirichlet(torch.from_numpy(x), torch.from_numpy(y), strength)
     best: Any = minimize(loss, np.concatenate([np.eye(3).ravel(), np.zeros(3)]), method="BFGS", options={"gtol": 1e-8})
@@ -123,6 +124,14 @@ def test_dirichlet_mends_what_a_temperature_cannot() -> None:
     assert facts["strength"] in STRENGTHS
     assert found["dirichlet"] == pytest.approx(-fresh[np.arange(4000), truth].mean(), abs=0.01)
     assert found["temperature"] > found["dirichlet"] + 0.1
+
+
+def test_dirichlet_stays_modest_where_few_rows_are_told_apart_without_a_mistake() -> None:
+    log_posterior = np.log(np.full((6, 3), 0.1) + 0.7 * np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    model = Reader(SPEC, Options())
+    calibrate_model(model, "dirichlet", rows(log_posterior, np.array([0, 1, 2, 0, 1, 2])))
+    assert model.calibrator is not None
+    assert model.calibrator.weight.diagonal().max() < 4
 
 
 def test_rows_that_were_not_seen_keep_the_prior() -> None:
