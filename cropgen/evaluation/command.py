@@ -35,9 +35,9 @@ def _if_different(recipe: EvaluateRecipe) -> Iterator[str]:
     data = recipe.data
     named = [(name, getattr(recipe, name), type(recipe).model_fields[name].default) for name in _WHERE_DIFFERENT]
     named += [
-        (name, getattr(data, name), type(data).model_fields[name].default) for name in ("calendar", "standardise")
-    ]
-    named += [("validation", data.validation_share, 0.0)]
+        ("calendar", data.calendar, "auto"), ("standardise", data.standardise, "none"),
+        ("validation", data.validation_share, 0.0), ("calibrate", recipe.models[0].calibration, "none"),
+    ]  # fmt: skip
     for name, value, default in named:
         if value != default:
             yield from (f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import call, interrupted_when
+from cropgen.cli.main import run
+
+from .conftest import Ended, call, interrupted_when
 from .test_bad_input import refused
 
 BLOCKS = ("--block-km", "0.1", "--seeds", "0")
@@ -52,9 +54,14 @@ def test_dry_run_lists_every_training(workspace: Path, tmp_path: Path) -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
-def test_bad_input(workspace: Path, tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
+def test_bad_input(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str
+) -> None:
+    """In this process, because starting one takes longer than all of these together."""
     out = tmp_path / "e"
-    refused(call("evaluate", "--model", "rf", *BLOCKS, *words, "-o", out, "--workspace", workspace), code, said)
+    ended = run(["evaluate", "--model", "rf", *BLOCKS, *words, "-o", str(out), "--workspace", str(workspace)])
+    printed = capsys.readouterr()
+    refused(Ended(ended, printed.out, printed.err), code, said)
     assert not (out / "evaluation.json").exists()
 
 

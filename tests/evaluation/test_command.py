@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shlex
 
 from cropgen.cli.options import parse_settings, parse_vary, split_list
@@ -9,7 +10,7 @@ from cropgen.evaluation.variants import contenders
 
 
 def values_of(words: list[str], option: str) -> list[str]:
-    return [after for word, after in zip(words, words[1:], strict=False) if word == option]
+    return [after for word, after in itertools.pairwise(words) if word == option]
 
 
 def test_variants_can_be_read_back():
