@@ -80,10 +80,14 @@ class Info:
     content: dict[str, Any]
 
 
-def info(workspace: Workspace, path: Path | None) -> Info:
+def info(workspace: Workspace, path: Path | None, *, hcat_level: int | None = None) -> Info:
     """Describe a series store, a run folder, an evaluation or a vector layer.
 
+    Arguments:
+        hcat_level: count the classes of a store at this level of the HCAT tree; `remarks` then says what has no code.
+
     Raises:
+        UsageError: the level is none, or the classes have no HCAT codes.
         MissingInputError: nothing is at `path`.
         SchemaError: it is none of these.
     """
@@ -91,10 +95,7 @@ def info(workspace: Workspace, path: Path | None) -> Info:
     if (target / "series.zarr").is_dir():
         target = target / "series.zarr"
     if (target / "zarr.json").is_file():
-        from cropgen.series.statistics import summarise
-        from cropgen.series.store import SeriesStore
-
-        return Info("store", target, summarise(SeriesStore.open(target)))
+        return Info("store", target, _describe_store(target, hcat_level))
     if (target / "manifest.json").is_file():
         return Info("run", target, RunFolder(target).read_manifest())
     if target.suffix == ".json":
@@ -107,6 +108,24 @@ def info(workspace: Workspace, path: Path | None) -> Info:
         f"{target} is neither a series store, a run, an evaluation nor a vector layer",
         hint="give a folder with series.zarr, a folder of runs/, evaluation.json, or a GeoPackage",
     )
+
+
+def _describe_store(path: Path, hcat_level: int | None) -> dict[str, Any]:
+    import numpy as np
+
+    from cropgen.series.hcat import roll_up
+    from cropgen.series.statistics import summarise
+    from cropgen.series.store import SeriesStore
+    from cropgen.series.view import SeriesView
+
+    store = SeriesStore.open(path)
+    if hcat_level is None:
+        return summarise(store)
+    rolled = roll_up(store.legend, hcat_level)
+    label = store.column("label")
+    counts = np.bincount(label[label >= 0], minlength=len(store.legend))
+    summary = summarise(SeriesView(store, classes=(rolled.legend, rolled.place)))
+    return summary | {"remarks": list(rolled.remarks(store.legend, counts))}
 
 
 def _describe_layer(path: Path) -> dict[str, Any]:

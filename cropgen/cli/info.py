@@ -18,12 +18,18 @@ def info(
         Path | None,
         typer.Argument(help="Series store, run folder or predictions. Default: the newest store.", show_default=False),
     ] = None,
+    hcat: Annotated[
+        int | None,
+        typer.Option("--hcat", metavar="LEVEL", help="Count classes at a level of the HCAT tree: 3 coarse, 6 fine."),
+    ] = None,
 ) -> None:
     """Describe a series store (classes, years, clear dates), a run, or predictions."""
     from cropgen import api
 
     session = session_of(context)
-    result = api.info(session.workspace, path)
+    result = api.info(session.workspace, path, hcat_level=hcat)
+    for line in result.content.get("remarks", ()):
+        session.report.warn(line)
     session.show("info", result, *render.info_panels(result))
 
 

@@ -49,6 +49,12 @@ def test_declared_parcels_are_fetched_and_aggregated(tmp_path: Path) -> None:
     assert (store.column("clear_dates") == 3).all()
     assert set(store.column("region")) == {"EE"}
     assert set(store.column("year")) == {2021}
+    told = call("info", store.path, "--hcat", "4", "--json")
+    assert told.code == 0, told.err
+    groups = {c: c[:6] + "0000" if c[4:6] != "00" else c for c in known}
+    counted = {c["code"]: c["count"] for c in told.json()["result"]["content"]["classes"]}
+    assert counted == {g: sum(groups.get(c or "") == g for c in codes) for g in set(groups.values())}
+    assert call("info", store.path, "--hcat", "9").code == 2
 
 
 def test_few_shot_parcels_are_fetched_with_their_splits(tmp_path: Path) -> None:
