@@ -2,7 +2,7 @@
 
     python benchmarks/prepare.py [--parcels 130000] [--csv 2400] [--folder DIR] [--output FILE]
 
-Files in the published layout are generated for four regions (L1C of 2017; 63 to 125 dates per parcel, as published).
+Files in the published layout are generated for four regions (L1C of 2017; 62 to 125 dates per parcel, as published).
 Region by region, in turn and each in a process of its own:
 
     h5   this project: h5 → store, every date and flag kept, geometry left out
