@@ -25,6 +25,7 @@ held-out blocks: never a parcel that is tested on, nor a neighbour in its block.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,7 +92,10 @@ class Fold:
         """Hex SHA-256 of every row of the fold and what it is for."""
         parts = [self.block, self.open_rows, self.target, self.validation, *(test.rows for test in self.tests)]
         names = [self.train, self.seed, self.learnt, [(test.name, test.scope) for test in self.tests]]
-        return fingerprint(names, [None if p is None else p.tobytes().hex() for p in parts])
+        digest = hashlib.sha256(fingerprint(names).encode())
+        for part in parts:
+            digest.update(b"none" if part is None else f"{part.dtype}{part.shape}".encode() + part.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
