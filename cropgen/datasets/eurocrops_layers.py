@@ -4,6 +4,9 @@
                      and those of the country; the coordinate system is the country's
     version 2        <region>_<year>.parquet: geom, cropfield, original_code, off_area, area_ha
     version 2, stack <region>_stack.parquet: geom, cropfield, area_ha, and for each year cf<year>, c<year>
+
+Reference: EuroCrops: The Largest Harmonized Open Crop Dataset Across the European Union, M. Schneider, T. Schelte,
+F. Schmitz, M. Körner, 2023; EuroCrops v2.0, M. Claverie et al., 2026.
 """
 
 from __future__ import annotations
