@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cropgen.core.errors import MissingInputError, UsageError
-from cropgen.core.recipe import DataSection, EvaluateRecipe, ModelSection, TrainRecipe
+from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe, ModelSection, TrainRecipe
 
 
 def train_recipe() -> TrainRecipe:
@@ -22,7 +22,7 @@ def test_round_trip(tmp_path: Path) -> None:
     recipe = train_recipe()
     recipe.write(tmp_path / "r.toml")
     assert TrainRecipe.read(tmp_path / "r.toml") == recipe
-    evaluation = EvaluateRecipe(models=(ModelSection(name="rf"),), data=recipe.data, protocol="cross-year")
+    evaluation = EvaluateRecipe(models=(Contender(name="rf"),), data=recipe.data, protocol="cross-year")
     evaluation.write(tmp_path / "e.toml")
     assert EvaluateRecipe.read(tmp_path / "e.toml") == evaluation
 
