@@ -17,6 +17,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 REAL_INPUT = HERE / "results" / "real_input.json"
+PREPARE = HERE / "results" / "prepare.json"
 ORDER = ("rf", "tempcnn", "tempcnn+fixmatch", "tgem", "realnvp", "ssvae", "srnn", "pool")
 NAMES = {
     "arkansas": "Arkansas, Sentinel-2, 5 crops",
@@ -141,6 +142,23 @@ def guard_report(rows: list[dict[str, Any]]) -> str:
     return markdown(["data", "labels", "seeds", "guard fell back", "fits chosen"], lines)
 
 
+def preparation(document: dict[str, Any]) -> str:
+    """Rates and memory of preparing BreizhCrops, by form of the files."""
+    forms = {"h5": "h5 → store; h5 → tensors", "csv": "zip of csv → store; → h5"}
+    lines = []
+    for form, title in forms.items():
+        summary = document[form]["summary"]
+        rate, peak = summary["parcels_per_cpu_second"], summary["peak_mb"]
+        lines.append(
+            [title, f"{summary['parcels']:,}", f"{rate['ours']:,.0f} /s", f"{rate['breizhcrops']:,.0f} /s",
+             f"{rate['faster']:g} ({rate['faster_at_least']:g})", *(f"{peak[size]} MB" for size in peak)]
+        )  # fmt: skip
+    version = document["versions"]["breizhcrops"]
+    head = ["work", "parcels", "this project", f"`breizhcrops` {version}", "faster (at least)", "peak, one region",
+            "peak, all regions"]  # fmt: skip
+    return f"Command: `python benchmarks/prepare.py`. Machine: {document['machine']}.\n\n" + markdown(head, lines, 1)
+
+
 def filled(text: str, name: str, content: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
@@ -162,6 +180,7 @@ def documents() -> dict[Path, str]:
     bench = HERE / "README.md"
     told = filled(bench.read_text(encoding="utf-8"), "results", full_results(results))
     told = filled(told, "guard", guard_report(results["rows"]))
+    told = filled(told, "prepare", preparation(json.loads(PREPARE.read_text(encoding="utf-8"))))
     return {readme: text, bench: told}
 
 
