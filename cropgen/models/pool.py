@@ -6,8 +6,7 @@ with n the mean number of labels per class: the density leads where labels are f
 they are many. The members learn side by side and independently; only their answers meet. A network trained to the end
 on its labels is too sure of itself and would drown the other member, and there are no labels left to temper it with;
 so τ is chosen on the unlabelled parcels, where it minimises the cross-entropy to the generative member's posterior,
-which is tempered by cross-validation. τ is at most 3: where the generative member knows little, as on one band, its
-vague posterior would otherwise silence a network that knows more. The likelihood p(x) is the generative member's.
+which is tempered by cross-validation. The likelihood p(x) is the generative member's.
 
 Rows of the target domain are learnt from by the generative member alone: a network taught by its own guesses about
 another season or region is erratic.
@@ -19,7 +18,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -45,7 +43,7 @@ from cropgen.series.batches import Batch
 
 _EVEN_LABELS = 45.0
 _EXPONENT = 0.4
-_TEMPERATURES = torch.logspace(math.log10(0.5), math.log10(3), 21, dtype=torch.float64)
+_TEMPERATURES = torch.logspace(-0.3, 1.3, 33, dtype=torch.float64)
 _JUDGED = 4096
 
 
@@ -203,7 +201,7 @@ def pool_weight(labels_per_class: float) -> float:
 
 
 def match_temperature(target: Tensor, log_posterior: Tensor) -> float:
-    """The τ of a grid from 0.5 to 3 with the least mean −Σ_y target_y log softmax(log_posterior / τ)_y.
+    """The τ of a grid from 0.5 to 20 with the least mean −Σ_y target_y log softmax(log_posterior / τ)_y.
 
     Arguments:
         target: (N, K) probabilities.

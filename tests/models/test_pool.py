@@ -10,7 +10,7 @@ import torch
 from cropgen.core.errors import UsageError
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.checkpoint import build_model
-from cropgen.models.pool import Pool, PoolOptions, match_temperature, pool_weight
+from cropgen.models.pool import Pool, PoolOptions, pool_weight
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
@@ -70,15 +70,6 @@ def test_prepare_weighs_by_the_labels_and_says_so() -> None:
         "generative": "tgem", "discriminative": "tempcnn", "labels_per_class": 6.0, "weight": pool_weight(6.0),
     }  # fmt: skip
     assert "tempcnn" in context.facts
-
-
-def test_the_temperature_is_found_and_never_above_three() -> None:
-    generator = torch.Generator().manual_seed(0)
-    vague = torch.log_softmax(torch.randn(400, 3, generator=generator, dtype=torch.float64), -1)
-    assert match_temperature(vague.exp(), vague) == pytest.approx(1, rel=0.1)
-    assert match_temperature(vague.exp(), 2 * vague) == pytest.approx(2, rel=0.1)
-    assert match_temperature(vague.exp(), 50 * vague) == pytest.approx(3)
-    assert match_temperature(torch.full((400, 3), 1 / 3, dtype=torch.float64), vague) == pytest.approx(3)
 
 
 def test_the_likelihood_is_the_generative_members() -> None:
