@@ -1,4 +1,4 @@
-"""Write every generated table of README.md and benchmarks/README.md from the code and the committed results.
+"""Write every generated table of README.md, benchmarks/README.md and docs/shift.md from the code and the committed results.
 
 python benchmarks/tables.py            # writes
 python benchmarks/tables.py --check    # exit code 1 when a table is not what the code and the results say
@@ -17,11 +17,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 REAL_INPUT = HERE / "results" / "real_input.json"
+SHIFT = HERE / "results" / "shift.json"
 PREPARE = HERE / "results" / "prepare.json"
 ORDER = ("rf", "tempcnn", "tempcnn+fixmatch", "tgem", "realnvp", "ssvae", "srnn", "pool")
 NAMES = {
     "arkansas": "Arkansas, Sentinel-2, 5 crops",
     "central-asia": "Fergana, 16-day NDVI",
+    "fergana": "Fergana, 16-day NDVI",
+    "modis": "Mato Grosso, MODIS",
     "bavaria": "Bavaria, Sentinel-2 with clouds, 301 parcels",
     "patches": "Flanders, aggregated Sentinel-2 patches",
 }
@@ -159,6 +162,27 @@ def preparation(document: dict[str, Any]) -> str:
     return f"Command: `python benchmarks/prepare.py`. Machine: {document['machine']}.\n\n" + markdown(head, lines, 1)
 
 
+def shifts(document: dict[str, Any]) -> str:
+    """What each remedy against shift gives: macro-F1 / accuracy, mean over seeds, by data set and label share."""
+    rows = document["rows"]
+    columns = sorted({(row["data"], row["labels"]) for row in rows}, key=lambda c: (c[0], float(c[1].rstrip("%"))))
+    lines = []
+    for model, variant in dict.fromkeys((row["model"], row["variant"]) for row in rows):
+        cells = []
+        for data, labels in columns:
+            wanted = (model, variant, data, labels)
+            scored = [r for r in rows if (r["model"], r["variant"], r["data"], r["labels"]) == wanted]
+            pair = [f"{100 * fmean(r[name] for r in scored):.1f}" for name in ("macro_f1", "accuracy") if scored]
+            refused = sum(row.get("accepted") is False for row in scored)
+            told = f" ({refused} of {len(scored)} refused)" if refused else f" ({len(scored)})"
+            cells.append(" / ".join(pair) + told if scored else "–")
+        lines.append([f"`{model}`", variant, *cells])
+    lines.sort(key=lambda line: ("tgem", "realnvp", "pool").index(line[0].strip("`")))
+    head = ["model", "", *(f"{NAMES.get(data, data).partition(',')[0]}, {labels}" for data, labels in columns)]
+    told = f"Command: `{document['command']}`; {document['cells']} of {document['planned']} trainings are in."
+    return told + "\n\n" + markdown(head, lines, 2)
+
+
 def filled(text: str, name: str, content: str) -> str:
     """The text with what stands between the markers of `name` replaced."""
     pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
@@ -181,7 +205,9 @@ def documents() -> dict[Path, str]:
     told = filled(bench.read_text(encoding="utf-8"), "results", full_results(results))
     told = filled(told, "guard", guard_report(results["rows"]))
     told = filled(told, "prepare", preparation(json.loads(PREPARE.read_text(encoding="utf-8"))))
-    return {readme: text, bench: told}
+    remedies = ROOT / "docs" / "shift.md"
+    shown = filled(remedies.read_text(encoding="utf-8"), "shift", shifts(json.loads(SHIFT.read_text(encoding="utf-8"))))
+    return {readme: text, bench: told, remedies: shown}
 
 
 def main() -> int:

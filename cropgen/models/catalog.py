@@ -95,7 +95,7 @@ CATALOG: tuple[Entry, ...] = (
     Entry("tgem", "classical", "classical.tgem:TiedGaussianEM",
           "Maximum Likelihood from Incomplete Data via the EM Algorithm, Dempster, Laird and Rubin, 1977; "
           "A Well-Conditioned Estimator for Large-Dimensional Covariance Matrices, Ledoit and Wolf, 2004",
-          "tied Gaussian with two-start EM on unlabelled parcels; the common start of the deep models",
+          "tied Gaussian with EM on unlabelled parcels from several starts; the common start of the deep models",
           generative=True, semi_supervised=True, gradient=False),
     Entry("tempcnn", "discriminative", "discriminative.tempcnn:TempCNN",
           "Temporal Convolutional Neural Network for the Classification of Satellite Image Time Series, "
