@@ -1,4 +1,4 @@
-"""Write every generated table of README.md, benchmarks/README.md and docs/shift.md from the code and the committed results.
+"""Write the generated tables of README.md, benchmarks/README.md and docs/shift.md from code and committed results.
 
 python benchmarks/tables.py            # writes
 python benchmarks/tables.py --check    # exit code 1 when a table is not what the code and the results say
