@@ -23,8 +23,8 @@ from cropgen.series.columns import as_text, find_column
 from cropgen.series.legend import CropClass, Legend, spread_colour
 
 CONFIDENCE_EDGES = (0.5, 0.7, 0.9)
-CONFIDENCE_COLOURS = ("#a83c32", "#dd9a4f", "#b9c98b", "#3f7f5f")
-CHECK_COLOURS = ("#2f7d62", "#c2613a", "#a3b8ae", "#c5cac5")
+CONFIDENCE_COLOURS = ("#9c4a00", "#e0a458", "#7fb3d5", "#0b5f8a")
+CHECK_COLOURS = ("#2a7fb0", "#d35400", "#a9b4ba", "#cdd1d0")
 _PREDICTED = re.compile(r"pred(\d*)_crop_code")
 
 

@@ -17,6 +17,7 @@ from cropgen.core.errors import DataError
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.evaluation.document import Check, Row, TrainingRecord, Tuning
+from cropgen.evaluation.exhibits import portray
 from cropgen.evaluation.leaks import leak_message
 from cropgen.evaluation.learn import (
     Fit,
@@ -104,6 +105,10 @@ class Bench:
             if exam.test.scope == "held-out":
                 arrays[f"rows{number}"] = answers.rows
                 arrays[f"predicted{number}"] = learnt.classes[judged.log_posterior.argmax(1)].astype(np.int32)
+                arrays[f"probability{number}"] = np.exp(judged.log_posterior.max(1)).astype(np.float32)
+                if "portrait_day" not in arrays and not exam.until:
+                    label = self.index["label"].to_numpy()
+                    arrays |= portray(learnt, self.store, label, answers.rows, training.fold.seed)
         record = TrainingRecord(
             key=key, rows=tuple(rows), details=tuple(details), checks=tuple(checks), tuning=tuning
         )  # fmt: skip

@@ -6,6 +6,7 @@ contrasts   paired differences between trainings on the same test parcels, with 
 tuning      for every training whose options were chosen on validation rows: all that was tried
 failed      trainings that did not come to an end, and why; `evaluate --resume` tries them again
 checks      what was verified about the rows of every training; one that leaks is not trained and has no row
+exhibits    how crops grew against how models draw them, and the mistakes that models were surest of
 provenance  fingerprints, versions and the recipe: what it takes to repeat it
 """
 
@@ -194,6 +195,52 @@ class Failure(Section):
     hint: str | None
 
 
+class Phenology(Section):
+    """How a crop grew on test parcels and how a model draws it: quartiles (25, 50, 75 %) of `quantity` by slot.
+
+    `day` is the middle of a slot in days after 1 January; None where too few parcels were seen.
+    """
+
+    model: str
+    variant: str
+    train: str
+    labels: str
+    crop: int
+    quantity: str
+    parcels: int
+    day: tuple[float, ...]
+    observed: tuple[tuple[float | None, ...], ...]
+    generated: tuple[tuple[float | None, ...], ...]
+
+
+class Mistake(Section):
+    """A test parcel whose crop was taken for another with a high probability, and its clear dates in days after
+    1 January; `true` and `predicted` are positions in the document's legend."""
+
+    model: str
+    variant: str
+    labels: str
+    train: str
+    test: str
+    seed: int
+    parcel_id: str
+    year: int
+    region: str
+    true: int
+    predicted: int
+    probability: float
+    quantity: str
+    day: tuple[int, ...]
+    value: tuple[float, ...]
+
+
+class Exhibits(Section):
+    """What is shown of single crops and parcels; see `cropgen.evaluation.exhibits`."""
+
+    phenology: tuple[Phenology, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+
+
 class Evaluation(Section):
     """The document."""
 
@@ -208,6 +255,7 @@ class Evaluation(Section):
     checks: tuple[Check, ...]
     tuning: tuple[Tuning, ...] = ()
     failed: tuple[Failure, ...] = ()
+    exhibits: Exhibits = Exhibits()
     provenance: dict[str, Any]
 
     def uncalibrated(self) -> Evaluation:

@@ -16,6 +16,7 @@ from cropgen.core.run import environment, fingerprint
 from cropgen.evaluation.cell import Arrays, Bench, store_name
 from cropgen.evaluation.contrasts import Sheet, contrasts
 from cropgen.evaluation.document import Evaluation, Failure, Ledger, TrainingRecord
+from cropgen.evaluation.exhibits import exhibit
 from cropgen.evaluation.leaks import require_no_leak, summarise_checks
 from cropgen.evaluation.learn import Fit, used_rows
 from cropgen.evaluation.plan import Keys, Training, check_recipe, plan, protocol_view
@@ -210,6 +211,7 @@ def _assemble(
             Failure(training=table.trainings[position].title, message=error.message, hint=error.hint)
             for position, error in failed.items()
         ),
+        exhibits=exhibit(done, store, bench.index),
         provenance={
             "data": store.fingerprint(),
             "recipe": fingerprint(recipe.model_dump(mode="json")),

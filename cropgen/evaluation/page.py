@@ -1,93 +1,43 @@
-"""What the report says: tables, matrices and sentences made from evaluations, as plain values for the template."""
+"""What the report says of one evaluation: sentences, tables and figures as plain values for the template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from cropgen.evaluation import figures, tables
 from cropgen.evaluation.command import command_line
-from cropgen.evaluation.document import Contrast, Detail, Evaluation, Row
-from cropgen.evaluation.plots import ACCENT, WARM, Curve, Mark, reliability_panels, score_chart
-from cropgen.evaluation.summary import summarise
-from cropgen.metrics.calibration import Reliability
+from cropgen.evaluation.document import Detail, Evaluation
+from cropgen.evaluation.figures import Case
+from cropgen.evaluation.panels import Style, styles
+from cropgen.evaluation.plots import score_chart
+from cropgen.evaluation.tables import Entry, Table, entries_of, key_of, line_of
+from cropgen.evaluation.words import (
+    PUBLISHED,
+    THIN,
+    Setting,
+    contrast_text,
+    intro_of,
+    percent,
+    settings_of,
+    signed,
+    title_of,
+    verdict,
+)
 from cropgen.metrics.classification import class_scores
 from cropgen.series.legend import CropClass, Legend
 
-THIN = "\u202f"
-DASH = "–"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage, without the sign; a dash for nothing."""
-    return DASH if value is None or not np.isfinite(value) else f"{100 * value:.{digits}f}"
-
-
-def signed(value: float) -> str:
-    """A difference of shares in points, with a true minus sign."""
-    return f"{100 * value:+.1f}".replace("-", "\u2212")
-
-
-def count(value: float) -> str:
-    """A whole number with thin spaces."""
-    return f"{value:,.0f}".replace(",", THIN)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A kind of cell of an evaluation: what the test parcels have in common with the training parcels."""
-
-    name: str
-    sentence: str
-    colour: str
-    holds: Callable[[Row], bool]
-
-
-def settings_of(protocol: str) -> tuple[Setting, ...]:
-    """The settings of a protocol, the easier first."""
-    if protocol == "holdout":
-        return (Setting("Held-out parcels", "of held-out blocks", ACCENT, lambda row: row.scope == "held-out"),)
-    unit = protocol.removeprefix("cross-")
-    return (
-        Setting(f"Same {unit}", f"of the {unit} learnt from, in blocks held out", ACCENT,
-                lambda row: row.scope == "held-out" and row.train == row.test),
-        Setting(f"Other {unit}", f"of a {unit} never seen with labels", WARM,
-                lambda row: row.scope == "held-out" and row.train != row.test),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Line:
-    """Scores of a model with a label share in one setting, averaged over cells and seeds."""
-
-    macro_f1: Mark
-    accuracy: Mark
-    nll: float
-    ece: float
-    auroc: float | None
-    cells: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the table of models."""
-
-    model: str
-    family: str
-    labels: str
-    seeds: int
-    lines: tuple[Line | None, ...]
-    shift: Contrast | None
-    seconds: float
+_SHOWN_SCORES = 24
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Macro-F1 by training and test year of one model."""
+    """Macro-F1 by training and test year or region of one entry."""
 
-    model: str
+    name: str
     labels: str
     names: tuple[str, ...]
     value: tuple[tuple[float | None, ...], ...]
@@ -116,23 +66,42 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Chapter:
-    """One evaluation, ready to print."""
+    """One evaluation, ready to print.
+
+    Arguments:
+        curves, coverage, reliability, phenology: figures, each a panel of its own.
+        key: the models as panels draw them.
+    """
 
     protocol: str
     title: str
     intro: str
+    answer: tuple[str, ...]
     settings: tuple[Setting, ...]
     entries: tuple[Entry, ...]
     headline: Entry
+    key: tuple[Style, ...]
     chart: str
+    scores: tuple[Table, ...]
+    probabilities: tuple[Table, ...]
+    curves: tuple[str, ...]
+    seasons: tuple[Table, ...]
+    further: tuple[Table, ...]
     matrices: tuple[Matrix, ...]
     confusions: tuple[Confusion, ...]
     classes: tuple[ClassLine, ...]
-    reliability: str
+    reliability: tuple[str, ...]
+    coverage: tuple[str, ...]
+    area: Table | None
+    grower: str
+    phenology: tuple[str, ...]
+    cases: tuple[Case, ...]
+    proofs: tuple[Table, ...]
+    published: bool
     data: dict[str, Any]
     legend: Legend
     outside: float | None
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, str]
 
 
 def chapter(document: Evaluation, position: int, preferred: str | None) -> Chapter:
@@ -140,94 +109,112 @@ def chapter(document: Evaluation, position: int, preferred: str | None) -> Chapt
 
     Arguments:
         position: of the chapter on the page; keeps identifiers apart.
-        preferred: the model whose details are shown; None or one that was not evaluated: the best on average.
+        preferred: the model whose details are shown; None or one that was not evaluated: the best.
     """
-    document = document.uncalibrated()
-    settings = settings_of(document.protocol)
-    entries = _entries(document, settings)
-    headline = next((e for e in entries if e.model == preferred), entries[0])
+    whole, document = document, document.uncalibrated()
+    settings, unit = settings_of(document.protocol), unit_of(document.protocol)
+    entries = entries_of(document, settings)
+    headline = _headline(entries, preferred)
+    key = styles([e.name for e in sorted(entries, key=lambda e: _order(document, e))])
     legend = Legend.from_json(document.legend)
     cells = [(r, d) for r, d in zip(document.rows, document.details, strict=True)
-             if (r.model, r.labels) == (headline.model, headline.labels)]  # fmt: skip
-    pooled = [_pooled([d for r, d in cells if s.holds(r)], len(legend)) for s in settings]
-    ranked = [r.auroc_out_of_legend for r, _ in cells if r.auroc_out_of_legend is not None and r.scope == "held-out"]
+             if key_of(r) == headline.key and not r.until]  # fmt: skip
+    mine = [[d for r, d in cells if s.holds(r)] for s in settings]
+    pooled = [_pooled(details, len(legend)) for details in mine]
+    unknown = [r.auroc_out_of_legend for r, _ in cells if r.auroc_out_of_legend is not None and r.scope == "held-out"]
+    places = list(enumerate(settings))
+    grower, phenology = figures.phenology(document, headline, legend, position)
     return Chapter(
         protocol=document.protocol,
-        title={"holdout": "Held-out parcels", "cross-year": "Across years"}.get(document.protocol, "Across regions"),
-        intro=_intro(document),
+        title=title_of(document),
+        intro=intro_of(document),
+        answer=tuple(_answer(document, entries, settings, unit)),
         settings=settings,
         entries=entries,
         headline=headline,
-        chart=_chart(entries, settings, f"scores{position}"),
-        matrices=() if document.protocol == "holdout" else _matrices(document, entries),
+        key=tuple(key.values()),
+        chart=_chart(entries[:_SHOWN_SCORES], settings, f"scores{position}"),
+        scores=_some(tables.score_table(entries, k, s, headline) for k, s in places),
+        probabilities=_some(tables.probability_table(entries, k, s) for k, s in places),
+        curves=tuple(figures.curves(document, entries, settings, key, position)),
+        seasons=_some(tables.season_table(document, s) for s in settings),
+        further=_some([
+            tables.difference_table(document, unit), tables.unknown_table(document),
+            tables.calibration_table(whole, settings),
+        ]),
+        matrices=tuple(_matrices(document, entries)) if document.protocol.startswith("cross-") else (),
         confusions=tuple(
             _confusion(s.name, counts, legend) for s, counts in zip(settings, pooled, strict=True) if counts.any()
         ),
         classes=_class_lines(pooled, legend),
-        reliability=_reliability(document, entries, settings, position),
+        reliability=tuple(figures.reliability(document, entries, settings, position)),
+        coverage=tuple(figures.coverage(document, entries, settings, key, position)),
+        area=tables.area_table(next((d for d in reversed(mine) if d), []), legend, headline.name),
+        grower=grower,
+        phenology=tuple(phenology),
+        cases=tuple(figures.cases(document, headline, legend, position)),
+        proofs=_some([
+            tables.cost_table(entries), tables.check_table(document), tables.tuning_table(document),
+            tables.failure_table(document),
+        ]),
+        published=any(e.model.startswith(PUBLISHED) for e in entries),
         data=document.data,
         legend=legend,
-        outside=float(np.mean(ranked)) if ranked else None,
+        outside=float(np.mean(unknown)) if unknown else None,
         provenance=_provenance(document),
-    )
+    )  # fmt: skip
 
 
-def _intro(document: Evaluation) -> str:
-    recipe = document.recipe
-    share = f"{100 * recipe.test_share:g}{THIN}%"
-    blocks = (
-        f"Square blocks of {recipe.block_km:g}{THIN}km that hold about {share} of the labelled parcels were set aside "
-        f"before anything was learnt; no parcel of them, in any year, was used for training."
-    )
-    unit = document.protocol.removeprefix("cross-")
-    if document.protocol == "holdout":
-        return f"{blocks} The models then named the crop of every parcel inside them."
-    return (
-        f"{blocks} Each model learnt from one {unit} and named the crops of the blocks set aside in every {unit}: the "
-        f"same parcels in every cell, so the cells of a matrix can be compared."
-    )
+def unit_of(protocol: str) -> str:
+    """What domains differ in: year or region."""
+    return "region" if "region" in protocol else "year"
 
 
-def _entries(document: Evaluation, settings: tuple[Setting, ...]) -> tuple[Entry, ...]:
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in document.rows:
-        groups.setdefault((row.model, row.labels), []).append(row)
-    shifts = {(c.model, c.labels): c for c in document.contrasts if c.what == "shift"}
-    entries = [
-        Entry(
-            model,
-            rows[0].family,
-            labels,
-            len({r.seed for r in rows}),
-            tuple(_line(rows, s) for s in settings),
-            shifts.get((model, labels)),
-            float(np.mean([r.seconds for r in rows])),
-        )
-        for (model, labels), rows in groups.items()
-    ]
-    return tuple(sorted(entries, key=_rank))
+def _some(made: Iterable[Table | None]) -> tuple[Table, ...]:
+    return tuple(table for table in made if table is not None)
 
 
-def _rank(entry: Entry) -> tuple[float, float]:
-    known = [line.macro_f1.value for line in entry.lines if line is not None]
-    return -float(np.mean(known)) if known else 1.0, entry.seconds
+def _headline(entries: Sequence[Entry], preferred: str | None) -> Entry:
+    """The best entry of the preferred model with the most labels, or of all."""
+    wanted = [e for e in entries if e.model == preferred] or list(entries)
+    most = max(e.rows[0].n_labelled for e in wanted)
+    return next(e for e in wanted if e.rows[0].n_labelled >= 0.9 * most)
 
 
-def _line(rows: list[Row], setting: Setting) -> Line | None:
-    cells = summarise(r for r in rows if setting.holds(r))
-    if not cells:
-        return None
-    scores = ("macro_f1", "macro_f1_low", "macro_f1_high", "accuracy", "accuracy_low", "accuracy_high", "nll", "ece")
-    mean = {name: float(np.mean([cell[name] for cell in cells])) for name in scores}
-    marks = [Mark(mean[m], mean[f"{m}_low"], mean[f"{m}_high"]) for m in ("macro_f1", "accuracy")]
-    ranked = [c["auroc_out_of_legend"] for c in cells if c["auroc_out_of_legend"] is not None]
-    outside = float(np.mean(ranked)) if ranked else None
-    return Line(marks[0], marks[1], mean["nll"], mean["ece"], outside, len(cells))
+def _order(document: Evaluation, entry: Entry) -> tuple[int, bool]:
+    """Where the recipe names an entry."""
+    named = [(row.model, row.variant) for row in document.rows]
+    return named.index((entry.model, entry.variant)), entry.target
 
 
-def _chart(entries: tuple[Entry, ...], settings: tuple[Setting, ...], name: str) -> str:
+def _answer(document: Evaluation, entries: Sequence[Entry], settings: Sequence[Setting], unit: str) -> Iterator[str]:
+    """What came out, in sentences; what was lost is said as plainly as what was won."""
+    most = max(e.rows[0].n_labelled for e in entries)
+    full = [e for e in entries if e.rows[0].n_labelled >= 0.9 * most]
+    for place, setting in enumerate(settings):
+        ranked = sorted([(line.macro_f1.value, e, line) for e in full if (line := e.lines[place]) is not None],
+                        key=lambda found: -found[0])  # fmt: skip
+        if ranked:
+            value, best, line = ranked[0]
+            text = (
+                f"{setting.name}: {best.name} scores highest with {percent(value)}{THIN}% macro-F1 "
+                f"({percent(line.macro_f1.low)}–{percent(line.macro_f1.high)}) and names "
+                f"{percent(line.accuracy.value, 0)} of 100 parcels {setting.sentence} correctly"
+            )
+            yield text + (f"; lowest is {ranked[-1][1].name} with {percent(ranked[-1][0])}{THIN}%." if len(ranked) > 1
+                          else ".")  # fmt: skip
+    labels = {e.labels for e in full}
+    for contrast in document.contrasts:
+        if contrast.what in ("model", "shift") and contrast.labels in labels and not contrast.until:
+            yield (
+                f"{contrast_text(contrast, unit)}: {signed(contrast.difference)} points "
+                f"({signed(contrast.low)} to {signed(contrast.high)}), {verdict(contrast)}."
+            )
+
+
+def _chart(entries: Sequence[Entry], settings: Sequence[Setting], name: str) -> str:
     shares = {e.labels for e in entries}
-    names = [e.model if len(shares) == 1 else f"{e.model}, {e.labels}" for e in entries]
+    names = [e.name if len(shares) == 1 else f"{e.name}, {e.labels}" for e in entries]
     groups = []
     for position, setting in enumerate(settings):
         lines = [entry.lines[position] for entry in entries]
@@ -235,19 +222,13 @@ def _chart(entries: tuple[Entry, ...], settings: tuple[Setting, ...], name: str)
     return score_chart(names, groups, name)
 
 
-def _matrices(document: Evaluation, entries: tuple[Entry, ...]) -> tuple[Matrix, ...]:
+def _matrices(document: Evaluation, entries: Sequence[Entry]) -> Iterator[Matrix]:
     names = tuple(sorted({name for row in document.rows for name in (row.train, row.test)}))
-    cells = {
-        (c["model"], c["labels"], c["train"], c["test"]): c["macro_f1"]
-        for c in summarise(document.rows)
-        if c["scope"] == "held-out"
-    }
-    return tuple(
-        Matrix(
-            e.model, e.labels, names, tuple(tuple(cells.get((e.model, e.labels, a, b)) for b in names) for a in names)
-        )
-        for e in entries
-    )
+    for entry in entries:
+        kept = [r for r in entry.rows if r.scope == "held-out"]
+        lines = [[line_of([r for r in kept if (r.train, r.test) == (a, b)]) for b in names] for a in names]
+        value = tuple(tuple(None if line is None else line.macro_f1.value for line in row) for row in lines)
+        yield Matrix(entry.name, entry.labels, names, value)
 
 
 def _pooled(details: Iterable[Detail], size: int) -> np.ndarray:
@@ -262,12 +243,8 @@ def _confusion(title: str, counts: np.ndarray, legend: Legend) -> Confusion:
     used = np.flatnonzero(counts.sum(0) + counts.sum(1))
     counts = counts[np.ix_(used, used)]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    return Confusion(
-        title,
-        tuple(legend.classes[int(k)] for k in used),
-        tuple(map(tuple, counts.tolist())),
-        tuple(map(tuple, shares.tolist())),
-    )
+    crops = tuple(legend.classes[int(k)] for k in used)
+    return Confusion(title, crops, tuple(map(tuple, counts.tolist())), tuple(map(tuple, shares.tolist())))
 
 
 def _class_lines(pooled: list[np.ndarray], legend: Legend) -> tuple[ClassLine, ...]:
@@ -282,30 +259,6 @@ def _class_lines(pooled: list[np.ndarray], legend: Legend) -> tuple[ClassLine, .
             ]
             lines.append(ClassLine(crop, max(support), *each))
     return tuple(sorted(lines, key=lambda line: -line.support))
-
-
-def _reliability(document: Evaluation, entries: tuple[Entry, ...], settings: tuple[Setting, ...], position: int) -> str:
-    panels = []
-    for entry in entries[:8]:
-        curves = []
-        for setting in settings:
-            found = [d.reliability for r, d in zip(document.rows, document.details, strict=True)
-                     if (r.model, r.labels) == (entry.model, entry.labels) and setting.holds(r)]  # fmt: skip
-            if found:
-                merged = merge_reliability(found)
-                curves.append(Curve(setting.name, setting.colour, merged.confidence, merged.accuracy, merged.count))
-        panels.append((entry.model if entry.labels == "100%" else f"{entry.model}, {entry.labels}", curves))
-    return reliability_panels(panels, f"reliability{position}")
-
-
-def merge_reliability(tables: list[dict[str, list[float]]]) -> Reliability:
-    """Sum reliability tables with the same bins."""
-    counts = np.array([t["count"] for t in tables])
-    total = counts.sum(0)
-    filled = np.maximum(total, 1)
-    confidence, accuracy = ((np.array([t[name] for t in tables]) * counts).sum(0) / filled
-                            for name in ("confidence", "accuracy"))  # fmt: skip
-    return Reliability(np.array(tables[0]["edge"]), total, confidence, accuracy)
 
 
 def _provenance(document: Evaluation) -> dict[str, str]:

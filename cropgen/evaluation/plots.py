@@ -10,22 +10,27 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
+from textwrap import fill
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 INK, MUTED, RULE, CARD = "#0f1a17", "#66736e", "#d8ddd8", "#fdfdfc"
-ACCENT, WARM = "#1c6b52", "#b5532b"
+ACCENT, WARM = "#0b5f8a", "#b8500f"
+LINES = (ACCENT, WARM, "#00745b", "#8f3f7b", "#7d6608", "#3b3f90", "#4d5a63", "#7a2d2e")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CARD: "card", ACCENT: "accent", WARM: "warm"}
+_VARIABLES |= {colour: f"line{k}" for k, colour in enumerate(LINES) if k >= 2}
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.0,
     "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": RULE,
     "axes.facecolor": "none", "figure.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.linewidth": 0.8,
     "xtick.major.size": 0.0, "ytick.major.size": 0.0, "lines.solid_capstyle": "round", "path.simplify": False,
+    "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -41,6 +46,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
         name: unique on the page; identifiers inside are prefixed with it.
         label: what a screen reader says.
     """
+    spoken = escape(label).replace("\\", r"\\")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -48,7 +54,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', text, count=1)
+    text = re.sub(r"<svg ", f'<svg role="img" aria-label="{spoken}" ', text, count=1)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
@@ -80,38 +86,27 @@ class Curve:
     count: np.ndarray
 
 
-def reliability_panels(panels: Sequence[tuple[str, Sequence[Curve]]], name: str) -> str:
-    """One panel per model: stated probability against the share that was right, with the diagonal of honesty.
+def reliability_panel(title: str, curves: Sequence[Curve], name: str) -> str:
+    """Stated probability against the share that was right, with the diagonal of honesty.
 
     The area of a point grows with the parcels behind it; bins with fewer than 5 parcels are left out.
     """
-    columns = min(len(panels), 4)
-    lines = -(-len(panels) // columns)
     with matplotlib.rc_context(styled(name)):
-        figure = Figure(figsize=(2.5 * columns + 0.3, 2.6 * lines + 0.25), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for axis, (title, curves) in zip(axes, panels, strict=False):
-            _reliability(axis, title, curves)
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
-        figure.supxlabel("stated probability", color=MUTED, fontsize=9)
-        figure.supylabel("share that was right", color=MUTED, fontsize=9)
-        return to_svg(figure, name, "Reliability: stated probability against the share that was right")
-
-
-def _reliability(axis: Axes, title: str, curves: Sequence[Curve]) -> None:
-    axis.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-    for curve in curves:
-        shown = curve.count >= 5
-        size = 6 + 70 * np.sqrt(curve.count[shown] / max(curve.count.max(), 1))
-        axis.plot(curve.confidence[shown], curve.accuracy[shown], color=curve.colour, linewidth=1.4)
-        axis.scatter(
-            curve.confidence[shown], curve.accuracy[shown], s=size, color=curve.colour, alpha=0.85, linewidths=0
-        )
-    axis.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
-    axis.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
-    for ruler in (axis.xaxis, axis.yaxis):
-        ruler.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        figure = Figure(figsize=(2.9, 3.0), layout="constrained")
+        axis = figure.subplots()
+        axis.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+        for position, curve in enumerate(curves):
+            shown = curve.count >= 5
+            x, y = curve.confidence[shown], curve.accuracy[shown]
+            size = 6 + 70 * np.sqrt(curve.count[shown] / max(curve.count.max(), 1))
+            axis.plot(x, y, color=curve.colour, linewidth=1.4, linestyle="-" if position == 0 else "--")
+            axis.scatter(x, y, s=size, color=curve.colour, alpha=0.85, linewidths=0, marker=MARKERS[position])
+        axis.set(xlim=(0, 1.04), ylim=(0, 1.04), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+        axis.set_title(fill(title, 30), loc="left", fontsize=9.5, fontweight="bold")
+        axis.set(xlabel="stated probability", ylabel="share that was right")
+        for ruler in (axis.xaxis, axis.yaxis):
+            ruler.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        return to_svg(figure, name, f"Reliability of {title}: stated probability against the share that was right")
 
 
 @dataclass(frozen=True)
@@ -131,20 +126,20 @@ def score_chart(models: Sequence[str], groups: Sequence[tuple[str, str, Sequence
         groups: (setting, colour, a mark per model).
     """
     with matplotlib.rc_context(styled(name)):
-        figure = Figure(figsize=(7.2, 0.55 + 0.42 * len(models)), layout="constrained")
+        figure = Figure(figsize=(4.6, 0.55 + 0.42 * len(models)), layout="constrained")
         axis = figure.subplots()
         offsets = np.linspace(-0.14, 0.14, len(groups)) if len(groups) > 1 else np.zeros(1)
-        for offset, (_, colour, marks) in zip(offsets, groups, strict=True):
+        for place, (offset, (_, colour, marks)) in enumerate(zip(offsets, groups, strict=True)):
             for row, mark in enumerate(marks):
                 if mark is not None:
                     axis.plot([mark.low, mark.high], [row + offset] * 2, color=colour, linewidth=2.2, alpha=0.45)
-                    axis.plot(mark.value, row + offset, "o", color=colour, markersize=5.5)
-        axis.set_yticks(range(len(models)), models, color=INK)
+                    axis.plot(mark.value, row + offset, MARKERS[place], color=colour, markersize=5.5)
+        axis.set_yticks(range(len(models)), [fill(model, 22) for model in models], color=INK, fontsize=8.5)
         axis.set_ylim(len(models) - 0.5, -0.5)
         axis.grid(visible=False, axis="y")
         axis.spines["left"].set_visible(False)
         axis.set_xlabel("macro-F1")
-        axis.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], min_n_ticks=3))
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3))
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         return to_svg(figure, name, "Macro-F1 of the models with 95 % intervals")
 
@@ -152,9 +147,9 @@ def score_chart(models: Sequence[str], groups: Sequence[tuple[str, str, Sequence
 def learning_curves(steps: np.ndarray, terms: dict[str, np.ndarray], name: str) -> str:
     """The parts of the training objective over gradient steps, one small panel each."""
     with matplotlib.rc_context(styled(name)):
-        columns = min(len(terms), 3 if len(terms) in (3, 6) else 4 if len(terms) % 5 else 5)
+        columns = min(len(terms), 2)
         lines = -(-len(terms) // columns)
-        figure = Figure(figsize=(9.4, 1.55 * lines + 0.2), layout="constrained")
+        figure = Figure(figsize=(4.8, 1.45 * lines + 0.3), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
         for axis, (term, values) in zip(axes, terms.items(), strict=False):
             axis.plot(steps, values, color=ACCENT, linewidth=0.8, alpha=0.35)

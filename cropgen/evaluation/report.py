@@ -19,8 +19,10 @@ from cropgen.core.files import write_text
 from cropgen.core.run import RunFolder
 from cropgen.evaluation.atlas import Atlas, make_atlas
 from cropgen.evaluation.document import read_evaluation
-from cropgen.evaluation.page import Chapter, chapter, count, percent, signed
+from cropgen.evaluation.page import Chapter, chapter
 from cropgen.evaluation.plots import learning_curves, themed
+from cropgen.evaluation.tables import Cell, Table, mark_cell, table
+from cropgen.evaluation.words import DASH, count, percent, signed
 from cropgen.models.catalog import find
 from cropgen.series.legend import Legend
 
@@ -96,6 +98,8 @@ def _render(chapters: list[Chapter], trainings: list[Training], atlas: Atlas | N
         chapters=chapters,
         trainings=trainings,
         atlas=atlas,
+        comparison=_comparison(chapters),
+        datasets=list({(c.data["name"], c.provenance["data fingerprint"]): c for c in chapters}.values()),
         themed=themed,
     )
 
@@ -115,18 +119,32 @@ def _cards(chapters: list[Chapter]) -> Iterable[Card]:
                     f"{100 * line.accuracy.value:.0f}", "of 100", f"parcels right, {setting.sentence}",
                     f"{low:.0f} to {high:.0f}; macro-F1 {percent(line.macro_f1.value)} %",
                 )  # fmt: skip
-        shift = part.headline.shift
-        if shift is not None:
-            unit = part.protocol.removeprefix("cross-")
-            yield Card(
-                signed(shift.difference), "points", f"of macro-F1 between the same and another {unit}",
-                f"{signed(shift.low)} to {signed(shift.high)}",
-            )  # fmt: skip
         if part.outside is not None:
             yield Card(
                 percent(part.outside, 0), "%", "chance that a parcel of an unknown crop looks stranger than one of a "
                 "known crop", "50 % would be guessing",
             )  # fmt: skip
+
+
+def _comparison(chapters: list[Chapter]) -> Table | None:
+    """Macro-F1 of every model in every evaluation, in its hardest setting, on whole seasons."""
+    places: dict[tuple[str, str], dict[int, Cell]] = {}
+    for position, part in enumerate(chapters):
+        for entry in part.entries:
+            line = next((line for line in reversed(entry.lines) if line is not None), None)
+            if line is not None:
+                places.setdefault((entry.name, entry.labels), {})[position] = mark_cell(line.macro_f1)
+    several = len({part.data["name"] for part in chapters}) > 1
+    heads = [f"{c.title}, {c.data['name']}" if several else c.title for c in chapters]
+    rows = [
+        [name, labels, *(cells.get(k, Cell(DASH)) for k in range(len(chapters)))]
+        for (name, labels), cells in places.items()
+    ]
+    note = (
+        "Macro-F1 in per cent with 95 % intervals. Where an evaluation has an easier and a harder setting, the harder "
+        "is shown. Columns test different parcels: compare down a column, not along a row."
+    )
+    return table("Every model in every evaluation", note, ("model", "labels", *heads), rows)
 
 
 def _training(folder: RunFolder, manifest: dict[str, Any], position: int) -> Training:

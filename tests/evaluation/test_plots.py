@@ -12,14 +12,24 @@ from shapely.geometry import MultiPolygon, Polygon, box
 
 from cropgen.evaluation import maps
 from cropgen.evaluation.maps import Ground, draw_map, ground_of, outline_of, scale_length
-from cropgen.evaluation.plots import Curve, Mark, learning_curves, reliability_panels, score_chart, smooth, themed
+from cropgen.evaluation.plots import (
+    ACCENT,
+    LINES,
+    Curve,
+    Mark,
+    learning_curves,
+    reliability_panel,
+    score_chart,
+    smooth,
+    themed,
+)
 
 
 def charts():
     half = np.linspace(0.05, 0.95, 10)
-    curve = Curve("same", "#1c6b52", half, half**2, np.arange(10) * 3)
-    yield reliability_panels([("rf", [curve]), ("tgem", [curve])], "reliability")
-    yield score_chart(["rf", "tgem"], [("same", "#1c6b52", [Mark(0.5, 0.4, 0.6), None])], "scores")
+    curve = Curve("same", ACCENT, half, half**2, np.arange(10) * 3)
+    yield reliability_panel('a "$x$" <b>', [curve, curve], "reliability")
+    yield score_chart(["rf", "tgem"], [("same", ACCENT, [Mark(0.5, 0.4, 0.6), None])], "scores")
     yield learning_curves(np.arange(1, 40), {"loss": np.linspace(2, 1, 39), "kl_y": np.ones(39)}, "learning")
     yield draw_map(Ground(np.array([box(0, 0, 10, 10)]), (0, -2, 11, 11)), np.array([0]), ["#aa0000"], "map", "Map")
 
@@ -32,14 +42,14 @@ def test_figures_are_whole_reproducible_and_need_nothing_else(place):
     assert 'role="img"' in svg
     assert not re.search(r'(?:href|src)="(?!#|data:)', svg)
     assert "<metadata" not in svg
-    assert "#1c6b52" not in svg
+    assert ACCENT not in svg
     ids = re.findall(r'\bid="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(ids)
 
 
 def test_theme_colours_become_variables():
-    assert themed("#1c6b52") == "var(--accent)"
+    assert themed(ACCENT) == "var(--accent)"
     assert themed("#123456") == "#123456"
 
 
@@ -89,3 +99,14 @@ def test_maps_are_metric():
     assert east - west == pytest.approx(745, rel=0.15)
     assert ground_of(layer.set_crs(None, allow_override=True)) is None
     assert ground_of(geopandas.GeoDataFrame(geometry=[None], crs=4326)) is None
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colour", LINES)
+def test_lines_stand_out_from_the_paper(colour):
+    assert 1.05 / (luminance(colour) + 0.05) >= 4.5

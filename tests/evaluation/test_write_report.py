@@ -15,9 +15,12 @@ from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.evaluation.atlas import make_atlas, prediction_prefix
 from cropgen.evaluation.command import command_line
-from cropgen.evaluation.document import Contrast, Detail, Evaluation, Row
-from cropgen.evaluation.page import chapter, count, merge_reliability, percent, signed
+from cropgen.evaluation.document import Check, Contrast, Detail, Evaluation, Exhibits, Mistake, Phenology, Row
+from cropgen.evaluation.figures import merge_reliability
+from cropgen.evaluation.page import chapter
+from cropgen.evaluation.protocols import PROTOCOLS
 from cropgen.evaluation.report import write_report
+from cropgen.evaluation.words import count, percent, signed, title_of
 from cropgen.series.legend import CropClass, Legend
 
 VOID = {"meta", "br", "link", "img", "hr"}
@@ -192,6 +195,8 @@ def test_settings_matrices_and_order():
     part = chapter(evaluation([*matrix("rf", 0.6, 0.2), *matrix("tgem", 0.7, 0.4)]), 0, "rf")
     assert [s.name for s in part.settings] == ["Same year", "Other year"]
     assert [e.model for e in part.entries] == ["tgem", "rf"]
+    assert part.answer[0].startswith("Same year: tgem scores highest with 70.0")
+    assert "lowest is rf with 20.0" in part.answer[1]
     assert part.headline.model == "rf"
     assert [line.macro_f1.value for line in part.entries[0].lines] == pytest.approx([0.7, 0.4])
     assert part.matrices[0].value == ((0.7, 0.4), (0.4, 0.7))
@@ -286,3 +291,91 @@ def test_files_that_are_no_predictions_are_named(tmp_path):
     (tmp_path / "q.gpkg").write_bytes(b"not a database")
     with pytest.raises(CorruptInputError, match=r"q\.gpkg cannot be read"):
         make_atlas(tmp_path / "q.gpkg", [], [])
+
+
+EXHIBITS = Exhibits(
+    phenology=(
+        Phenology(
+            model="tgem", variant="", train="2021", labels="100%", crop=0, quantity="NDVI", parcels=9, day=(15, 45, 75),
+            observed=((0.1, 0.2, None),) * 3, generated=((0.1, 0.3, 0.2),) * 3,
+        ),
+    ),
+    mistakes=(
+        Mistake(
+            model="tgem", variant="", labels="100%", train="2021", test="2022", seed=0, parcel_id="field 7", year=2022,
+            region="", true=0, predicted=1, probability=0.98, quantity="NDVI", day=(10, 50), value=(0.2, 0.6),
+        ),
+    ),
+)  # fmt: skip
+
+
+def full(protocol):
+    """An evaluation that has everything a report can show."""
+    names = ("2021", "2022") if protocol.startswith("cross-") else ("all",)
+    base = [row(a, b, m, macro_f1=f, protocol=protocol) for a in names for b in names
+            for m, f in (("tgem", 0.7), ("breizhcrops:tempcnn", 0.6))]  # fmt: skip
+    more = [{"labels": "10%", "n_labelled": 4}, {"until": "120"}, {"until": "120", "cut": True},
+            {"calibration": "temperature"}]  # fmt: skip
+    rows = base + [r.model_copy(update=change) for change in more for r in base]
+    rows = [r.model_copy(update={"auroc_out_of_legend": 0.8, "aupr_out_of_legend": 0.4}) for r in rows]
+    lost = Contrast(
+        what="model", model="breizhcrops:tempcnn", against="tgem", labels="100%", difference=-0.1, low=-0.2, high=-0.05,
+        cells=1, p_value=0.01, interval_unit="block", seeds=1,
+    )  # fmt: skip
+    check = Check(name="same_parcel", asks="no parcel is on both sides", passed=True, trainings=2, failed=0, found=0,
+                  left_out=0, example=None)  # fmt: skip
+    document = evaluation(rows, protocol=protocol, contrasts=[lost])
+    recipe = document.recipe.model_copy(update={"until": ("120",)})
+    return document.model_copy(update={"recipe": recipe, "exhibits": EXHIBITS, "checks": (check,)})
+
+
+SECTIONS = (
+    "Paired differences", "Over ", "By the end of the season seen", "Crop by crop", "What was taken for what",
+    "Can the probabilities be believed?", "Answering only where sure", "How much of each crop", "How crops grow",
+    "The mistakes it was surest of", "What it costs", "Checks", "With and without calibration",
+    "Parcels of crops that were never taught", "As published",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "toy-fold1"])
+def test_every_protocol_shows_every_part(protocol, tmp_path):
+    document = full(protocol)
+    document.write(tmp_path / "evaluation.json")
+    write_report([tmp_path / "evaluation.json"], [], None, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    page, words = Page(text), ""
+    words = " ".join(page.words)
+    for section in (title_of(document), *SECTIONS):
+        assert section in words, section
+    assert ("Outlined cells" in words) == protocol.startswith("cross-")
+    assert "worse" in words
+    assert "−10.0" in words
+    assert "tempcnn, as published" in words
+    assert "field 7" in words
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r'(?:href|src)="(?!#|data:)', text)
+    assert text.count('role="img"') == text.count("<svg ") == text.count("aria-label=") - words.count("aria-label")
+    assert len(text) < 1_000_000
+
+
+def test_any_number_of_evaluations_stand_side_by_side(tmp_path):
+    paths = []
+    for protocol in ("holdout", "cross-year", "label-curve"):
+        paths.append(tmp_path / f"{protocol}.json")
+        full(protocol).write(paths[-1])
+    write_report(paths, [], None, tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    words = " ".join(page.words)
+    assert "Side by side" in words
+    assert "Every model in every evaluation" in words
+    assert {"#evaluation-1", "#evaluation-2", "#evaluation-3"} <= set(page.links)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_rows_that_saw_less_do_not_reach_the_scores():
+    part = chapter(full("holdout"), 0, None)
+    assert {(e.name, e.labels) for e in part.entries} == {
+        (name, share) for name in ("tgem", "tempcnn, as published") for share in ("10%", "100%")
+    }
+    assert all(len(e.rows) == 1 for e in part.entries)
+    assert part.headline.labels == "100%"
