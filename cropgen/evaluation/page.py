@@ -199,7 +199,7 @@ def _answer(document: Evaluation, entries: Sequence[Entry], settings: Sequence[S
             text = (
                 f"{setting.name}: {best.name} scores highest with {percent(value)}{THIN}% macro-F1 "
                 f"({percent(line.macro_f1.low)}–{percent(line.macro_f1.high)}) and names "
-                f"{percent(line.accuracy.value, 0)} of 100 parcels {setting.sentence} correctly"
+                f"{percent(line.accuracy.value, 0)} of 100 parcels correctly, {setting.sentence}"
             )
             yield text + (f"; lowest is {ranked[-1][1].name} with {percent(ranked[-1][0])}{THIN}%." if len(ranked) > 1
                           else ".")  # fmt: skip

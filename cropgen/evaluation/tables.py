@@ -160,7 +160,7 @@ def score_table(entries: Sequence[Entry], place: int, setting: Setting, headline
     ]  # fmt: skip
     head += ["macro-F1 over the whole legend %"] if over_legend else []
     chosen = [k for k, (e, _) in enumerate(known) if e is headline]
-    return table(setting.name, f"Parcels {setting.sentence}. Below each score its 95 % interval.", head, rows, chosen)
+    return table(setting.name, f"Parcels {setting.sentence}. Beside each score its 95 % interval.", head, rows, chosen)
 
 
 def probability_table(entries: Sequence[Entry], place: int, setting: Setting) -> Table | None:
