@@ -138,7 +138,7 @@ def phenology(document: Evaluation, headline: Entry, legend: Legend, position: i
     if not courses:
         return "", []
     first = next(iter(courses.values()))
-    learnt = "" if first.train == "all" else f" on {first.train}"
+    learnt = "" if first.train == "all" else f" ({first.train})"
     drawn = [phenology_panel(legend.classes[k].name, course, f"growth{position}-{k}") for k, course in courses.items()]
     return f"{model_name(first.model, first.variant)}, trained{learnt} with {first.labels} of the labels", drawn
 
@@ -154,6 +154,6 @@ def cases(document: Evaluation, headline: Entry, legend: Legend, position: int) 
 
 def _where(case: Mistake) -> str:
     place = f"{case.region}, {case.year}" if case.region else str(case.year)
-    trained = "" if case.train == "all" else f", learnt from {case.train}"
+    trained = "" if case.train == "all" else f", training: {case.train}"
     sure = min(case.probability, 0.999)
     return f"Stated probability {percent(sure)}{THIN}%. Parcel {case.parcel_id}, {place}{trained}, seed {case.seed}."

@@ -101,7 +101,7 @@ def reliability_panel(title: str, curves: Sequence[Curve], name: str) -> str:
             size = 6 + 70 * np.sqrt(curve.count[shown] / max(curve.count.max(), 1))
             axis.plot(x, y, color=curve.colour, linewidth=1.4, linestyle="-" if position == 0 else "--")
             axis.scatter(x, y, s=size, color=curve.colour, alpha=0.85, linewidths=0, marker=MARKERS[position])
-        axis.set(xlim=(0, 1.04), ylim=(0, 1.04), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+        axis.set(xlim=(0, 1.04), ylim=(0, 1.04), xticks=[0, 0.5, 1], yticks=[0.5, 1], aspect="equal")
         axis.set_title(fill(title, 30), loc="left", fontsize=9.5, fontweight="bold")
         axis.set(xlabel="stated probability", ylabel="share that was right")
         for ruler in (axis.xaxis, axis.yaxis):

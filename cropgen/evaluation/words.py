@@ -139,7 +139,9 @@ def season(until: str) -> str:
 
 
 def verdict(contrast: Contrast) -> str:
-    """What an interval allows to say."""
+    """What an interval and a permutation test allow to say together."""
+    if contrast.p_value >= 0.05:
+        return "not told apart"
     if contrast.low > 0:
         return "better"
     return "worse" if contrast.high < 0 else "not told apart"
