@@ -270,7 +270,7 @@ def until(ready: Any) -> None:
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_killed_and_started_again(tmp_path: Path, server: FileServer, how: signal.Signals, code: int) -> None:
     toy_manifest(tmp_path / "manifests", server, sound(server))
-    server.script("a.bin", Fault(bytes_per_second=200_000))
+    server.script("a.bin", Fault(bytes_per_second=60_000))
     part = tmp_path / "data" / "toy" / "files" / "a.bin.part"
     process = started(tmp_path)
     until(lambda: part.is_file() and part.stat().st_size > 50_000)

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from .conftest import call, interrupted_when, write_parcels, write_table
 
-TRAIN = ("train", "--model", "tempcnn", "--labels", "50%", "--set", "steps=150")
+TRAIN = ("train", "--model", "tempcnn", "--labels", "50%", "--set", "steps=600")
 
 
 def test_training_resumes_to_the_same_weights(workspace: Path) -> None:
