@@ -93,11 +93,11 @@ def test_workers_end_with_their_master(tmp_path, how):
         time.sleep(0.02)
     if how == signal.SIGINT:
         os.killpg(master.pid, how)
-        out, err = master.communicate(timeout=30)
+        out, err = master.communicate(timeout=120)
         assert (out, err) == ("interrupted\n", "")
     else:
         master.kill()
-        master.communicate(timeout=30)
+        master.communicate(timeout=120)
     while any(alive(int((tmp_path / name).read_text())) for name in "ab"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
