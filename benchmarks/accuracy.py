@@ -257,6 +257,7 @@ def write(rows: list[dict[str, Any]], command: str) -> None:
         "seconds are of processor time",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "planned": len(cells(None, None)),
     }
     text = json.dumps({**document, "rows": rows}, separators=(",", ":")).replace('},{"split"', '},\n{"split"')
     write_text(RESULTS, text + "\n")
