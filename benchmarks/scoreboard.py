@@ -187,7 +187,8 @@ def page(document: dict[str, Any]) -> str:
     trainings = {row["key"]: row["seconds"] for row in rows}
     parts = [
         "# Accuracy: every model, few and many labels, in and across regions and years",
-        f"Made by `{document['command']}`. {len(trainings)} of {document['planned']} trainings are in, {sum(trainings.values()) / 3600:.1f} hours of "
+        f"Made by `{document['command']}`. {len(trainings)} of {document['planned']} trainings are in, "
+        f"{sum(trainings.values()) / 60:.0f} minutes of "
         f"processor time. Machine: {document['machine']}; Python {document['python']}, torch {document['torch']}.",
         'Mean ± standard deviation over seeds (splits, labels and initial weights change with the seed). "in": '
         'held-out spatial blocks of the training region or years; "across": one half of another region or later '
