@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from cropgen.core.errors import CorruptInputError, DataError, MissingInputError, UsageError
-from cropgen.core.files import write_text
+from cropgen.core.files import sha256_file, write_text
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import TrainRecipe
 from cropgen.core.run import RunFolder, environment
@@ -203,7 +203,7 @@ def provenance(parent: RunFolder, target: Target, root: Path) -> dict[str, Any]:
     inside = path.is_relative_to(root.resolve())
     return {
         "adapted": ADAPTED_SCHEMA, "parent": parent.run_id,
-        "parent_weights": hashlib.sha256(parent.weights.read_bytes()).hexdigest(), "target": target.name,
+        "parent_weights": sha256_file(parent.weights), "target": target.name,
         "series": path.relative_to(root.resolve()).as_posix() if inside else str(path), "rows": len(target.rows),
         "fingerprint": target.fingerprint(),
     }  # fmt: skip
