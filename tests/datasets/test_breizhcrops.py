@@ -148,7 +148,7 @@ def test_outlines_follow_their_parcels(files: Path, year: int) -> None:
 
 
 def test_regions_follow_each_other_and_a_killed_preparation_goes_on(
-    files: Path, monkeypatch: pytest.MonkeyPatch
+    files: Path, monkeypatch: pytest.MonkeyPatch, killed_after
 ) -> None:
     monkeypatch.setattr(breizhcrops, "_ROWS", 8)
     for region in ("frh01", "frh02"):
@@ -157,19 +157,9 @@ def test_regions_follow_each_other_and_a_killed_preparation_goes_on(
     assert whole.series is not None
     expected = SeriesStore.open(whole.series).read()
 
-    original, left = SeriesStore.append, [6]
-
-    def dies(self, *given):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        original(self, *given)
-
     whole.series.rename(files.parent / "whole.zarr")
-    monkeypatch.setattr(SeriesStore, "append", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(6):
         prepare(files, ["frh01", "frh02"])
-    monkeypatch.setattr(SeriesStore, "append", original)
     again = prepare(files, ["frh01", "frh02"])
     assert again.series is not None
     found = SeriesStore.open(again.series)

@@ -175,24 +175,14 @@ def test_unpacked_folders_read_as_archives_do(tmp_path: Path) -> None:
     np.testing.assert_array_equal(packed.values[order[0]], loose.values[order[1]])
 
 
-def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after) -> None:
     monkeypatch.setattr(cropharvest, "_ROWS", 30)
     make.write(tmp_path / "files")
     whole = prepare(tmp_path / "files")
     expected = opened(whole).fingerprint()
     (tmp_path / "out").rename(tmp_path / "whole")
-    original, left = SeriesStore.append, [3]
-
-    def dies(self, *given):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        original(self, *given)
-
-    monkeypatch.setattr(SeriesStore, "append", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(3):
         prepare(tmp_path / "files")
-    monkeypatch.setattr(SeriesStore, "append", original)
     again = prepare(tmp_path / "files")
     assert opened(again).fingerprint() == expected
     assert again.dropped == whole.dropped

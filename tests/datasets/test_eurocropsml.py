@@ -134,23 +134,13 @@ def test_an_unpacked_folder_reads_as_its_archive_does(tmp_path: Path) -> None:
     assert opened(prepare(tmp_path / "files")).fingerprint() == expected
 
 
-def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after) -> None:
     monkeypatch.setattr(eurocropsml, "_ROWS", 48)
     make.write(tmp_path / "files")
     expected = opened(prepare(tmp_path / "files")).fingerprint()
     (tmp_path / "out").rename(tmp_path / "whole")
-    original, left = SeriesStore.append, [2]
-
-    def dies(self, *given):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        original(self, *given)
-
-    monkeypatch.setattr(SeriesStore, "append", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(2):
         prepare(tmp_path / "files")
-    monkeypatch.setattr(SeriesStore, "append", original)
     assert opened(prepare(tmp_path / "files")).fingerprint() == expected
     assert len(Split.load(tmp_path / "out/splits/ee-1.json").train)
 

@@ -66,24 +66,14 @@ def test_only_the_tile_of_two_seasons_has_the_other_year(tmp_path: Path) -> None
     assert set(series.label) == set(range(16)) - {7}
 
 
-def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after) -> None:
     monkeypatch.setattr(timesen2crop, "_ROWS", 20)
     make.write_zip(tmp_path / "files", make.make(3))
     whole = opened(prepare(tmp_path / "files"))
     expected, fingerprint = whole.read(), whole.fingerprint()
     whole.path.rename(tmp_path / "whole.zarr")
-    original, left = SeriesStore.append, [4]
-
-    def dies(self, *given):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        original(self, *given)
-
-    monkeypatch.setattr(SeriesStore, "append", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(4):
         prepare(tmp_path / "files")
-    monkeypatch.setattr(SeriesStore, "append", original)
     again = opened(prepare(tmp_path / "files"))
     np.testing.assert_array_equal(again.read().parcel_id, expected.parcel_id)
     assert again.fingerprint() == fingerprint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,21 +17,10 @@ from cropgen.models.layers.features import season_features
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from tests.models.classical.waves import BANDS, SLOTS, waves
 
-BANDS = ("B04", "B08", "B11")
-SLOTS = 6
 SPEC = InputSpec(BANDS, Calendar("month", 2, SLOTS), Legend.from_codes("test", "abc"))
-
-
-def batch(count: int, seed: int = 0, classes: int = 3) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % classes
-    slot = torch.arange(SLOTS).expand(count, -1)
-    season = 0.3 + 0.1 * torch.sin(slot[..., None] + y[:, None, None] * torch.ones(len(BANDS)))
-    values = season + 0.05 * torch.randn(count, SLOTS, len(BANDS), generator=generator)
-    mask = torch.rand(count, SLOTS, generator=generator) > 0.3
-    mask[:, 0] = True
-    return Batch(values * mask[..., None], mask, 60.0 + 30 * slot, slot, y)
+batch = partial(waves, classes=3)
 
 
 def fitted(data: Batch, **options: object) -> HistogramGradientBoosting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,21 +19,10 @@ from cropgen.models.layers.features import season_features
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from tests.models.classical.waves import BANDS, SLOTS, waves
 
-BANDS = ("B04", "B08", "B11")
-SLOTS = 6
 SPEC = InputSpec(BANDS, Calendar("month", 2, SLOTS), Legend.from_codes("test", "abcd"))
-
-
-def batch(count: int, seed: int = 0, classes: int = 4) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % classes
-    slot = torch.arange(SLOTS).expand(count, -1)
-    season = 0.3 + 0.1 * torch.sin(slot[..., None] + y[:, None, None] * torch.ones(len(BANDS)))
-    values = season + 0.05 * torch.randn(count, SLOTS, len(BANDS), generator=generator)
-    mask = torch.rand(count, SLOTS, generator=generator) > 0.3
-    mask[:, 0] = True
-    return Batch(values * mask[..., None], mask, 60.0 + 30 * slot, slot, y)
+batch = partial(waves, classes=4)
 
 
 def fitted(data: Batch, **options: object) -> tuple[SupportVectorMachine, Context]:
