@@ -18,7 +18,7 @@ _ROOT = Path(cropgen.__file__).parent
 
 
 def code_fingerprint(roots: Iterable[str] | None = None, *, without: Iterable[str] = ()) -> str:
-    """Hex SHA-256 over source files of the package.
+    """Hex SHA-256 over source files of the package, as Python reads them: comments, docstrings and layout do not count.
 
     Arguments:
         roots: dotted names of modules; what they reach counts. None: the whole package.
@@ -28,7 +28,7 @@ def code_fingerprint(roots: Iterable[str] | None = None, *, without: Iterable[st
     digest = hashlib.sha256()
     for source in sorted(map(_file_of, names)):
         digest.update(source.relative_to(_ROOT).as_posix().encode())
-        digest.update(source.read_bytes())
+        digest.update(_statements(source.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
 
 
@@ -52,6 +52,17 @@ def reached(roots: Iterable[str], *, without: Iterable[str] = ()) -> set[str]:
         found.add(name)
         waiting += _imports(name)
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _statements(text: str) -> str:
+    """A source text without comments, docstrings and layout."""
+    tree = ast.parse(text)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def copy(tmp_path, monkeypatch):
 
 
 def change(path: Path) -> None:
-    path.write_text(path.read_text() + "\n# another line\n")
+    path.write_text(path.read_text() + "\nanother = 'line'\n")
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,13 @@ def test_only_an_edit_of_what_decides_changes_the_fingerprint(copy, edited, chan
     assert (code_fingerprint(["cropgen.models.a"]) != before) is changes
     assert code_fingerprint() != whole
     assert len(all_modules()) == 8
+
+
+def test_words_about_the_code_do_not_count(copy):
+    path = copy / "models" / "b.py"
+    path.write_text("def f(x):\n    return x\n")
+    before = code_fingerprint(["cropgen.models.b"])
+    path.write_text('"""What b is."""\n\n\ndef f(x):\n    """The same."""\n    # as before\n    return (x)\n')
+    assert code_fingerprint(["cropgen.models.b"]) == before
+    path.write_text("def f(x):\n    return -x\n")
+    assert code_fingerprint(["cropgen.models.b"]) != before
