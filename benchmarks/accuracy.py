@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py [--data ../shared/data] [--jobs 2] [--minutes 60] [--only arkansas] [--models tgem]
     python benchmarks/accuracy.py --quick      # one seed at 10 % labels on Arkansas
+    python benchmarks/accuracy.py --confirm    # keep rows of older code that one training of each model finds unchanged
 
 Every cell (data, label share, seed, model, with or without unlabelled target rows) trains once, on one thread, and
 is scored on held-out blocks of its own region or years ("in") and on one half of the other region or years
@@ -279,6 +280,30 @@ def results(todo: list[Cell], root: str, jobs: int, minutes: float) -> Iterator[
                 yield running.pop(future), future.exception() or future.result()
 
 
+def confirm(wanted: list[Cell], root: str) -> list[dict[str, Any]]:
+    """All rows; those of older code come under today's key where the code has changed but its results have not.
+
+    The cheapest stale training of every model (with and without target rows, whole seasons and beginnings apart) is
+    run again. Where all its scores are as they were, to the digits kept, the other rows of that model are kept too.
+    """
+    rows = [row for found in finished().values() for row in found]
+    today = {tuple(asdict(cell).values()): cell for cell in wanted}
+    stale: dict[tuple[str, bool, bool], list[Cell]] = {}
+    for row in sorted(rows, key=lambda row: row["seconds"]):
+        cell = today.get(tuple(row[name] for name in Cell.__dataclass_fields__))
+        if cell and row["key"] != cell.key() and row["split"] == "in":
+            stale.setdefault((cell.model, cell.target_unlabelled, bool(cell.dates)), []).append(cell)
+    for (model, *_), members in stale.items():
+        old = [row for row in rows if asdict(members[0]).items() <= row.items()]
+        new = run(members[0], root)
+        same = all(a[s] == b[s] for a, b in zip(old, new, strict=True) for s in ("macro_f1", "accuracy", "nll", "ece"))
+        print(f"{model}: {len(members)} cells {'kept' if same else 'to be run again'}", flush=True)
+        for row in rows if same else []:
+            cell = next((c for c in members if asdict(c).items() <= row.items()), None)
+            row["key"] = cell.key() if cell else row["key"]
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
@@ -286,10 +311,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=480.0, help="begin no cell after this time")
     parser.add_argument("--only", nargs="*", choices=(*TASKS, *FURTHER), help="data sets")
     parser.add_argument("--models", nargs="*", choices=sorted(CONTENDERS), help="models")
+    parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
     parser.add_argument("--quick", action="store_true", help="one seed at 10 % labels on Arkansas")
     options = parser.parse_args()
-    done = finished()
     wanted = cells(options.only, options.models, quick=options.quick)
+    if options.confirm:
+        write(confirm(wanted, str(options.data)), "python benchmarks/accuracy.py")
+        return
+    done = finished()
     keys = {cell: cell.key() for cell in wanted}
     todo = [cell for cell, key in keys.items() if key not in done]
     print(f"{len(wanted)} cells, {len(wanted) - len(todo)} done", flush=True)
