@@ -33,6 +33,7 @@ RESULTS = HERE / "results" / "accuracy.json"
 TASKS = ("arkansas", "fergana", "modis")
 FURTHER = ("france", "bavaria", "demo")
 SEEDS = {0.01: tuple(range(10)), 0.05: (0, 1, 2), 0.1: (0, 1, 2), 1.0: (0, 1, 2)}
+BUDGETS, MANY = (0.1, 0.01, 1.0), (0.1, 1.0)
 PREFIXES = (12, 15, 18, 21)
 ROOTS = ("cropgen.training.fit", "cropgen.training.data", "cropgen.series.splits")
 CHOSEN_BY_NAME = ("cropgen.models.catalog",)
@@ -43,7 +44,7 @@ class Contender:
     """A model with its options, and the family its scores are compared in.
 
     Arguments:
-        target: also run with unlabelled rows of the target.
+        target: label shares at which it is also run with unlabelled rows of the target.
         best: of its family; run on the further data and at 5 % too.
         early: run on prefixes of the season: "cut" at prediction only, or "trained" for each.
     """
@@ -51,7 +52,7 @@ class Contender:
     model: str
     family: str
     options: dict[str, Any]
-    target: bool = False
+    target: tuple[float, ...] = ()
     best: bool = False
     early: str = ""
 
@@ -68,16 +69,17 @@ def _contenders() -> dict[str, Contender]:
         "gmm": Contender("gmm", classical, {}),
         "hmm": Contender("hmm", classical, {}),
         "dti": Contender("dti", classical, {}),
-        "tgem": Contender("tgem", classical, {}, target=True, best=True, early="cut"),
+        "tgem": Contender("tgem", classical, {}, target=BUDGETS, best=True, early="cut"),
         "tempcnn": Contender("tempcnn", discriminative, {}, best=True, early="trained"),
-        "tempcnn+fixmatch": Contender("tempcnn", discriminative, {"semi": "fixmatch"}, target=True, best=True),
+        "tempcnn+fixmatch": Contender("tempcnn", discriminative, {"semi": "fixmatch"}, target=BUDGETS, best=True),
         "tempcnn+fixmatch strong": Contender("tempcnn", discriminative, {"semi": "fixmatch", "augment": "strong"}),
         "tempcnn 3000 steps": Contender("tempcnn", discriminative, {"steps": 3000}),
         **plain,
-        "realnvp": Contender("realnvp", "flow", {}, target=True, best=True),
-        "ssvae": Contender("ssvae", "vae", {}, target=True, best=True),
-        "srnn": Contender("srnn", "dvae", {}, target=True, best=True, early="cut"),
-        "pool": Contender("pool", "pool", {}, target=True, best=True, early="trained"),
+        "realnvp": Contender("realnvp", "flow", {}, target=MANY, best=True),
+        "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
+        "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
+        "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
+        "pool, realnvp": Contender("pool", "pool", {"generative": "realnvp"}, target=MANY),
     }
 
 
@@ -216,10 +218,10 @@ def _seen(task: Problem, cell: Cell) -> Any:
 def cells(only: list[str] | None, models: list[str] | None, *, quick: bool = False) -> list[Cell]:
     """Every cell, the ones that decide most first."""
     found: list[Cell] = []
-    for labels in (0.1, 0.01, 1.0):
+    for labels in BUDGETS:
         for data in TASKS:
             found += _grid(data, labels, list(CONTENDERS))
-            found += _grid(data, labels, [n for n, c in CONTENDERS.items() if c.target], target=True)
+            found += _grid(data, labels, [n for n, c in CONTENDERS.items() if labels in c.target], target=True)
     best = [name for name, contender in CONTENDERS.items() if contender.best]
     for data in FURTHER:
         for labels in (0.1, 1.0):
