@@ -120,10 +120,10 @@ class Bench:
         if mine not in self._kept:
             self._kept.clear()
             until = _end(training.until)
-            rows, checks = fold_rows(self.recipe, section, training.fold, self.store, self.index, until)
+            fold, rows, checks = fold_rows(self.recipe, section, training.fold, self.store, self.index, until)
             sound = all(check.passed for check in checks)
             view = self._seen(training.until)
-            material = read_material(section, rows, training.fold, view, self.index) if sound else None
+            material = read_material(section, rows, fold, view, self.index) if sound else None
             self._kept[mine] = material, checks
         return self._kept[mine]
 
@@ -142,7 +142,7 @@ class Bench:
             if not len(material.rows.validation):
                 update = {"validation_share": VALIDATION_SHARE, "validation_block_km": self.recipe.block_km}
                 section = section.model_copy(update=update)
-                rows, _ = fold_rows(self.recipe, section, fold, self.store, self.index, _end(training.until))
+                fold, rows, _ = fold_rows(self.recipe, section, fold, self.store, self.index, _end(training.until))
                 material = read_material(section, rows, fold, self._seen(training.until), self.index)
             judges = len(material.rows.validation)
             chosen, trials = tune(model, self.recipe.tune, material, self.store, fold.seed, self.fit, report)

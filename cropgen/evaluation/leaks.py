@@ -6,10 +6,13 @@
     neighbour              no label is learnt from within a stated distance of a held-out parcel
     validation             no validation row is of a held-out parcel, has its series, or is learnt from as well
     validation-neighbour   no validation row lies within that distance of a held-out parcel
+    target                 no unlabelled row of the target is tested on, has the series or the place of one that is, or
+                           is of its parcel in another year; asked where there are such rows
 
 A test set of scope "all" is a whole year or region, so it holds the parcels learnt from in another year by design: only
-the first check applies to it. A published split is taken as it is: only the first check and the disjointness of its
-validation rows apply, because its sides may well hold neighbours, or one parcel in two years. Two rows have the same
+the first check applies to it. A published split is taken as it is: only the first check, the disjointness of its
+validation rows and the check of the target but for other years apply, because its sides may well hold neighbours, or
+one parcel in two years. Two rows have the same
 series where all clear values and their days in the year are equal; rows of fewer than 3 clear dates are not compared.
 The distance is between the positions of the parcels, in any year; parcels without a position have no neighbours.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +36,7 @@ from cropgen.series.store import SeriesStore
 from cropgen.training.data import TrainingRows
 
 NEIGHBOUR_M = 10.0
+SAME_PLACE_M = 0.01
 _LEAST_DATES = 3
 _EARTH_RADIUS_M = 6_371_008.8
 _CHUNK = 4096
@@ -42,6 +47,7 @@ ASKS = {
     "neighbour": "no label is learnt from within {metres:g} m of a held-out parcel",
     "validation": "no validation row is held out or learnt from",
     "validation-neighbour": "no validation row lies within {metres:g} m of a held-out parcel",
+    "target": "no unlabelled row of the target is a tested parcel, under its own or another name",
 }
 
 
@@ -68,15 +74,18 @@ def guard_rows(
     *,
     neighbour_m: float = NEIGHBOUR_M,
     on_leak: Literal["fail", "drop"] = "fail",
-) -> tuple[TrainingRows, list[Check]]:
-    """The rows to learn from and the checks on them; leaking rows are left out first where `on_leak` is "drop".
+) -> tuple[Fold, TrainingRows, list[Check]]:
+    """The fold, the rows to learn from and the checks on them; leaking rows are left out first where `on_leak` is
+    "drop": of the fold, those of its target.
 
     Raises:
         DataError: fewer than two classes keep a label.
     """
     if on_leak == "fail":
-        return rows, check_fold(fold, rows, index, store, neighbour_m)
+        return fold, rows, check_fold(fold, rows, index, store, neighbour_m)
     leaks = find_leaks(fold, rows, index, store, neighbour_m)
+    if fold.target is not None:
+        fold = replace(fold, target=np.setdiff1d(fold.target, leaks["target"]))
     kept = rows.without(np.concatenate(list(leaks.values())))
     classes = len(np.unique(index["label"].to_numpy()[kept.labelled]))
     if classes < 2:
@@ -85,7 +94,7 @@ def guard_rows(
             hint="choose a smaller --neighbour-m, or more labels",
         )
     checks = check_fold(fold, kept, index, store, neighbour_m)
-    return kept, [c.model_copy(update={"left_out": len(leaks[c.name])}) for c in checks]
+    return fold, kept, [c.model_copy(update={"left_out": len(leaks[c.name])}) for c in checks]
 
 
 def find_leaks(
@@ -97,9 +106,10 @@ def find_leaks(
     learnt = _union((rows.labelled, rows.unlabelled))
     judges = rows.validation
     row = np.intersect1d(np.union1d(rows.labelled, judges), tested)
-    if fold.official:
-        return {"row": row, "validation": np.intersect1d(judges, learnt)}
     parcel = _parcels(index)
+    free = {} if fold.target is None else {"target": _tested_target(fold, tested, parcel, index, store)}
+    if fold.official:
+        return {"row": row, "validation": np.intersect1d(judges, learnt), **free}
     same_parcel = np.isin(parcel, parcel[held])
     same_series = _shared_series(store, index, np.union1d(learnt, judges), held)
     near = _near(index, np.union1d(rows.labelled, judges), held, neighbour_m)
@@ -111,6 +121,7 @@ def find_leaks(
         "neighbour": np.intersect1d(rows.labelled[~same_parcel[rows.labelled]], near),
         "validation": judges[own],
         "validation-neighbour": np.intersect1d(judges[~own], near),
+        **free,
     }
 
 
@@ -165,6 +176,23 @@ def _union(parts: Iterable[np.ndarray]) -> np.ndarray:
 def _parcels(index: pd.DataFrame) -> np.ndarray:
     """(N,) number of the parcel of each row: its id in its region."""
     return index.groupby(["region", "parcel_id"], sort=False).ngroup().to_numpy()
+
+
+def _tested_target(
+    fold: Fold, tested: np.ndarray, parcel: np.ndarray, index: pd.DataFrame, store: SeriesStore
+) -> np.ndarray:
+    """Ascending rows of the target that are tested on under any name; in a published split, only those of the years
+    tested on."""
+    target = np.unique(np.zeros(0, np.int64) if fold.target is None else fold.target)
+    asked = target
+    if fold.official:
+        year = index["year"].to_numpy()
+        asked = target[np.isin(year[target], year[tested])]
+    same = asked[np.isin(parcel[asked], parcel[tested])]
+    return _union(
+        (np.intersect1d(target, tested), same, _near(index, asked, tested, SAME_PLACE_M),
+         _shared_series(store, index, target, tested))
+    )  # fmt: skip
 
 
 def _shared_series(store: SeriesStore, index: pd.DataFrame, learnt: np.ndarray, held: np.ndarray) -> np.ndarray:

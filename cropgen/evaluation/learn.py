@@ -92,8 +92,9 @@ def training_section(section: DataSection, fold: Fold, labels: str) -> DataSecti
 def fold_rows(
     recipe: EvaluateRecipe, section: DataSection, fold: Fold, store: SeriesStore, index: pd.DataFrame,
     until: SeasonEnd | None = None,
-) -> tuple[TrainingRows, list[Check]]:  # fmt: skip
-    """The rows of a data section that a fold may learn from, and the checks that none of them leaks.
+) -> tuple[Fold, TrainingRows, list[Check]]:  # fmt: skip
+    """The rows of a data section that a fold may learn from, the fold without those left out of its target, and the
+    checks that none of them leaks.
 
     Arguments:
         until: the end of the season that is learnt from; rows without a clear date by then are left out.

@@ -21,9 +21,9 @@ from cropgen.training.data import TrainingRows
 NONE = np.zeros(0, np.int64)
 
 
-def make_fold(index, test, scope="held-out"):
+def make_fold(index, test, scope="held-out", **changes):
     opened = ~np.isin(np.arange(len(index)), test)
-    return Fold("all", 0, np.arange(len(index)), opened, {}, (TestSet("all", scope, np.asarray(test)),))
+    return Fold("all", 0, np.arange(len(index)), opened, {}, (TestSet("all", scope, np.asarray(test)),), **changes)
 
 
 def learnt(labelled, unlabelled=NONE, validation=NONE):
@@ -43,7 +43,7 @@ def fold(store):
 def test_a_clean_training_passes_every_check(store, fold):
     rows = learnt(range(30, 90), range(150, 210), range(90, 120))
     checks = check_fold(fold, rows, store.index(), store, 0.5)
-    assert [c.name for c in checks] == list(ASKS)
+    assert [c.name for c in checks] == [name for name in ASKS if name != "target"]
     assert all(c.passed and c.found == 0 and c.example is None for c in checks)
 
 
@@ -110,18 +110,58 @@ def test_leaking_rows_are_left_out_on_demand_and_counted(tmp_path, season, legen
     store = planted(tmp_path, season, move_m=50_000, legend=legend)
     index = store.index()
     fold, rows = make_fold(index, range(30)), learnt([5, *range(30, 60), 120], [121, 60], [122, 61])
-    kept, checks = guard_rows(fold, rows, index, store, neighbour_m=0.0, on_leak="drop")
+    _, kept, checks = guard_rows(fold, rows, index, store, neighbour_m=0.0, on_leak="drop")
     assert kept.labelled.tolist() == list(range(30, 60))
     assert kept.unlabelled.tolist() == [60]
     assert kept.validation.tolist() == [61]
     assert kept.facts["labelled"] == 30
     assert all(c.passed for c in checks)
     assert {c.name: c.left_out for c in checks if c.left_out} == {"row": 1, "parcel": 1, "series": 2, "validation": 1}
-    same, failed = guard_rows(fold, rows, index, store, neighbour_m=0.0)
+    _, same, failed = guard_rows(fold, rows, index, store, neighbour_m=0.0)
     assert same is rows
     assert [c.name for c in failed if not c.passed] == ["row", "parcel", "series", "validation"]
     with pytest.raises(DataError, match="once leaking rows were left out"):
         guard_rows(fold, learnt([0, 1, 30]), index, store, on_leak="drop")
+
+
+def targeted(index, target, **changes):
+    """Parcels 0–29 are tested on in 2022 (rows 120–149); the target is of 2022 too."""
+    return make_fold(index, range(120, 150), target=np.asarray(target, np.int64), **changes)
+
+
+def test_a_target_of_other_parcels_passes(store):
+    checks = check_fold(targeted(store.index(), range(150, 240)), learnt(range(30, 90)), store.index(), store, 0.0)
+    assert [c.name for c in checks] == list(ASKS)
+    assert all(c.passed for c in checks)
+
+
+def test_rows_of_the_target_that_are_tested_on_are_found(store):
+    index, rows = store.index(), learnt(range(30, 90))
+    assert failing(targeted(index, [*range(150, 240), 120, 121]), rows, store, 0.0) == {"target": 2}
+    other_year = targeted(index, [*range(150, 240), 3, 4, 5])
+    assert failing(other_year, rows, store, 0.0) == {"target": 3}
+    assert failing(replace(other_year, official=True), rows, store, 0.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [({"move_m": 50_000}, 6), ({"noise": 0.01}, 6), ({"noise": 0.01, "move_m": 1.0}, 0)],
+    ids=["same series elsewhere", "same place, other series", "neighbours"],
+)
+@pytest.mark.parametrize("official", [False, True])
+def test_tested_parcels_in_the_target_under_another_id_are_found(tmp_path, season, legend, changes, found, official):
+    """Rows 120–125 are rows 0–5 under other ids, in the target, while rows 0–29 are tested on."""
+    store = planted(tmp_path, season, legend=legend, **changes)
+    index = store.index()
+    fold = make_fold(index, range(30), target=np.arange(90, 126), official=official)
+    rows = learnt(range(30, 90))
+    assert failing(fold, rows, store, 0.0) == ({"target": found} if found else {})
+    kept, same, checks = guard_rows(fold, rows, index, store, neighbour_m=0.0, on_leak="drop")
+    assert kept.target is not None
+    assert kept.target.tolist() == list(range(90, 120 if found else 126))
+    assert same.labelled.tolist() == rows.labelled.tolist()
+    assert {c.name: c.left_out for c in checks if c.left_out} == ({"target": found} if found else {})
+    assert all(c.passed for c in checks)
 
 
 def test_checks_of_many_trainings_are_added_up(store, fold):
