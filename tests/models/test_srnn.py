@@ -16,6 +16,7 @@ from cropgen.core.errors import DeviceError, UsageError
 from cropgen.kernels.recurrence.reference import ChainPath
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.dvaes.srnn import SRNN, SRNNOptions
+from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.latent_dynamics import gap_days, gaussian_per_date, kl_per_date, log_ratio_per_date
 from cropgen.series.batches import Batch, concatenate_batches
 from cropgen.series.calendar import Calendar
@@ -72,6 +73,11 @@ def disturbed(inference: str = "smooth", kernel: str = "auto") -> SRNN:
     return model
 
 
+def walked(model: SRNN, rows: Seasons, noise: Tensor) -> tuple[ChainPath, Tensor]:
+    walk = model.walk(model.view(rows), noise)
+    return walk.path, walk.log_density
+
+
 def double(batch: Batch) -> Batch:
     return batch.to(dtype=torch.float64)
 
@@ -111,7 +117,7 @@ def test_what_a_masked_date_holds_changes_nothing(inference: str) -> None:
 def test_a_missing_date_costs_no_kl_and_no_likelihood(inference: str) -> None:
     model = disturbed(inference=inference)
     rows = model._seasons(double(TEST))
-    path, log_density = model._walk(rows, model.noise)
+    path, log_density = walked(model, rows, model.noise)
     missing = ~rows.mask.T[:, None, :, None].expand_as(log_density)
     divergence, ratio = kl_per_date(path), log_ratio_per_date(path, model.noise)
     assert missing.any()
@@ -139,7 +145,7 @@ def test_a_smoother_sees_the_future() -> None:
     model = disturbed(inference="smooth")
     rows = model._seasons(double(seasons(6, 3, gaps=0.0)))
     shorter = model._seasons(double(seasons(6, 3, gaps=0.0)).until(float(rows.day[0, -2])))
-    before, after = model._log_weights(rows)[:-1], model._log_weights(shorter)[:-1]
+    before, after = model.log_weights(rows)[:-1], model.log_weights(shorter)[:-1]
     assert (before - after).abs().max() > 1e-3
     with pytest.raises(UsageError, match="filter"):
         model.prefix_log_joint(double(TEST))
@@ -168,7 +174,7 @@ def test_more_samples_tighten_the_bound() -> None:
     model = disturbed()
     rows = model._seasons(double(seasons(40, 4)))
     noise = torch.randn(SLOTS, 500, 1, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    path, log_density = model._walk(rows, noise)
+    path, log_density = walked(model, rows, noise)
     weights = (log_density + log_ratio_per_date(path, noise)).sum(0)
     elbo = (log_density - kl_per_date(path)).sum(0).mean(0)
 
@@ -261,7 +267,7 @@ def test_both_kernels_give_the_same_scores() -> None:
 def test_scoring_in_blocks_equals_scoring_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = disturbed(inference="filter")
     whole, prefixes = model.log_joint(double(TEST)), model.prefix_log_joint(double(TEST))
-    monkeypatch.setattr("cropgen.models.dvaes.srnn._LARGEST_BLOCK", 1)
+    monkeypatch.setattr("cropgen.models.layers.dynamical._LARGEST_BLOCK", 1)
     torch.testing.assert_close(model.log_joint(double(TEST)), whole, rtol=0, atol=1e-10)
     torch.testing.assert_close(model.prefix_log_joint(double(TEST)), prefixes, rtol=0, atol=1e-10)
 
@@ -315,9 +321,9 @@ def test_sampling_follows_the_learnt_emission() -> None:
     for head in (model.inference.out, model.inference.out_bias):
         torch.nn.init.zeros_(head)
     rows = model._seasons(batch)
-    path, log_density = model._walk(rows, torch.zeros_like(model.noise[:, :1]))
-    innovations = rows.e.unflatten(-1, (SLOTS, BANDS)).transpose(0, 1)
-    context, _ = model._encode(innovations, torch.ones(SLOTS, CLASSES).double(), rows)
+    path, log_density = walked(model, rows, torch.zeros_like(model.noise[:, :1]))
+    view = model.view(rows)
+    context = model.context(view.before, view.time)[0][:, None, :, None]
     _, change = model.emission(path.z, context, torch.eye(CLASSES).double()[None, None, None])
     log_variance = model.log_var.unflatten(0, (SLOTS, BANDS))[:, None, None, None] + change
     highest = -0.5 * (log_variance + math.log(2 * math.pi)).sum(-1)

@@ -44,23 +44,40 @@ class LatentHead(nn.Module):
         classes: K.
         latent: Z.
         hidden: E.
+        state: S, size of the state it sees; by default Z, of z_{t−1}.
+        gated: with Z outputs more, for the gate.
+        combine: the inputs are added behind the nonlinearity of the state.
     """
 
-    def __init__(self, shared: int, own: int, classes: int, latent: int, hidden: int) -> None:
+    def __init__(
+        self,
+        shared: int,
+        own: int,
+        classes: int,
+        latent: int,
+        hidden: int,
+        *,
+        state: int = 0,
+        gated: bool = False,
+        combine: bool = False,
+    ) -> None:
         super().__init__()
-        reach = 1 / math.sqrt(shared + latent)
+        state, outputs = state or latent, (3 if gated else 2) * latent
+        reach = 1 / math.sqrt(shared + state)
         self.shared = nn.Parameter(torch.empty(shared, hidden).uniform_(-reach, reach))
-        self.state = nn.Parameter(torch.empty(latent, hidden).uniform_(-reach, reach))
+        self.state = nn.Parameter(torch.empty(state, hidden).uniform_(-reach, reach))
         self.own = nn.Parameter(torch.zeros(own, hidden)) if own else None
         self.of_class = nn.Parameter(torch.zeros(classes, hidden))
         self.bias = nn.Parameter(torch.zeros(hidden))
-        self.out = nn.Parameter(torch.zeros(hidden, 2 * latent))
-        self.out_bias = nn.Parameter(torch.zeros(2 * latent))
+        self.out = nn.Parameter(torch.zeros(hidden, outputs))
+        self.out_bias = nn.Parameter(torch.zeros(outputs))
+        self.combine = combine
 
     def weights(self) -> Head:
         """In the order of `inputs`."""
         own = () if self.own is None else (self.own,)
-        return Head((self.shared, *own, self.of_class), self.state, self.bias, self.out, self.out_bias)
+        inputs = (self.shared, *own, self.of_class)
+        return Head(inputs, self.state, self.bias, self.out, self.out_bias, self.combine)
 
     def inputs(self, which: Tensor, shared: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
         """Inputs of the chain in the order of `weights`.
