@@ -122,32 +122,26 @@ class Problem:
 
 def problem(data: str, root: str, seed: int) -> Problem:
     """How a data set is split; blocks of 5 km (Arkansas, MODIS, France) or 2 km; one half of the target is tested."""
-    from real_input import _blocks, _common, _index, read
+    from problems import BLOCK_KM, LEAST, blocks, common, read, source_and_target
 
     if data == "demo":
         return _demo(seed)
+    real = read(data, root)
+    series, block_km = real.series, BLOCK_KM[data]
     if data in FURTHER:
-        real = read(data, root)
-        kept, held = _blocks(_index(real.series), _common(real.series, real.legend, 10, real.series.label >= -1), seed,
-                             0.5 if data == "bavaria" else 5.0)  # fmt: skip
-        return Problem(real.series, real.legend, kept, np.zeros(0, np.int64), {"in": held})
-    real = read({"fergana": "central-asia"}.get(data, data), root)
-    series, index = real.series, _index(real.series)
-    source, block_km = {
-        "arkansas": (series.region == "Z0", 5.0),
-        "fergana": (series.year <= 2016, 2.0),
-        "modis": (series.year <= 2015, 5.0),
-    }[data]
-    rows = _common(series, real.legend, 10, source) if data == "fergana" else np.flatnonzero(source)
-    kept, held = _blocks(index, rows, seed, block_km)
-    halves = _halves(index, np.flatnonzero(~source), seed, block_km)
-    return Problem(series, real.legend, kept, halves[0], {"in": held, "cross": halves[1]})
+        kept, held = blocks(series, common(series, real.legend, LEAST, series.label >= -1), 0.3, seed, block_km)
+        return Problem(series, real.legend, kept, np.zeros(0, np.int64), {"in": held})
+    source, target = source_and_target(data, series)
+    rows = common(series, real.legend, LEAST, source) if data == "fergana" else np.flatnonzero(source)
+    kept, held = blocks(series, rows, 0.3, seed, block_km)
+    free, scored = blocks(series, np.flatnonzero(target), 0.5, seed, block_km)
+    return Problem(series, real.legend, kept, free, {"in": held, "cross": scored})
 
 
 def _demo(seed: int) -> Problem:
     """The simulated region, made once: the first year in, the second across; crops of the first year only."""
     from demo_difficulty import series_of
-    from real_input import _blocks, _common, _index
+    from problems import LEAST, blocks, common
 
     from cropgen.series.store import SeriesStore
 
@@ -156,17 +150,9 @@ def _demo(seed: int) -> Problem:
     series, _, _ = series_of(2000, folder)
     legend = SeriesStore.open(folder / "series.zarr").legend
     years = np.unique(series.year)
-    index = _index(series)
-    kept, held = _blocks(index, _common(series, legend, 10, series.year == years[0]), seed, 1.0)
-    halves = _halves(index, np.flatnonzero(series.year == years[1]), seed, 1.0)
-    return Problem(series, legend, kept, halves[0], {"in": held, "cross": halves[1]})
-
-
-def _halves(index: Any, rows: np.ndarray, seed: int, block_km: float) -> tuple[np.ndarray, np.ndarray]:
-    from cropgen.series.splits import holdout
-
-    split = holdout(index.iloc[rows].reset_index(drop=True), 0.5, seed, block_km)
-    return rows[split.train], rows[split.test]
+    kept, held = blocks(series, common(series, legend, LEAST, series.year == years[0]), 0.3, seed, 1.0)
+    free, scored = blocks(series, np.flatnonzero(series.year == years[1]), 0.5, seed, 1.0)
+    return Problem(series, legend, kept, free, {"in": held, "cross": scored})
 
 
 def run(cell: Cell, root: str) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -92,67 +91,23 @@ def code_key() -> str:
     return digest.hexdigest()
 
 
-@cache
-def read(data: str, root: str) -> Any:
-    """The real series of a data set (series, legend, geometry)."""
-    import readers
-
-    folder, reader = {
-        "arkansas": ("us-cdl-s2-2021-arkansas", readers.arkansas),
-        "central-asia": ("central-asia-crops", readers.central_asia),
-        "bavaria": ("worldcrops-bavaria", readers.bavaria),
-        "modis": ("sits-modis", readers.modis),
-        "france": ("worldcereal-classification", readers.france),
-        "patches": ("worldcereal-classification", readers.patches),
-    }[data]
-    return reader(Path(root) / folder)
-
-
 def problem(data: str, root: str, seed: int) -> Problem:
     """How a data set is split; see benchmarks/README.md."""
+    from problems import BLOCK_KM, LEAST, blocks, common, read, source_and_target
+
     real = read(data, root)
-    series, index = real.series, _index(real.series)
-    if data == "arkansas":
-        return _arkansas(real, index, seed)
-    if data == "central-asia":
-        source = _common(series, real.legend, 10, series.year <= 2016)
-        kept, held = _blocks(index, source, seed, block_km=2.0)
-        tests = {"2015-2016": held, "2015-2016 -> 2017-2018": np.flatnonzero(series.year >= 2017)}
-        return Problem(series, real.legend, kept, tests)
-    least, block_km = (10, 0.5) if data == "bavaria" else (4, 0.1)
-    common = _common(series, real.legend, least, np.ones(len(series), bool))
-    kept, held = _blocks(index, common, seed, block_km)
+    series = real.series
+    if data in ("arkansas", "central-asia"):
+        task = {"central-asia": "fergana"}.get(data, data)
+        source, target = source_and_target(task, series)
+        rows = np.flatnonzero(source) if data == "arkansas" else common(series, real.legend, LEAST, source)
+        kept, held = blocks(series, rows, 0.3, seed, BLOCK_KM[task])
+        here, there = {"arkansas": ("zone 0", "zone 1")}.get(data, ("2015-2016", "2017-2018"))
+        return Problem(series, real.legend, kept, {here: held, f"{here} -> {there}": np.flatnonzero(target)})
+    least = LEAST if data == "bavaria" else 4
+    rows = common(series, real.legend, least, np.ones(len(series), bool))
+    kept, held = blocks(series, rows, 0.3, seed, BLOCK_KM[data])
     return Problem(series, real.legend, kept, {"held-out blocks": held})
-
-
-def _common(series: Any, legend: Any, least: int, chosen: np.ndarray) -> np.ndarray:
-    """Rows among the chosen whose crop has at least `least` of them."""
-    count = np.bincount(series.label[chosen & (series.label >= 0)], minlength=len(legend))
-    return np.flatnonzero(chosen & np.isin(series.label, np.flatnonzero(count >= least)))
-
-
-def _arkansas(real: Any, index: Any, seed: int) -> Problem:
-    source = np.flatnonzero(real.series.region == "Z0")
-    kept, held = _blocks(index, source, seed, block_km=5.0)
-    tests = {"zone 0": held, "zone 0 -> zone 1": np.flatnonzero(real.series.region == "Z1")}
-    return Problem(real.series, real.legend, kept, tests)
-
-
-def _index(series: Any) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(
-        {"parcel_id": series.parcel_id, "region": series.region, "label": series.label, "lon": series.lon,
-         "lat": series.lat}
-    )  # fmt: skip
-
-
-def _blocks(index: Any, rows: np.ndarray, seed: int, block_km: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and held-out rows, no spatial block on both sides."""
-    from cropgen.series.splits import holdout
-
-    split = holdout(index.iloc[rows].reset_index(drop=True), 0.3, seed, block_km)
-    return rows[split.train], rows[split.test]
 
 
 def run(cell: Cell, root: str) -> list[dict[str, Any]]:

@@ -42,7 +42,6 @@ RESULTS = HERE / "results" / "shift.json"
 DATA = ("modis", "fergana", "arkansas")
 LABELS = ("10%", "1%")
 SEEDS = (0, 1, 2)
-BLOCK_KM = {"modis": 5.0, "fergana": 2.0, "arkansas": 5.0}
 
 
 @dataclass(frozen=True)
@@ -71,44 +70,26 @@ class Problem:
 
 
 @cache
-def read(data: str, root: str, standardised: bool) -> Any:
-    """The series of a data set, region-years standardised or not, and its legend."""
-    import readers
+def standardised(data: str, root: str) -> Any:
+    """The series of a data set, every region-year brought to one level and spread."""
+    from problems import read
 
     from cropgen.series.transforms import Standardisation
 
-    folder, reader = {
-        "arkansas": ("us-cdl-s2-2021-arkansas", readers.arkansas),
-        "fergana": ("central-asia-crops", readers.central_asia),
-        "modis": ("sits-modis", readers.modis),
-    }[data]
-    real = reader(Path(root) / folder)
-    series = Standardisation.fit([real.series]).apply(real.series) if standardised else real.series
-    return series, real.legend
+    series = read(data, root).series
+    return Standardisation.fit([series]).apply(series)
 
 
-def problem(data: str, root: str, seed: int, standardised: bool) -> Problem:
+def problem(data: str, root: str, seed: int, *, level: bool) -> Problem:
     """Zone 0 → zone 1 of Arkansas; 2015–2016 → 2017–2018 of Fergana; harvests up to 2015 → 2016 of Mato Grosso."""
-    import real_input
+    from problems import BLOCK_KM, LEAST, blocks, common, read, source_and_target
 
-    series, legend = read(data, root, standardised)
-    index = real_input._index(series)
-    first, second = {
-        "arkansas": (series.region == "Z0", series.region == "Z1"),
-        "fergana": (series.year <= 2016, series.year >= 2017),
-        "modis": (series.year <= 2015, series.year == 2016),
-    }[data]
-    common = real_input._common(series, legend, 10, first)
-    kept, _ = real_input._blocks(index, common, seed, BLOCK_KM[data])
-    free, scored = _halves(index, np.flatnonzero(second), seed, BLOCK_KM[data])
-    return Problem(series, legend, kept, free, scored)
-
-
-def _halves(index: Any, rows: np.ndarray, seed: int, block_km: float) -> tuple[np.ndarray, np.ndarray]:
-    from cropgen.series.splits import holdout
-
-    split = holdout(index.iloc[rows].reset_index(drop=True), 0.5, seed, block_km)
-    return rows[split.train], rows[split.test]
+    real = read(data, root)
+    series = standardised(data, root) if level else real.series
+    source, target = source_and_target(data, series)
+    kept, _ = blocks(series, common(series, real.legend, LEAST, source), 0.3, seed, BLOCK_KM[data])
+    free, scored = blocks(series, np.flatnonzero(target), 0.5, seed, BLOCK_KM[data])
+    return Problem(series, real.legend, kept, free, scored)
 
 
 def run(cell: Cell, root: str) -> list[dict[str, Any]]:
@@ -122,7 +103,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     from cropgen.training.fit import fit_model
 
     torch.set_num_threads(1)
-    task = problem(cell.data, root, cell.seed, cell.series == "standardise")
+    task = problem(cell.data, root, cell.seed, level=cell.series == "standardise")
     series = task.series
     usable = task.source[(series.label[task.source] >= 0) & (series.clear_dates[task.source] > 0)]
     labelled = usable[label_subset(series.label[usable], cell.labels, cell.seed)]
