@@ -1,34 +1,83 @@
-"""Which kernel runs the recurrence: `--kernel auto|reference|hoisted`."""
+"""Which kernel runs the recurrence: `--kernel auto|reference|hoisted|triton`.
+
+reference   the specification, everything inside the loop over dates; any device and floating type
+hoisted     what does not depend on z_{t−1} computed for all dates at once; any device and floating type
+triton      one launch forward and one backward; CUDA, with the extra `kernels`
+auto        triton where it can run the chain at hand, else hoisted
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
-from cropgen.core.errors import DeviceError, UsageError
+import torch
+
+from cropgen.core.errors import DeviceError, MissingDependencyError, UsageError
 from cropgen.kernels.recurrence import hoisted, reference
 from cropgen.kernels.recurrence.reference import Chain, ChainInputs, ChainPath
 
 RunChain = Callable[[Chain, ChainInputs], ChainPath]
 
-KERNELS: dict[str, RunChain] = {"reference": reference.run_chain, "hoisted": hoisted.run_chain}
-CHOICES: tuple[str, ...] = ("auto", *KERNELS)
+CHOICES: tuple[str, ...] = ("auto", "reference", "hoisted", "triton")
+
+
+def resolve_kernel(name: str, device: torch.device | str, chain: Chain | None = None) -> str:
+    """The kernel that `name` stands for on a device, to be recorded with what it makes.
+
+    Arguments:
+        chain: what `auto` must be able to run; None: any chain.
+
+    Raises:
+        UsageError: there is no such kernel.
+        DeviceError: the fused kernel was asked for without a GPU.
+        MissingDependencyError: the fused kernel was asked for and triton is not installed.
+    """
+    if name not in CHOICES:
+        raise UsageError(f"unknown kernel {name!r}", hint=f"one of {', '.join(CHOICES)}")
+    on_gpu = torch.device(device).type == "cuda"
+    installed = importlib.util.find_spec("triton") is not None
+    if name == "auto":
+        return "triton" if on_gpu and installed and _can_fuse(chain) else "hoisted"
+    if name == "triton" and not on_gpu:
+        raise DeviceError(
+            f"kernel 'triton' needs a CUDA device, the model is on {torch.device(device).type}",
+            hint="pass --kernel auto, which takes the hoisted kernel here",
+        )
+    if name == "triton" and not installed:
+        raise MissingDependencyError("kernel 'triton' needs the package triton", hint="pip install 'cropgen[kernels]'")
+    return name
 
 
 def select_kernel(name: str = "auto") -> RunChain:
     """The function that runs the latent chain.
 
     Arguments:
-        name: `auto` (the fastest there is: hoisted), or the name of a kernel.
+        name: `auto` (decided at every call, by the device of the noise and by the chain), or the name of a kernel.
 
     Raises:
-        DeviceError: the fused GPU kernel was asked for.
         UsageError: there is no such kernel.
+        DeviceError: the fused GPU kernel was asked for and there is no GPU.
+        MissingDependencyError: the fused GPU kernel was asked for and triton is not installed.
     """
     if name == "auto":
-        return KERNELS["hoisted"]
-    if name in KERNELS:
-        return KERNELS[name]
-    hint = f"one of {', '.join(CHOICES)}"
-    if name == "triton":
-        raise DeviceError("kernel 'triton' is not part of this release", hint=hint)
-    raise UsageError(f"unknown kernel {name!r}", hint=hint)
+        return _run_auto
+    resolved = resolve_kernel(name, "cuda" if torch.cuda.is_available() else "cpu")
+    return {"reference": reference.run_chain, "hoisted": hoisted.run_chain, "triton": _run_fused}[resolved]
+
+
+def _can_fuse(chain: Chain | None) -> bool:
+    from cropgen.kernels.recurrence import triton
+
+    return chain is None or triton.why_not(chain) is None
+
+
+def _run_auto(chain: Chain, inputs: ChainInputs) -> ChainPath:
+    run = _run_fused if resolve_kernel("auto", inputs.noise.device, chain) == "triton" else hoisted.run_chain
+    return run(chain, inputs)
+
+
+def _run_fused(chain: Chain, inputs: ChainInputs) -> ChainPath:
+    from cropgen.kernels.recurrence import triton
+
+    return triton.run_chain(chain, inputs)

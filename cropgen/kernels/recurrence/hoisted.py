@@ -1,126 +1,331 @@
 """The latent chain with everything that does not depend on z_{t−1} computed once for all dates.
 
-The input halves of both perceptrons are one matrix product over T·rows before the loop; inside it the two perceptrons
-share one product with the state and one block-diagonal product to their outputs. The backward pass is written out: it
-walks the dates in reverse for the gradients of the states alone, and the gradients of the weights are one matrix
-product over T·rows after the walk. The mathematics is that of `reference`, to rounding.
+The input halves of the perceptrons and of the cell's gates are one matrix product over T·rows before the loop; inside
+it the two perceptrons share one product with the state and one block-diagonal product to their outputs. The backward
+pass is written out: it walks the dates in reverse for the gradients of the states alone, and the gradients of the
+weights are one matrix product over T·rows after the walk. The mathematics is that of `reference`, to rounding.
 
 With the path's symbols, A = tanh(a/3), R = tanh(c/3) and G the gradient of z_t from the path and from date t+1,
 
     ∂λ += G ½ e^((λ+ρ)/2) ε,  ∂ρ likewise,  ∂(u, a, d, c) = (G, (1 − A²) ∂λ, m (∂δ + G), m (1 − R²) ∂ρ),
     ∂pre = (1 − hidden²) ∂(u, a, d, c) outᵀ,   G_{t−1} += r G + ∂pre stateᵀ.
+
+The direct inference takes m (∂δ + G) from ∂μ and m ∂ρ from ∂λ; the gate has ∂γ = ∂μ (u − r z A) g (1 − g).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cropgen.kernels.recurrence import hoisted_cell
+from cropgen.kernels.recurrence.hoisted_cell import CellTensors
 from cropgen.kernels.recurrence.reference import (
     LOG_VARIANCE_REACH,
+    Cell,
     Chain,
     ChainInputs,
     ChainPath,
-    Head,
     leading_shape,
+    passing,
 )
 
 
-def _pre_activation(head: Head, inputs: tuple[Tensor, ...]) -> Tensor:
-    """(T, ..., E) input half of a hidden layer; small terms are added up before they are broadcast."""
-    total = head.bias
-    for x, weight in sorted(zip(inputs, head.inputs, strict=True), key=lambda pair: pair[0].numel()):
-        total = total + x @ weight
-    return total
+class _Facts(NamedTuple):
+    """What is no tensor."""
+
+    retention: float
+    log_variance: float
+    direct: bool
+
+
+class _Tensors(NamedTuple):
+    """What the walk runs over, in the order of the arguments of `_Walk`.
+
+    Arguments:
+        hoisted: (T, ..., E) pre-activations of all hidden units, broadcast over rows.
+        added: (T, ..., E) inputs of combining heads, 0 at the others' units; None where there are none.
+        state: (Z or H, E).
+        out: (E, 4Z or 5Z) u, a, (γ), d, c, block-diagonal.
+        out_bias: (4Z or 5Z,).
+        initial: (..., Z).
+        linear: (Z, Z) of a gated transition.
+        mask, noise: as `ChainInputs`.
+        keep, base: (T, ..., 1) r and λ₀ over gaps; None where they are the chain's.
+        gates, latent, hidden, hidden_bias, cell_initial: as `CellTensors`; None without a cell.
+    """
+
+    hoisted: Tensor
+    added: Tensor | None
+    state: Tensor
+    out: Tensor
+    out_bias: Tensor
+    initial: Tensor
+    linear: Tensor | None
+    mask: Tensor
+    noise: Tensor
+    keep: Tensor | None = None
+    base: Tensor | None = None
+    gates: Tensor | None = None
+    latent: Tensor | None = None
+    hidden: Tensor | None = None
+    hidden_bias: Tensor | None = None
+    cell_initial: Tensor | None = None
+
+    @property
+    def cell(self) -> CellTensors | None:
+        if self.gates is None or self.hidden is None or self.cell_initial is None:
+            return None
+        return CellTensors(self.gates, self.latent, self.hidden, self.hidden_bias, self.cell_initial)
+
+
+class _Trace(NamedTuple):
+    """What the forward pass leaves for the backward pass, besides the path; saturation is (2, T, ..., Z), A and R."""
+
+    squashed: Tensor
+    saturation: Tensor
+    drift: Tensor | None
+    gate: Tensor | None
+    memory: Tensor | None
+
+
+def _room(x: _Tensors) -> tuple[_Trace, ChainPath]:
+    """Empty tensors for the trace and the path."""
+    steps, lead, width = len(x.noise), x.initial.shape[:-1], x.initial.shape[-1]
+
+    def empty(*shape: int) -> Tensor:
+        return x.state.new_empty(shape)
+
+    drift, gate = (empty(steps, *lead, width) if x.linear is not None else None for _ in range(2))
+    cell = x.cell
+    memory = None if cell is None else hoisted_cell.memory_of(cell, steps)
+    states = None if cell is None else empty(steps, *cell.initial.shape)
+    trace = _Trace(empty(steps, *lead, x.state.shape[1]), empty(2, steps, *lead, width), drift, gate, memory)
+    z, variance, shift, ratio = (empty(steps, *lead, width) for _ in range(4))
+    return trace, ChainPath(z, variance, shift, ratio, states)
+
+
+def _advance(x: _Tensors, facts: _Facts, t: int, seen: Tensor, before: Tensor, trace: _Trace, path: ChainPath) -> None:
+    """One date: fills the trace and the path at t from z_{t−1} and the state that the perceptrons see."""
+    saturation, variance, shift, ratio = trace.saturation, path.transition_log_variance, path.shift, path.log_ratio
+    hidden = torch.tanh(x.hoisted[t] + seen @ x.state, out=trace.squashed[t])
+    if x.added is not None:
+        hidden = hidden + x.added[t]
+    drift, change, *gate, correction, relative = (hidden @ x.out + x.out_bias).split(before.shape[-1], -1)
+    torch.tanh(change / LOG_VARIANCE_REACH, out=saturation[0, t])
+    torch.tanh(relative / LOG_VARIANCE_REACH, out=saturation[1, t])
+    base = facts.log_variance if x.base is None else x.base[t]
+    torch.add(saturation[0, t] * LOG_VARIANCE_REACH, base, out=variance[t])
+    ahead = saturation[1, t] - saturation[0, t] if facts.direct else saturation[1, t]
+    torch.mul(x.mask[t] * LOG_VARIANCE_REACH, ahead, out=ratio[t])
+    spread = torch.exp((variance[t] + ratio[t]) / 2) * x.noise[t]
+    if x.linear is None and x.keep is None and not facts.direct:
+        torch.mul(x.mask[t], correction, out=shift[t])
+        torch.add(drift + shift[t] + spread, before, alpha=facts.retention, out=path.z[t])
+        return
+    kept = before * (facts.retention if x.keep is None else x.keep[t])
+    if x.linear is None or trace.gate is None or trace.drift is None:
+        mean = kept + drift
+    else:
+        share = torch.sigmoid(gate[0], out=trace.gate[t])
+        mean = torch.lerp(kept @ x.linear, trace.drift[t].copy_(drift), share)
+    torch.mul(x.mask[t], correction - mean if facts.direct else correction, out=shift[t])
+    torch.add(mean + shift[t], spread, out=path.z[t])
 
 
 class _Walk(torch.autograd.Function):
-    """The loop over dates, from hoisted pre-activations (T, ..., 2E), broadcast over rows, to the path."""
+    """The loop over dates, from hoisted pre-activations to the path."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hoisted: Tensor,
-        state: Tensor,
-        out: Tensor,
-        out_bias: Tensor,
-        initial: Tensor,
-        mask: Tensor,
-        noise: Tensor,
-        constants: tuple[float, float],
-    ) -> tuple[Tensor, ...]:
-        retention, log_variance = constants
-        steps, lead, width = len(noise), initial.shape[:-1], initial.shape[-1]
-        hidden = hoisted.new_empty(steps, *lead, state.shape[1])
-        z, variance, shift, ratio = (hoisted.new_empty(steps, *lead, width) for _ in range(4))
-        saturation = hoisted.new_empty(2, steps, *lead, width)
-        before = initial
-        for t in range(steps):
-            torch.tanh(hoisted[t] + before @ state, out=hidden[t])
-            drift, change, correction, relative = (hidden[t] @ out + out_bias).split(width, -1)
-            torch.tanh(change / LOG_VARIANCE_REACH, out=saturation[0, t])
-            torch.tanh(relative / LOG_VARIANCE_REACH, out=saturation[1, t])
-            torch.add(saturation[0, t] * LOG_VARIANCE_REACH, log_variance, out=variance[t])
-            torch.mul(mask[t], correction, out=shift[t])
-            torch.mul(mask[t] * LOG_VARIANCE_REACH, saturation[1, t], out=ratio[t])
-            spread = torch.exp((variance[t] + ratio[t]) / 2) * noise[t]
-            torch.add(drift + shift[t] + spread, before, alpha=retention, out=z[t])
-            before = z[t]
-        ctx.save_for_backward(state, out, initial, mask, noise, hidden, saturation, z, variance, ratio)
-        ctx.retention, ctx.hoisted_shape = retention, hoisted.shape
-        return z, variance, shift, ratio
+    def forward(ctx: Any, facts: _Facts, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        x = _Tensors(*tensors)  # pyright: ignore[reportArgumentType]
+        trace, path = _room(x)
+        before, cell, state = x.initial, x.cell, x.cell_initial
+        for t in range(len(x.noise)):
+            seen = before
+            if cell is not None and state is not None and trace.memory is not None and path.state is not None:
+                state = path.state[t].copy_(hoisted_cell.step(cell, t, before, state, trace.memory))
+                seen = state[..., : cell.hidden.shape[0]]
+            _advance(x, facts, t, seen, before, trace, path)
+            before = path.z[t]
+        ctx.facts = facts
+        ctx.save_for_backward(*x, *trace, *path)
+        return tuple(part for part in path if part is not None)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        state, out, initial, mask, noise, hidden, saturation, z, variance, ratio = ctx.saved_tensors
-        of_z, of_variance, of_shift, of_ratio = gradients
-        of_hoisted = torch.empty_like(hidden)
-        of_out = hidden.new_empty(*hidden.shape[:-1], out.shape[1])
-        half = torch.exp((variance + ratio) / 2) * noise / 2
-        slope = 1 - saturation.square()
-        carried = torch.zeros_like(initial)
-        for t in reversed(range(len(z))):
-            total = of_z[t] + carried
-            through = total * half[t]
-            torch.cat(
-                [
-                    total,
-                    (of_variance[t] + through) * slope[0, t],
-                    mask[t] * (of_shift[t] + total),
-                    mask[t] * (of_ratio[t] + through) * slope[1, t],
-                ],
-                -1,
-                out=of_out[t],
+        saved = ctx.saved_tensors
+        inputs, traced = len(_Tensors._fields), len(_Trace._fields)
+        x, trace = _Tensors(*saved[:inputs]), _Trace(*saved[inputs : inputs + traced])
+        return None, *_Return(x, ctx.facts, trace, ChainPath(*saved[inputs + traced :])).gradients(
+            ChainPath(*gradients)
+        )
+
+
+class _Return:
+    """The walk back over the dates: gradients of the states in the loop, of everything else after it."""
+
+    def __init__(self, x: _Tensors, facts: _Facts, trace: _Trace, path: ChainPath) -> None:
+        self.x, self.facts, self.trace = x, facts, trace
+        self.past = self.seen = torch.cat([x.initial[None], path.z[:-1]])
+        self.half = torch.exp((path.transition_log_variance + path.log_ratio) / 2) * x.noise / 2
+        self.slope = 1 - trace.saturation.square()
+        lead = trace.squashed.shape[:-1]
+        self.of_hoisted = torch.empty_like(trace.squashed)
+        self.of_added = None if x.added is None else torch.empty_like(trace.squashed)
+        self.of_out = x.out.new_empty(*lead, x.out.shape[1])
+        if x.linear is not None and trace.gate is not None and trace.drift is not None:
+            self.kept = self.past * (facts.retention if x.keep is None else x.keep)
+            self.gate_slope = trace.gate * (1 - trace.gate) * (trace.drift - self.kept @ x.linear)
+            self.of_linear = torch.empty_like(self.past)
+        self.cell = x.cell
+        if self.cell is not None and trace.memory is not None and path.state is not None:
+            self.memory = trace.memory
+            self.seen = path.state[..., : self.cell.hidden.shape[0]]
+            self.past_state = torch.cat([self.cell.initial[None], path.state[:-1]])
+            self.cell_slope = hoisted_cell.slopes(self.cell, trace.memory, path.state, self.past_state)
+            self.of_outer = x.out.new_empty(*lead, self.cell.hidden.shape[1])
+            self.of_inner = self.of_outer if self.cell.is_lstm else torch.empty_like(self.of_outer)
+
+    def gradients(self, of: ChainPath) -> tuple[Tensor | None, ...]:
+        """Gradients in the order of `_Tensors`, from those of the path."""
+        carried, carried_state = torch.zeros_like(self.x.initial), None
+        for t in reversed(range(len(self.x.noise))):
+            kept, of_seen = self._date(t, of, carried)
+            if self.cell is None or of.state is None:
+                carried = kept + of_seen
+                continue
+            of_state = of.state[t].clone() if carried_state is None else of.state[t] + carried_state
+            of_state[..., : of_seen.shape[-1]] += of_seen
+            carried_state, of_z = hoisted_cell.step_back(
+                self.cell, t, of_state, self.memory, self.cell_slope, self.of_outer, self.of_inner
             )
-            torch.mul(of_out[t] @ out.T, 1 - hidden[t].square(), out=of_hoisted[t])
-            carried = ctx.retention * total + of_hoisted[t] @ state.T
-        past = torch.cat([initial[None], z[:-1]]).flatten(0, -2)
-        flat_out, flat_hoisted = of_out.flatten(0, -2), of_hoisted.flatten(0, -2)
-        of_state, of_weight = past.T @ flat_hoisted, hidden.flatten(0, -2).T @ flat_out
-        of_input = of_hoisted.sum_to_size(ctx.hoisted_shape)
-        return of_input, of_state, of_weight, flat_out.sum(0), carried, None, None, None
+            carried = kept if of_z is None else kept + of_z
+        return self._after(carried, carried_state)
+
+    def _date(self, t: int, of: ChainPath, carried: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients that date t sends to z_{t−1} past the perceptrons, and to what these see."""
+        x, slope, mask = self.x, self.slope, self.x.mask[t]
+        total = of.z[t] + carried
+        through = total * self.half[t]
+        of_variance, of_shift = of.transition_log_variance[t] + through, mask * (of.shift[t] + total)
+        of_ratio, of_mean, gate = mask * (of.log_ratio[t] + through), total, []
+        if self.facts.direct:
+            of_mean, of_variance = total - of_shift, of_variance - of_ratio
+        of_drift, retention = of_mean, self.facts.retention if x.keep is None else x.keep[t]
+        kept = retention * of_mean
+        if x.linear is not None and self.trace.gate is not None:
+            share = self.trace.gate[t]
+            of_drift, gate = share * of_mean, [self.gate_slope[t] * of_mean]
+            kept = retention * (torch.sub(of_mean, of_drift, out=self.of_linear[t]) @ x.linear.T)
+        torch.cat(
+            [of_drift, of_variance * slope[0, t], *gate, of_shift, of_ratio * slope[1, t]], -1, out=self.of_out[t]
+        )
+        of_hidden = self.of_out[t] @ x.out.T
+        if self.of_added is not None:
+            self.of_added[t] = of_hidden
+        torch.mul(of_hidden, 1 - self.trace.squashed[t].square(), out=self.of_hoisted[t])
+        return kept, self.of_hoisted[t] @ x.state.T
+
+    def _after(self, of_initial: Tensor, of_cell_initial: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients in the order of `_Tensors`; those of the weights are matrix products over T·rows."""
+        x, flat_out, hidden = self.x, self.of_out.flatten(0, -2), self.trace.squashed
+        of_added = of_linear = None
+        of_cell: tuple[Tensor | None, ...] = (None,) * 5
+        if x.added is not None and self.of_added is not None:
+            hidden, of_added = hidden + x.added, self.of_added.sum_to_size(x.added.shape)
+        if x.linear is not None:
+            of_linear = self.kept.flatten(0, -2).T @ self.of_linear.flatten(0, -2)
+        if self.cell is not None:
+            of_weights = hoisted_cell.weight_gradients(
+                self.cell, self.past_state, self.past, self.of_outer, self.of_inner
+            )
+            of_cell = (self.of_outer.sum_to_size(self.cell.gates.shape), *of_weights, of_cell_initial)
+        of_state = self.seen.flatten(0, -2).T @ self.of_hoisted.flatten(0, -2)
+        of_weight, of_bias = hidden.flatten(0, -2).T @ flat_out, flat_out.sum(0)
+        of_hoisted = self.of_hoisted.sum_to_size(x.hoisted.shape)
+        unlearnt = (None,) * 4
+        return of_hoisted, of_added, of_state, of_weight, of_bias, of_initial, of_linear, *unlearnt, *of_cell
+
+
+def _share(weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...], bias: Tensor, axes: int) -> Tensor:
+    """(T or 1, ..., E) share of the inputs and the bias; small terms are added up before they are broadcast."""
+    total = bias if inputs else bias.view(*[1] * axes, -1)
+    for x, weight in sorted(zip(inputs, weights, strict=True), key=lambda pair: pair[0].numel()):
+        total = total + x @ weight
+    return total
+
+
+def _side_by_side(parts: list[Tensor], steps: int) -> Tensor:
+    """Parts (T or 1, ..., ·), broadcast against each other over all dates, in one tensor."""
+    shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    joined = torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
+    return joined.expand(steps, *joined.shape[1:])
+
+
+def pre_activations(chain: Chain, inputs: ChainInputs) -> tuple[Tensor, Tensor | None]:
+    """(T, ..., E_p + E_q) what both perceptrons add inside their hidden units, and what combining ones add after."""
+    steps, axes = len(inputs.noise), inputs.noise.ndim - 1
+    inside, after = [], []
+    for head, seen in ((chain.transition, inputs.transition), (chain.inference, inputs.inference)):
+        nothing = head.bias.new_zeros([1] * axes + [len(head.bias)])
+        if head.combine:
+            inside.append(head.bias.expand_as(nothing))
+            after.append(_share(head.inputs, seen, torch.zeros_like(head.bias), axes))
+        else:
+            inside.append(_share(head.inputs, seen, head.bias, axes))
+            after.append(nothing)
+    combining = chain.transition.combine or chain.inference.combine
+    return _side_by_side(inside, steps), _side_by_side(after, steps) if combining else None
+
+
+def cell_gates(cell: Cell, inputs: tuple[Tensor, ...], steps: int, axes: int) -> Tensor:
+    """(T, ..., 3H or 4H) share of the inputs and of the bias."""
+    return _side_by_side([_share(cell.inputs, inputs, cell.bias, axes)], steps)
 
 
 def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
-    """Run the chain; arguments and answer as `reference.run_chain`, but mask and noise get no gradient."""
-    steps = inputs.noise.shape[0]
-    lead = leading_shape(inputs)
-    halves = [
-        _pre_activation(chain.transition, inputs.transition),
-        _pre_activation(chain.inference, inputs.inference),
-    ]
-    shape = torch.broadcast_shapes(*(half.shape[:-1] for half in halves))
-    hoisted = torch.cat([half.expand(*shape, half.shape[-1]) for half in halves], -1)
-    hoisted = hoisted.expand(steps, *hoisted.shape[1:])
-    state = torch.cat([chain.transition.state, chain.inference.state], -1)
-    out = torch.block_diag(chain.transition.out, chain.inference.out)
-    out_bias = torch.cat([chain.transition.out_bias, chain.inference.out_bias])
-    initial = chain.initial.expand(*lead, chain.initial.shape[-1])
-    constants = (chain.retention, chain.log_variance)
-    return ChainPath(*_Walk.apply(hoisted, state, out, out_bias, initial, inputs.mask, inputs.noise, constants))
+    """Run the chain; arguments and answer as `reference.run_chain`, but mask, noise and gap get no gradient."""
+    lead, cell = leading_shape(inputs), chain.cell
+    hoisted, added = pre_activations(chain, inputs)
+    keep, base = (None, None) if inputs.gap is None else passing(chain, inputs.gap)
+    tensors = _Tensors(
+        hoisted,
+        added,
+        state=torch.cat([chain.transition.state, chain.inference.state], -1),
+        out=torch.block_diag(chain.transition.out, chain.inference.out),
+        out_bias=torch.cat([chain.transition.out_bias, chain.inference.out_bias]),
+        initial=chain.initial.expand(*lead, chain.initial.shape[-1]),
+        linear=chain.linear,
+        mask=inputs.mask,
+        noise=inputs.noise,
+        keep=keep,
+        base=base,
+    )
+    if cell is not None:
+        tensors = tensors._replace(
+            gates=cell_gates(cell, inputs.cell, len(inputs.noise), len(lead) + 1),
+            latent=cell.latent,
+            hidden=cell.hidden,
+            hidden_bias=cell.hidden_bias,
+            cell_initial=cell.initial.expand(*lead, cell.initial.shape[-1]),
+        )
+    facts = _Facts(chain.retention, chain.log_variance, chain.direct)
+    return ChainPath(*_Walk.apply(facts, *tensors))
+
+
+def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+    """The cell alone; arguments and answer as `reference.run_cell`, but the mask gets no gradient."""
+    tensors = inputs if mask is None else (*inputs, mask)
+    lead = torch.broadcast_shapes(*(tensor.shape[1:-1] for tensor in tensors))
+    steps = max(len(tensor) for tensor in tensors)
+    initial = cell.initial.expand(*lead, cell.initial.shape[-1])
+    gates = cell_gates(cell, inputs, steps, len(lead) + 1)
+    every = None if mask is None else mask.expand(steps, *mask.shape[1:])
+    return hoisted_cell.walk_alone(gates, cell.hidden, cell.hidden_bias, initial, every)
