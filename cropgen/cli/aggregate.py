@@ -10,6 +10,7 @@ import typer
 from cropgen.cli import render
 from cropgen.cli.options import (
     GLOBAL_NOTE,
+    CropCodes,
     DryRun,
     IdColumn,
     LabelColumn,
@@ -18,6 +19,7 @@ from cropgen.cli.options import (
     Overwrite,
     RegionColumn,
     StoreOutput,
+    To,
     YearOrColumn,
     parse_merge,
     split_list,
@@ -64,6 +66,9 @@ def aggregate(
         float | None, typer.Option("--nodata", help="Stored value that means missing, for scenes that state none.")
     ] = None,
     merge: Merge = None,
+    crop_codes: CropCodes = None,
+    to: To = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help="Encoding of the parcels' text.")] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -79,6 +84,7 @@ def aggregate(
     columns = {
         "layer": layer, "id": id_column, "label": label_column, "name": name_column, "region": region_column,
         "year": year_or_column(year), "crs": crs, "merge": parse_merge(merge),
+        "crop_codes": None if crop_codes is None else str(crop_codes), "to": to, "encoding": encoding,
     }  # fmt: skip
     result = api.aggregate(
         session.workspace, scenes, parcels, name=name, output=output, columns=columns, options=chosen,

@@ -10,6 +10,7 @@ import typer
 from cropgen.cli import render
 from cropgen.cli.options import (
     GLOBAL_NOTE,
+    CropCodes,
     DryRun,
     IdColumn,
     LabelColumn,
@@ -18,6 +19,7 @@ from cropgen.cli.options import (
     Overwrite,
     RegionColumn,
     StoreOutput,
+    To,
     YearOrColumn,
     parse_merge,
     split_list,
@@ -61,6 +63,8 @@ def import_(
         Path | None, typer.Option("--attributes", help="Second table with further columns, joined by id or by row.")
     ] = None,
     merge: Merge = None,
+    crop_codes: CropCodes = None,
+    to: To = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -74,6 +78,7 @@ def import_(
         "bands": _band_columns(bands), "pattern": pattern, "scale": scale,
         "nodata": None if nodata is None else (nodata,), "clear": clear_column,
         "merge": parse_merge(merge), "attributes": None if attributes is None else str(attributes),
+        "crop_codes": None if crop_codes is None else str(crop_codes), "to": to,
     }  # fmt: skip
     result = api.import_table(
         session.workspace, table, parcels=parcels, mapping=mapping, options=options, name=name, output=output,

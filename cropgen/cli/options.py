@@ -32,6 +32,11 @@ IdColumn = Annotated[str | None, typer.Option("--id-column", help="Parcel id. De
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Crop code. Default: recognised.")]
 NameColumn = Annotated[str | None, typer.Option("--name-column", help="Crop name. Default: recognised.")]
 RegionColumn = Annotated[str | None, typer.Option("--region-column", help="Region. Default: recognised.")]
+CropCodes = Annotated[
+    Path | None,
+    typer.Option("--crop-codes", metavar="TABLE", help="csv of crop codes with HCAT codes, or a folder by country."),
+]
+To = Annotated[str | None, typer.Option("--to", metavar="source|hcat", help="Codes kept. Default: source.")]
 YearOrColumn = Annotated[str | None, typer.Option("--year", help="Harvest year, or its column.")]
 Merge = Annotated[
     list[str] | None,

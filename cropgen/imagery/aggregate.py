@@ -104,7 +104,7 @@ def _prepare(
     source = open_scenes(scenes, report)
     bands = choose_bands(source.acquisitions, options.bands)
     usable = usable_acquisitions(source, bands, masked=bool(options.clear), report=report)
-    layer = read_parcels(parcels, options.parcels, default_year=only_year(usable))
+    layer = read_parcels(parcels, options.parcels, default_year=only_year(usable), report=report)
     require_overlap(layer.frame, usable)
     first = parcels if isinstance(parcels, Path) else parcels[0]
     plan = _Plan(

@@ -7,12 +7,13 @@ invalid polygon                repaired (make_valid; its polygonal part is kept)
 id missing                     dropped, reported by its row
 id and year given twice        the same geometry: one is kept; another geometry: error
 several parts                  kept as one parcel
+polygons beside lines, points  the polygons are kept
+heights and measures           left out
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,37 +21,25 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyogrio
 import shapely
-from pydantic import Field
-from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 
-from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
-from cropgen.core.files import require_input
-from cropgen.core.recipe import Section
-from cropgen.series.columns import as_text, as_years, column, find_column, merge_codes
-from cropgen.series.hcat import with_hcat
+from cropgen.core.errors import DataError, SchemaError, UsageError
+from cropgen.core.progress import Reporter, Silent
 from cropgen.series.legend import Legend
+from cropgen.series.parcel_columns import ROW_NUMBER, ParcelColumns, is_register
+from cropgen.series.parcel_files import find_file, find_layer, read_fields
+from cropgen.series.parcel_table import legend_of, parcel_table, roles_of
+
+__all__ = [
+    "WGS84", "LayerIssues", "ParcelColumns", "ParcelLayer", "interior_lonlat", "read_layer", "read_parcels", "shown",
+]  # fmt: skip
 
 WGS84 = "EPSG:4326"
-_PARQUET = {".parquet", ".geoparquet", ".pq"}
 _SHOWN = 5
-
-
-class ParcelColumns(Section):
-    """Which attribute of a parcel layer holds what; what is not named is recognised by its usual names."""
-
-    layer: str | None = Field(None, description="layer of the file; needed where it holds several")
-    id: str | None = Field(None, description="column of the parcel id; without any, the row number from 0")
-    label: str | None = Field(None, description="column of the crop code")
-    name: str | None = Field(None, description="column of the crop name")
-    region: str | None = Field(None, description="column of the region")
-    merge: dict[str, str] = Field(default_factory=dict, description='crop codes made one, e.g. {"wheat*" = "wheat"}')
-    year: str | int | None = Field(
-        None, description="harvest year, or its column; without any, the four digits in the file name"
-    )
-    crs: str | None = Field(None, description="coordinate system, for files that state none")
+_MOST_DEGREES = 360.0
+_COLLECTION = 7
 
 
 @dataclass
@@ -79,10 +68,12 @@ class ParcelLayer:
         frame: columns parcel_id, year, region, code, name (text; "" unknown) and geometry (polygons); one row per
             parcel and year.
         issues: what was repaired or left out.
+        hcat: crop code → HCAT code, where a table of crop codes says so.
     """
 
     frame: gpd.GeoDataFrame
     issues: LayerIssues
+    hcat: dict[str, str] = field(default_factory=dict)
 
     @property
     def crs(self) -> str:
@@ -96,44 +87,38 @@ class ParcelLayer:
 
     def legend(self, name: str) -> Legend:
         """The legend of the crop codes of this layer."""
-        return legend_of(self.frame["code"].to_numpy(str), self.frame["name"].to_numpy(str), name)
-
-
-def legend_of(codes: np.ndarray, names: np.ndarray, title: str) -> Legend:
-    """A legend of the codes that occur, each with the first name that goes with it; HCAT codes are known as such."""
-    first: dict[str, str] = {}
-    for code, name in zip(codes, names, strict=True):
-        if name:
-            first.setdefault(str(code), str(name))
-    return with_hcat(Legend.from_codes(title, (str(code) for code in np.unique(codes) if code), first))
-
-
-def merged_classes(code: np.ndarray, name: np.ndarray, merge: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and names after merging; a class that was merged is named by its new code."""
-    merged = merge_codes(code, merge)
-    return merged.astype(object), np.where(merged == code.astype(str), name, "").astype(object)
+        return legend_of(self.frame["code"].to_numpy(str), self.frame["name"].to_numpy(str), name, self.hcat)
 
 
 def read_parcels(
-    paths: Path | Sequence[Path], columns: ParcelColumns, *, default_year: int | None = None
+    paths: Path | Sequence[Path],
+    columns: ParcelColumns,
+    *,
+    default_year: int | None = None,
+    report: Reporter | None = None,
 ) -> ParcelLayer:
     """Read, join and clean parcel layers; the result has the coordinate system of the first.
+
+    Of each file only the columns used and the polygons are held, every text once.
 
     Arguments:
         paths: one or more files, e.g. one per year.
         default_year: the year of parcels whose file states none.
+        report: hears which columns were taken, what could have been meant instead, and what was put right.
 
     Raises:
         MissingInputError, CorruptInputError: a file is not there or cannot be read.
         SchemaError: no geometry, no coordinate system, a named column is missing, or an id means two parcels.
         DataError: no usable parcel.
-        UsageError: no year is known.
+        UsageError: no year is known, or an option is none.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
+    report = report or Silent()
     frames: list[gpd.GeoDataFrame] = []
+    meanings: dict[str, str] = {}
     for path in files:
-        raw = read_layer(path, layer=columns.layer, crs=columns.crs)
-        frame = _standardise(raw, columns, path, default_year)
+        frame, hcat = _read_file(path, columns, default_year, len(files) > 1, report)
+        meanings |= hcat
         frames.append(frame if not frames else frame.to_crs(CRS.from_user_input(frames[0].crs)))
     joined = frames[0] if len(frames) == 1 else _concatenated(frames)
     issues = LayerIssues()
@@ -141,7 +126,24 @@ def read_parcels(
     if clean.empty:
         reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in issues.dropped.items()) or "the layer is empty"
         raise DataError(f"no usable parcel in {', '.join(map(str, files))}: {reasons}", hint="check the parcel layer")
-    return ParcelLayer(clean, issues)
+    return ParcelLayer(clean, issues, meanings)
+
+
+def _read_file(
+    path: Path, columns: ParcelColumns, default_year: int | None, several: bool, report: Reporter
+) -> tuple[gpd.GeoDataFrame, dict[str, str]]:
+    """The parcels of one file, and the HCAT codes of their crop codes."""
+    layer = find_layer(find_file(path, columns.layer), columns.layer, is_register)
+    roles, year = roles_of(layer, columns, default_year)
+    raw, remarks = read_fields(layer, roles.needed, encoding=columns.encoding)
+    if raw.empty:
+        raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export, or name another --layer")
+    raw, said = _placed(gpd.GeoDataFrame(raw), path, columns.crs)
+    table = parcel_table(raw, roles, columns, year, where=str(path), rows_of=path.stem if several else "")
+    report.info(table.roles.told(str(path)))
+    for line in (*remarks, *said, *table.remarks, *table.roles.doubts(str(path), layer.fields)):
+        report.warn(line)
+    return gpd.GeoDataFrame(table.frame, geometry=raw.geometry.to_numpy(), crs=raw.crs), table.hcat
 
 
 def _concatenated(frames: list[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
@@ -154,84 +156,39 @@ def read_layer(path: Path, *, layer: str | None = None, crs: str | None = None) 
     Raises:
         MissingInputError, CorruptInputError, SchemaError, DataError: see `read_parcels`.
     """
-    require_input(path, "parcel layer")
-    try:
-        frame = gpd.read_parquet(path) if path.suffix.lower() in _PARQUET else _read_ogr(path, layer)
-    except (DataSourceError, DataLayerError, OSError, ValueError) as error:
-        raise CorruptInputError(
-            f"cannot read parcels from {path}: {str(error).splitlines()[0]}",
-            hint="check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet",
-        ) from error
-    if not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None:
-        raise SchemaError(f"{path} has no geometry column", hint="give a layer of polygons")
+    frame, _ = read_fields(find_layer(find_file(path, layer), layer, is_register), None)
     if frame.empty:
         raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export, or name another --layer")
-    return _with_crs(frame, path, crs)
+    return _placed(gpd.GeoDataFrame(frame), path, crs)[0]
 
 
-def _read_ogr(path: Path, layer: str | None) -> Any:
-    if layer is None:
-        layers = pyogrio.list_layers(path)
-        spatial = [str(name) for name, kind in layers if kind is not None]
-        if len(spatial) > 1:
-            raise SchemaError(
-                f"{path} holds {len(spatial)} layers: {', '.join(spatial)}", hint="name one of them with --layer"
-            )
-        layer = spatial[0] if spatial else None
-    return pyogrio.read_dataframe(path, layer=layer)
+def _placed(frame: gpd.GeoDataFrame, path: Path, crs: str | None) -> tuple[gpd.GeoDataFrame, list[str]]:
+    """The frame in its coordinate system, the stated one or `crs`, and one line where the two differ.
 
-
-def _with_crs(frame: gpd.GeoDataFrame, path: Path, crs: str | None) -> gpd.GeoDataFrame:
-    if frame.crs is not None:
-        return frame
-    if crs is None:
+    Raises:
+        SchemaError: none is known, or the coordinates are none of it.
+        UsageError: `crs` is none.
+    """
+    said: list[str] = []
+    if crs is not None:
+        try:
+            given = CRS.from_user_input(crs)
+        except CRSError as error:
+            raise UsageError(f"--crs {crs}: no such coordinate system", hint="for example --crs EPSG:25832") from error
+        if frame.crs is not None and not given.equals(frame.crs):
+            said.append(f"{path} states coordinate system {CRS(frame.crs).name}; read as {given.name}, as --crs says")
+        frame = frame.set_crs(given, allow_override=True)
+    elif frame.crs is None:
         raise SchemaError(
             f"{path} states no coordinate system", hint="add it to the file, or say which it is with --crs EPSG:…"
         )
-    return frame.set_crs(crs)
-
-
-def _standardise(
-    raw: gpd.GeoDataFrame, columns: ParcelColumns, path: Path, default_year: int | None
-) -> gpd.GeoDataFrame:
-    names = [str(c) for c in raw.columns if c != raw.active_geometry_name]
-    where = str(path)
-
-    def text(role: Any, wanted: str | None) -> np.ndarray:
-        found = find_column(names, role, wanted, where=where)
-        return np.full(len(raw), "", dtype=object) if found is None else as_text(column(raw, found)).astype(object)
-
-    code, name = text("label", columns.label), text("name", columns.name)
-    if columns.merge:
-        code, name = merged_classes(code, name, columns.merge)
-    id_column = find_column(names, "id", columns.id, where=where)
-    ids = np.arange(len(raw)).astype(str) if id_column is None else as_text(column(raw, id_column))
-    return gpd.GeoDataFrame(
-        {
-            "parcel_id": ids.astype(object),
-            "year": _years(raw, names, columns.year, path, default_year),
-            "region": text("region", columns.region),
-            "code": code,
-            "name": name,
-        },
-        geometry=raw.geometry.to_numpy(),
-        crs=raw.crs,
-    )
-
-
-def _years(
-    raw: gpd.GeoDataFrame, names: list[str], wanted: str | int | None, path: Path, default: int | None
-) -> np.ndarray:
-    if isinstance(wanted, int):
-        return np.full(len(raw), wanted, np.int16)
-    found = find_column(names, "year", wanted, where=str(path))
-    if found is not None:
-        return as_years(column(raw, found), where=str(path))
-    digits = re.findall(r"(?<!\d)(19\d\d|20\d\d)(?!\d)", path.stem)
-    year = int(digits[-1]) if digits else default
-    if year is None:
-        raise UsageError(f"{path}: the harvest year of the parcels is not known", hint="give --year YYYY")
-    return np.full(len(raw), year, np.int16)
+    farthest = float(np.abs(frame.total_bounds).max())
+    if CRS(frame.crs).is_geographic and farthest > _MOST_DEGREES:
+        raise SchemaError(
+            f"{path}: coordinates up to {farthest:,.0f} are no degrees, but it states {CRS(frame.crs).name}",
+            hint="say which coordinate system it is with --crs EPSG:…",
+        )
+    return frame, said
 
 
 def _polygons(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
@@ -246,7 +203,9 @@ def _polygons(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
     keep = np.flatnonzero(~missing & ~unnamed & ~flat)
     shapes = shapes[keep]
     broken = ~shapely.is_valid(shapes)
-    shapes[broken] = [_polygonal(shape) for shape in shapely.make_valid(shapes[broken])]
+    shapes[broken] = shapely.make_valid(shapes[broken])
+    mixed = broken | (shapely.get_type_id(shapes) == _COLLECTION)
+    shapes[mixed] = [_polygonal(shape) for shape in shapes[mixed]]
     hopeless = shapely.is_empty(shapes)
     issues.drop("nothing left after repair", ids[keep][hopeless])
     issues.repaired.extend(ids[keep][broken & ~hopeless].tolist())
@@ -271,7 +230,7 @@ def _unique(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
     if clash.any():
         raise SchemaError(
             f"{clash.sum()} rows repeat a parcel id of their year with another polygon: {shown(np.unique(ids[clash]))}",
-            hint="name a column that is unique with --id-column, or dissolve the parts into one parcel",
+            hint=f"name a unique column with --id-column (A+B joins two, {ROW_NUMBER} counts), or dissolve the parts",
         )
     issues.drop("repeats a parcel with the same id and geometry", ids[again])
     return frame.iloc[np.flatnonzero(~again)].reset_index(drop=True)

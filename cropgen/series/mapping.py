@@ -25,7 +25,7 @@ from cropgen.core.errors import SchemaError, UsageError
 from cropgen.core.recipe import Section, read_toml
 from cropgen.series.bands import LAND_BANDS, normalise_band, order_bands
 from cropgen.series.columns import find_column, require_column
-from cropgen.series.geometry import ParcelColumns
+from cropgen.series.parcel_columns import ParcelColumns, Target
 
 INDICES = ("NDVI", "EVI", "EVI2", "SAVI", "NDWI", "NDMI", "NDRE", "REIP", "NBR", "LAI")
 """Vegetation indices that are recognised as bands where a table has no spectral band."""
@@ -80,6 +80,8 @@ class TableMapping(Section):
     )
     sheet: str | None = Field(None, description="sheet of an xlsx file; default: the first")
     legend: str | None = Field(None, description="name of the legend; default: that of the table")
+    crop_codes: str | None = Field(None, description="table of crop codes with their HCAT codes")
+    to: Target = Field("source", description="codes kept: those of the source, or those of HCAT")
     parcels: ParcelColumns = Field(ParcelColumns.model_validate({}), description="columns of the parcel polygons")
 
     @classmethod

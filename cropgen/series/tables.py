@@ -17,11 +17,13 @@ from cropgen.core.errors import DataError, SchemaError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
 from cropgen.series.bands import is_reflectance
+from cropgen.series.crop_codes import translate
 from cropgen.series.gather import Gathered, gather
-from cropgen.series.geometry import interior_lonlat, legend_of, merged_classes, read_parcels, shown
+from cropgen.series.geometry import interior_lonlat, read_parcels, shown
 from cropgen.series.legend import Legend
 from cropgen.series.mapping import TableMapping
 from cropgen.series.observations import Observations, Packed, pack
+from cropgen.series.parcel_table import legend_of, merged_classes
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 
@@ -118,8 +120,8 @@ def import_table(
     )
     observations = _cleaned(gathered, mapping, result)
     seasons = gathered.seasons
-    polygons = None if parcels is None else _join_polygons(seasons, parcels, mapping, result)
-    legend = _legend(seasons, mapping, table.stem)
+    polygons = None if parcels is None else _join_polygons(seasons, parcels, mapping, result, report)
+    legend = _legend(seasons, mapping, table, report)
     source = {"kind": "import", "table": table.name, "mapping": mapping.model_dump(mode="json", exclude_none=True)}
     with atomic_output(output) as part:
         store = SeriesStore.create(part, bands=result.bands, legend=legend, source=source)
@@ -132,12 +134,21 @@ def import_table(
     return result
 
 
-def _legend(seasons: pd.DataFrame, mapping: TableMapping, default: str) -> Legend:
-    """The legend of the seasons, whose codes and names are merged as the mapping says."""
+def _legend(seasons: pd.DataFrame, mapping: TableMapping, table: Path, report: Reporter) -> Legend:
+    """The legend of the seasons, whose codes and names are translated and merged as the mapping says."""
+    hcat: dict[str, str] = {}
+    if mapping.crop_codes is not None or mapping.to == "hcat":
+        code, name = seasons["code"].to_numpy(object), seasons["name"].to_numpy(object)
+        year = int(seasons["year"].to_numpy().max())
+        means = translate(code, name, mapping.crop_codes, country="", year=year, where=str(table))
+        for line in means.remarks:
+            report.warn(line)
+        seasons["code"], seasons["name"], hcat = means.applied(mapping.to)
     if mapping.merge:
         code, name = seasons["code"].to_numpy(object), seasons["name"].to_numpy(object)
         seasons["code"], seasons["name"] = merged_classes(code, name, mapping.merge)
-    return legend_of(seasons["code"].to_numpy(str), seasons["name"].to_numpy(str), mapping.legend or default)
+    title = mapping.legend or table.stem
+    return legend_of(seasons["code"].to_numpy(str), seasons["name"].to_numpy(str), title, hcat)
 
 
 def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) -> Observations:
@@ -194,13 +205,15 @@ def _scales(mapping: TableMapping, bands: tuple[str, ...], values: np.ndarray) -
     return {band: _LEVEL_2A_SCALE if stored and is_reflectance(band) else 1.0 for band in bands}
 
 
-def _join_polygons(seasons: pd.DataFrame, parcels: Path, mapping: TableMapping, result: ImportReport) -> gpd.GeoSeries:
+def _join_polygons(
+    seasons: pd.DataFrame, parcels: Path, mapping: TableMapping, result: ImportReport, report: Reporter
+) -> gpd.GeoSeries:
     """The polygon of each season (None without one); fills code, name, region and place the table left open.
 
     Raises:
         DataError: no id of the table is in the layer.
     """
-    layer = read_parcels(parcels, mapping.parcels, default_year=_NO_YEAR)
+    layer = read_parcels(parcels, mapping.parcels, default_year=_NO_YEAR, report=report)
     result.dropped.update(layer.issues.dropped)
     frame = layer.frame
     position = _season_keys(frame).get_indexer(_season_keys(seasons))

@@ -1,0 +1,303 @@
+"""Files of parcels as administrations publish them: opened in place, whatever they are packed in.
+
+vector formats     everything OGR reads; GeoParquet; CSV with a column of well-known text
+archives           a zip is read where it is, its one vector file at any depth; an archive inside an archive is refused
+layers             tables without geometry and empty layers do not count; of several, one has to be named
+curves, Z and M    arcs become line segments, heights and measures are left out when polygons are made
+text               shapefiles often lie about their encoding or are silent; what was decoded by the wrong table is
+                   decoded again and reported
+INSPIRE            land use that GML keeps in attributes of an element becomes columns, e.g. specificLandUse_title
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+import pyogrio
+from pyogrio.errors import DataLayerError, DataSourceError, FieldError
+
+from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
+from cropgen.core.files import require_input
+
+_PARQUET = frozenset({".parquet", ".geoparquet", ".pq"})
+_VECTOR = _PARQUET | {
+    ".gpkg", ".shp", ".gml", ".geojson", ".json", ".fgb", ".kml", ".gdb", ".tab", ".sqlite", ".csv", ".xml"
+}  # fmt: skip
+_ARCHIVES = frozenset({".zip", ".7z", ".rar", ".tar", ".gz", ".tgz"})
+_OPEN_OPTIONS: dict[str, dict[str, str]] = {
+    ".gml": {"GML_ATTRIBUTES_TO_OGR_FIELDS": "YES", "WRITE_GFS": "NO"},
+    ".csv": {"GEOM_POSSIBLE_NAMES": "wkt,geometry,geom,the_geom,wkt_geom,shape", "KEEP_GEOM_COLUMNS": "NO"},
+}
+_FALLBACK = "cp1252"
+_SEVERAL_HINT = "name one of them with --layer"
+_WHOLE_HINT = "check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet"
+
+
+@dataclass(frozen=True)
+class ParcelFile:
+    """One vector file, inside a zip or not.
+
+    Arguments:
+        path: as the user named it.
+        address: what OGR opens.
+        member: its name inside the zip; "" outside any.
+    """
+
+    path: Path
+    address: str
+    member: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """Of the vector file itself, in small letters."""
+        return PurePosixPath(self.member or self.path.name).suffix.lower()
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.suffix in _PARQUET
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Open options of its driver."""
+        return _OPEN_OPTIONS.get(self.suffix, {})
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """A layer with geometry, known by its metadata.
+
+    Arguments:
+        name: None in formats without layers.
+        fields: attribute columns.
+        features: −1 where the format does not say.
+    """
+
+    file: ParcelFile
+    name: str | None
+    fields: tuple[str, ...]
+    features: int
+
+
+def find_file(path: Path, member: str | None = None) -> ParcelFile:
+    """The vector file at a path, or the one in a zip.
+
+    Arguments:
+        member: which file of a zip, by its name without folders and suffix, where it holds several.
+
+    Raises:
+        MissingInputError: nothing is at the path.
+        CorruptInputError: the zip is damaged.
+        SchemaError: the zip holds no vector file, several, or only another archive.
+    """
+    require_input(path, "parcel layer")
+    if path.suffix.lower() != ".zip" or path.is_dir():
+        return ParcelFile(path, str(path))
+    with readable(path), zipfile.ZipFile(path) as archive:
+        entries = archive.namelist()
+    found = _vector_members(entries)
+    if len(found) > 1:
+        named = [m for m in found if PurePosixPath(m).stem == member]
+        if len(named) != 1:
+            raise SchemaError(
+                f"{path} holds {len(found)} vector files: {', '.join(PurePosixPath(m).stem for m in found)}",
+                hint=_SEVERAL_HINT,
+            )
+        found = named
+    if not found:
+        inner = [e for e in entries if PurePosixPath(e).suffix.lower() in _ARCHIVES]
+        what = f"only another archive: {inner[0]}" if inner else "no vector file"
+        raise SchemaError(f"{path} holds {what}", hint="unpack it first" if inner else "give a layer of polygons")
+    return ParcelFile(path, f"/vsizip/{path.resolve()}/{found[0]}", found[0])
+
+
+def _vector_members(entries: Sequence[str]) -> list[str]:
+    """Vector files among the entries of a zip; a file geodatabase counts once."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        parts = PurePosixPath(entry).parts
+        base = next((i for i, part in enumerate(parts) if part.lower().endswith(".gdb")), None)
+        if base is not None:
+            found["/".join(parts[: base + 1])] = None
+        elif not entry.endswith("/") and PurePosixPath(entry).suffix.lower() in _VECTOR:
+            found[entry] = None
+    real = [m for m in found if not m.startswith("__MACOSX") and PurePosixPath(m).suffix.lower() != ".xml"]
+    return real or list(found)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what readers raise over a file into one error; what matters of GDAL's warnings is looked at elsewhere."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (DataSourceError, DataLayerError, FieldError, zipfile.BadZipFile, OSError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptInputError(f"cannot read parcels from {path}: {first}", hint=_WHOLE_HINT) from error
+
+
+def find_layer(file: ParcelFile, wanted: str | None, prefer: Callable[[tuple[str, ...]], bool]) -> FileLayer:
+    """The wanted layer, or the only one with parcels in it.
+
+    Arguments:
+        prefer: says by its fields whether a layer is one of a known parcel register; where exactly one of several
+            is, it is taken.
+
+    Raises:
+        SchemaError: no geometry, no such layer, or several.
+        DataError: the only layer is empty.
+    """
+    if file.is_parquet:
+        with readable(file.path):
+            return _parquet_layer(file)
+    spatial = _spatial_layers(file)
+    if not spatial:
+        raise SchemaError(f"{file.path} has no geometry column", hint="give a layer of polygons")
+    if wanted in spatial:
+        return _describe(file, wanted)
+    if wanted is not None and not (len(spatial) == 1 and wanted == PurePosixPath(file.member).stem):
+        raise SchemaError(f"{file.path} has no layer {wanted!r}: it holds {', '.join(spatial)}", hint=_SEVERAL_HINT)
+    layers = [_describe(file, name) for name in spatial]
+    filled = [layer for layer in layers if layer.features] or layers[:1]
+    known = [layer for layer in filled if prefer(layer.fields)]
+    if len(filled) > 1 and len(known) != 1:
+        raise SchemaError(f"{file.path} holds {len(spatial)} layers: {', '.join(spatial)}", hint=_SEVERAL_HINT)
+    chosen = filled[0] if len(filled) == 1 else known[0]
+    if not chosen.features:
+        raise DataError(
+            f"{file.path} holds no parcel: the layer is empty", hint="check the export, or name another --layer"
+        )
+    return chosen
+
+
+def _spatial_layers(file: ParcelFile) -> list[str]:
+    with readable(file.path):
+        listed = [(str(name), kind) for name, kind in pyogrio.list_layers(file.address)]
+        if file.suffix == ".csv":
+            kinds = {name: pyogrio.read_info(file.address, layer=name, **file.options) for name, _ in listed}
+            return [name for name, facts in kinds.items() if facts["geometry_type"] is not None]
+    return [name for name, kind in listed if kind is not None]
+
+
+def _describe(file: ParcelFile, name: str) -> FileLayer:
+    with readable(file.path):
+        facts = pyogrio.read_info(file.address, layer=name, force_feature_count=True, **file.options)
+    return FileLayer(file, name, tuple(str(field) for field in facts["fields"]), int(facts["features"]))
+
+
+def _parquet_layer(file: ParcelFile) -> FileLayer:
+    import pyarrow.parquet as pq
+
+    with _parquet_source(file) as source:
+        facts = pq.ParquetFile(source)
+        if b"geo" not in (facts.schema_arrow.metadata or {}):
+            raise SchemaError(f"{file.path} has no geometry column", hint="give GeoParquet, or a layer of polygons")
+        return FileLayer(file, None, tuple(facts.schema_arrow.names), int(facts.metadata.num_rows))
+
+
+@contextmanager
+def _parquet_source(file: ParcelFile) -> Iterator[Any]:
+    """The file itself, or its content out of the zip."""
+    if not file.member:
+        yield file.path
+        return
+    with zipfile.ZipFile(file.path) as archive:
+        yield io.BytesIO(archive.read(file.member))
+
+
+def read_fields(
+    layer: FileLayer, columns: Sequence[str] | None, *, geometry: bool = True, encoding: str | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Columns of a layer, the geometry among them unless it is not wanted, and one line on each column put right.
+
+    Raises:
+        CorruptInputError, SchemaError, DataError: it cannot be read, or has no geometry or no row.
+        UsageError: the encoding is none.
+    """
+    file = layer.file
+    with readable(file.path):
+        if file.is_parquet:
+            return _read_parquet(layer, columns, geometry), []
+        options: dict[str, Any] = {"layer": layer.name, "read_geometry": geometry, **file.options}
+        if columns is not None:
+            options["columns"] = list(columns)
+        remarks: list[str] = []
+        try:
+            frame = pyogrio.read_dataframe(file.address, encoding=encoding, **options)
+        except LookupError as error:
+            raise UsageError(f"--encoding {encoding}: no such encoding", hint="for example cp1252 or utf-8") from error
+        except UnicodeDecodeError:
+            frame = pyogrio.read_dataframe(file.address, encoding=_FALLBACK, **options)
+            remarks.append(f"{file.path}: text is not in the encoding the file states; read as {_FALLBACK}")
+    if encoding is None:
+        remarks += _decode_again(frame, file.path)
+    if geometry and (not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None):
+        raise SchemaError(f"{file.path} has no geometry column", hint="give a layer of polygons")
+    return frame, remarks
+
+
+def _read_parquet(layer: FileLayer, columns: Sequence[str] | None, geometry: bool) -> pd.DataFrame:
+    with _parquet_source(layer.file) as source:
+        if not geometry:
+            return pd.read_parquet(source, columns=list(columns) if columns is not None else None)
+        if columns is None:
+            return gpd.read_parquet(source)
+        import json
+
+        import pyarrow.parquet as pq
+
+        metadata = pq.read_schema(source).metadata
+        main = json.loads(metadata[b"geo"])["primary_column"]
+        return gpd.read_parquet(source, columns=[*columns, main])
+
+
+def _decode_again(frame: pd.DataFrame, path: Path) -> list[str]:
+    """Put text right that was decoded by the wrong table; one line for each column of the frame that was."""
+    remarks = []
+    for name in [c for c in frame.columns if c != getattr(frame, "active_geometry_name", None)]:
+        if not pd.api.types.is_string_dtype(frame[name].dtype):
+            continue
+        place, distinct = pd.factorize(frame[name])
+        truth = true_encoding([str(text) for text in distinct])
+        if truth is None:
+            continue
+        wrong, right = truth
+        repaired = pd.Series([str(text).encode(wrong).decode(right) for text in distinct] + [None], dtype=object)
+        frame[name] = repaired.iloc[place].to_numpy()
+        remarks.append(f"{path}: column {name} is {right} text that its file does not declare; decoded again")
+    return remarks
+
+
+def true_encoding(texts: Sequence[str]) -> tuple[str, str] | None:
+    """The table texts were decoded by and the one they are in; None where nothing speaks against the first.
+
+    UTF-8 read as Latin-1 is recognised by being valid UTF-8 in all of its foreign letters, which no language is by
+    chance; cp1252 read as Latin-1 by control characters where cp1252 has letters and signs.
+    """
+    foreign = [text for text in texts if not text.isascii()]
+    if not foreign:
+        return None
+    for wrong, right in (("latin-1", "utf-8"), ("cp1252", "utf-8")):
+        if all(_recodes(text, wrong, right) for text in foreign):
+            return wrong, right
+    controls = any("\x80" <= letter <= "\x9f" for text in foreign for letter in text)
+    if controls and all(_recodes(text, "latin-1", "cp1252") for text in foreign):
+        return "latin-1", "cp1252"
+    return None
+
+
+def _recodes(text: str, wrong: str, right: str) -> bool:
+    try:
+        text.encode(wrong).decode(right)
+    except UnicodeError:
+        return False
+    return True

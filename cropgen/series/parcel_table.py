@@ -1,0 +1,163 @@
+"""From the columns of a parcel layer to the five that cropgen uses: parcel_id, year, region, code and name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from cropgen.core.errors import UsageError
+from cropgen.series.columns import as_text, as_years, column, merge_codes
+from cropgen.series.crop_codes import translate
+from cropgen.series.hcat import with_hcat
+from cropgen.series.legend import Legend
+from cropgen.series.parcel_columns import ParcelColumns, Roles, recognise, year_in_name
+from cropgen.series.parcel_files import FileLayer
+
+_LOST = ("?", "\ufffd")
+
+
+@dataclass(frozen=True)
+class ParcelTable:
+    """The attributes of the parcels of one file.
+
+    Arguments:
+        frame: parcel_id, year, region, code, name (text; "" unknown), a row per parcel.
+        roles: the columns they came from.
+        hcat: crop code → HCAT code, where known beyond the code itself.
+        remarks: what a user must not miss.
+    """
+
+    frame: pd.DataFrame
+    roles: Roles
+    hcat: dict[str, str]
+    remarks: tuple[str, ...]
+
+
+def legend_of(codes: np.ndarray, names: np.ndarray, title: str, hcat: Mapping[str, str] | None = None) -> Legend:
+    """A legend of the codes that occur, each with the first name that goes with it; HCAT codes are known as such.
+
+    Arguments:
+        hcat: crop code → HCAT code, beyond those known by themselves.
+    """
+    first: dict[str, str] = {}
+    for code, name in zip(codes, names, strict=True):
+        if name:
+            first.setdefault(str(code), str(name))
+    legend = Legend.from_codes(title, (str(code) for code in np.unique(codes) if code), first)
+    stated = (replace(crop, hcat=(hcat or {}).get(crop.code)) for crop in legend.classes)
+    return with_hcat(Legend(title, tuple(stated)))
+
+
+def merged_classes(code: np.ndarray, name: np.ndarray, merge: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and names after merging; a class that was merged is named by its new code."""
+    merged = merge_codes(code, merge)
+    return merged.astype(object), np.where(merged == code.astype(str), name, "").astype(object)
+
+
+def roles_of(layer: FileLayer, columns: ParcelColumns, default_year: int | None) -> tuple[Roles, Callable[[], int]]:
+    """The columns of a layer by role, and the harvest year of parcels without a column of it.
+
+    Raises:
+        SchemaError, UsageError: see `recognise`; the year is asked for only where it is needed, and may be unknown.
+    """
+    where = str(layer.file.path)
+
+    def stated() -> int:
+        if isinstance(columns.year, int):
+            return columns.year
+        names = (layer.file.path.stem, PurePosixPath(layer.file.member).stem)
+        found = next((year for name in names if (year := year_in_name(name, where=where)) is not None), default_year)
+        if found is None:
+            raise UsageError(f"{where}: the harvest year of the parcels is not known", hint="give --year YYYY")
+        return found
+
+    return recognise(layer.fields, columns, where=where, year=stated), stated
+
+
+def parcel_table(
+    raw: pd.DataFrame, roles: Roles, columns: ParcelColumns, year: Callable[[], int], *, where: str, rows_of: str = ""
+) -> ParcelTable:
+    """The attributes of the parcels of one file, a crop code for each that has one.
+
+    Arguments:
+        raw: the columns of the roles, a row per parcel.
+        year: the harvest year where no column states it.
+        rows_of: put before row numbers that serve as ids, so that those of several files differ.
+
+    Raises:
+        UsageError, SchemaError, DataError: no year, or a table of crop codes that cannot be used.
+    """
+    remarks: list[str] = []
+    label = _first_filled(raw, roles, where, remarks)
+    roles = replace(roles, label=label)
+    code, name = _text(raw, label), _text(raw, roles.name)
+    remarks += [f"{where}: letters of column {c} were lost before the file was made: {v!r}" for c, v in
+                ((label, _damaged(code)), (roles.name, _damaged(name))) if c and v]  # fmt: skip
+    if label is None:
+        code = name
+    years = (
+        np.full(len(raw), year(), np.int16) if roles.year is None else as_years(column(raw, roles.year), where=where)
+    )
+    hcat: dict[str, str] = {}
+    if columns.crop_codes is not None or columns.to == "hcat":
+        country = roles.register.country if roles.register else ""
+        means = translate(code, name, columns.crop_codes, country=country, year=int(years.max()), where=where)
+        remarks += means.remarks
+        code, name, hcat = means.applied(columns.to)
+    if columns.merge:
+        code, name = merged_classes(code, name, columns.merge)
+    frame = pd.DataFrame(
+        {
+            "parcel_id": _ids(raw, roles.id, rows_of),
+            "year": years,
+            "region": _text(raw, roles.region),
+            "code": code,
+            "name": name,
+        }
+    )
+    return ParcelTable(frame, roles, hcat, tuple(remarks))
+
+
+def _text(raw: pd.DataFrame, name: str | None) -> np.ndarray:
+    """A column as text (N,) object, equal texts one object; "" where there is no column."""
+    if name is None:
+        return np.full(len(raw), "", dtype=object)
+    place, distinct = pd.factorize(column(raw, name), use_na_sentinel=True)
+    texts = np.append(as_text(pd.Series(distinct)).astype(object), "")
+    return texts[place]
+
+
+def _first_filled(raw: pd.DataFrame, roles: Roles, where: str, remarks: list[str]) -> str | None:
+    """The column of crop codes, or the first of those that could be meant where it is empty."""
+    label = roles.label
+    if label is None or raw.empty or _is_filled(raw, label):
+        return label
+    filled = next((other for other in roles.others.get("label", ()) if _is_filled(raw, other)), None)
+    if filled is None and roles.name is None:
+        return label
+    remarks.append(f"{where}: column {label} is empty; crops are taken from {filled or roles.name}")
+    return filled
+
+
+def _is_filled(raw: pd.DataFrame, name: str) -> bool:
+    return bool(column(raw, name).notna().any())
+
+
+def _damaged(texts: np.ndarray) -> str | None:
+    """The first text in which a letter was replaced."""
+    return next((str(t) for t in pd.unique(texts) if any(mark in str(t).rstrip("?") for mark in _LOST)), None)
+
+
+def _ids(raw: pd.DataFrame, parts: tuple[str, ...], rows_of: str) -> np.ndarray:
+    """Ids (N,) object: columns joined by `/`, or row numbers from 0; "" where a part is missing."""
+    if not parts:
+        return np.asarray([f"{rows_of}:{row}" if rows_of else str(row) for row in range(len(raw))], dtype=object)
+    texts = [as_text(column(raw, part)) for part in parts]
+    if len(texts) == 1:
+        return texts[0].astype(object)
+    whole = np.all([text != "" for text in texts], axis=0)
+    return np.asarray(["/".join(t) if ok else "" for ok, *t in zip(whole, *texts, strict=True)], dtype=object)
