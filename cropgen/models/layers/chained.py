@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
-from cropgen.kernels.dispatch import select_kernel
-from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, ChainPath
-from cropgen.models.base import InputSpec
+from cropgen.kernels.dispatch import resolve_kernel, select_kernel
+from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, ChainPath, Head
+from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.layers.dynamical import DynamicalModel, DynamicalOptions, View, Walk
 from cropgen.models.layers.latent_dynamics import TIME_FEATURES, Emission, LatentHead, kl_per_date
 
@@ -78,10 +78,10 @@ class ChainModel(DynamicalModel):
     def __init__(self, spec: InputSpec, options: ChainOptions) -> None:
         super().__init__(spec, options)
         self.run_chain = select_kernel(options.kernel)
-        if not options.residual and options.start == "tgem" and self.retention:
+        if self.direct and options.start == "tgem" and self.retention:
             raise UsageError(
-                f"residual=false with retention={self.retention:g}: q and p differ at the start, which is then not the "
-                "tied Gaussian",
+                f"q is built without the transition: with retention={self.retention:g} they differ at the start, which "
+                "is then not the tied Gaussian",
                 hint="add --set retention=0, or --set start=none for the textbook form",
             )
 
@@ -93,6 +93,15 @@ class ChainModel(DynamicalModel):
     def retention(self) -> float:
         """r, the share of the latent state that is kept."""
         return self.settings.retention
+
+    @property
+    def direct(self) -> bool:
+        """Whether q is built without the transition."""
+        return not self.settings.residual
+
+    def finish(self, data: TrainingData, context: Context) -> None:
+        super().finish(data, context)
+        context.facts["kernel"] = resolve_kernel(self.settings.kernel, self.shift.device, self.chain())
 
     def context(self, before: Tensor, time: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What transition and emission see of the past besides z: (G, B, ·), and what is remembered for the next date.
@@ -120,23 +129,31 @@ class ChainModel(DynamicalModel):
         """(T, ..., ·) what the emission sees of the latent states."""
         return path.z
 
+    def prior_head(self) -> Head:
+        """Weights of the perceptron of p."""
+        return self.transition.weights()
+
+    def prior_inputs(self, which: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+        """Inputs of the perceptron of p, in the order of its weights."""
+        return self.transition.inputs(which, context)
+
     def chain(self) -> Chain:
         """Everything that defines the chain."""
         r = self.retention
         return Chain(
-            self.transition.weights(),
+            self.prior_head(),
             self.inference.weights(),
             self.initial.to(self.shift),
             r,
             math.log1p(-(r**2)),
             cell=self.cell(),
-            direct=not self.settings.residual,
+            direct=self.direct,
         )
 
     def inputs(self, view: View, context: Tensor, noise: Tensor) -> ChainInputs:
         """What the chain runs over, for context (G, 1, B, 1, ·)."""
         return ChainInputs(
-            self.transition.inputs(view.each, context),
+            self.prior_inputs(view.each, context),
             self.inference.inputs(view.each, self.observe(view)[:, None, :, None], view.surprise),
             view.mask[..., None],
             noise,
@@ -164,6 +181,7 @@ class ChainModel(DynamicalModel):
         if depth == 1:
             return total
         log_variance = (walk.path.transition_log_variance + walk.path.log_ratio).detach()
+        noise = noise[-len(log_variance) :]
         mean = walk.path.z.detach() - torch.exp(log_variance / 2) * noise
         context = self.context(view.before, view.time)[0][:, None, :, None]
         inputs = self.inputs(view, context, noise)
@@ -192,7 +210,7 @@ class ChainModel(DynamicalModel):
             tuple(x.transpose(0, 1) for x in inputs.cell),
         )
         drawn = self.run_chain(chain, step)
-        ahead = ChainPath(*(None if part is None else part.transpose(0, 1) for part in drawn))
+        ahead = ChainPath(*(part.transpose(0, 1) for part in drawn if part is not None))
         return ahead, ahead.z - torch.exp(ahead.transition_log_variance / 2) * noise
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
@@ -233,24 +251,13 @@ class ChainModel(DynamicalModel):
         """One unobserved step of the chain: past, time, context (1, B, ·), indicators (1, B, K), noise (1, B, Z)."""
         nothing = [noise.new_zeros(1, 1, len(weight)) for weight in chain.inference.inputs]
         inputs = ChainInputs(
-            self.transition.inputs(which, context),
+            self.prior_inputs(which, context),
             tuple(nothing),
             noise.new_zeros(1, 1, 1),
             noise,
             self.cell_inputs(past, time, which),
         )
         return self.run_chain(chain, inputs)
-
-
-def chain_head(spec: InputSpec, options: ChainOptions, shared: int, *, own: bool = False, state: int = 0) -> LatentHead:
-    """A perceptron of the chain; with `own`, it sees the surprise of each class.
-
-    Arguments:
-        shared: width of the input all classes share.
-        state: size of the state it sees; 0: of z.
-    """
-    bands = len(spec.bands) if own else 0
-    return LatentHead(shared, bands, spec.classes, options.latent, options.hidden, state=state)
 
 
 def emission_on(spec: InputSpec, options: DynamicalOptions, context: int, seen: int) -> Emission:

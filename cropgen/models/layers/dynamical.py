@@ -194,10 +194,14 @@ class DynamicalModel(ResidualModel):
         found = []
         for block in self._blocks(seasons):
             walk = self.walk(self.view(block), self.noise)
-            weights = self._weights(walk).sum(0) + self.tied.log_prior
-            share = torch.softmax(weights.transpose(0, 1).flatten(1), -1).view(len(block), *weights.shape[::2])
-            found.append(torch.einsum("gsbkz,bsk->bgz", walk.path.z.expand(-1, *weights.shape, -1), share))
+            found.append(self.averaged(walk.path.z, self._weights(walk).sum(0)))
         return torch.cat(found)
+
+    def averaged(self, states: Tensor, weights: Tensor) -> Tensor:
+        """(B, G, Z) mean over samples and classes of states (G, S, B, K, Z), by log weights (S, B, K)."""
+        share = torch.softmax((weights + self.tied.log_prior).transpose(0, 1).flatten(1), -1)
+        share = share.view(-1, weights.shape[0], weights.shape[2])
+        return torch.einsum("gsbkz,bsk->bgz", states.expand(-1, *weights.shape, -1), share)
 
     def view(self, seasons: Seasons) -> View:
         """Rows as `walk` takes them."""

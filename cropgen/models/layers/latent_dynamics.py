@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cropgen.kernels.recurrence.reference import ChainPath, Head, bounded
+from cropgen.kernels.recurrence.reference import Cell, ChainPath, Head, bounded
 from cropgen.models.layers.temporal_conv import DATE_FEATURES, date_harmonics
 
 TIME_FEATURES = DATE_FEATURES + 1
@@ -88,6 +88,73 @@ class LatentHead(nn.Module):
             own: (G, 1, B, K, ·), for heads that have an input of each class.
         """
         return (shared, which) if own is None else (shared, own, which)
+
+
+class LatentCell(nn.Module):
+    """A gated recurrent unit over z_{t−1} and other inputs, as a cell of the chain.
+
+    Arguments:
+        inputs: width of the other inputs, 0 for none.
+        classes: K where the class is an input too, else 0.
+        latent: Z.
+        hidden: H.
+    """
+
+    def __init__(self, inputs: int, classes: int, latent: int, hidden: int) -> None:
+        super().__init__()
+        reach = 1 / math.sqrt(hidden)
+
+        def drawn(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-reach, reach))
+
+        self.inputs = drawn(inputs, 3 * hidden) if inputs else None
+        self.of_class = nn.Parameter(torch.zeros(classes, 3 * hidden)) if classes else None
+        self.latent = drawn(latent, 3 * hidden)
+        self.state = drawn(hidden, 3 * hidden)
+        self.bias = nn.Parameter(torch.zeros(3 * hidden))
+        self.state_bias = nn.Parameter(torch.zeros(hidden))
+        self.initial = nn.Parameter(torch.zeros(hidden))
+
+    def weights(self) -> Cell:
+        """Inputs in the order: others, class."""
+        inputs = tuple(weight for weight in (self.inputs, self.of_class) if weight is not None)
+        return Cell(inputs, self.latent, self.state, self.bias, self.state_bias, self.initial)
+
+
+class Reading(nn.Module):
+    """Departure of q from a standard normal where q reads the season alone: δ and ρ, zero at first.
+
+        (δ, ρ) = out(tanh(W shared + V own + U_y)),   |ρ| < 3
+
+    Arguments:
+        shared: width of the input all classes share.
+        own: width of the input of each class, 0 for none.
+        classes: K.
+        latent: Z.
+        hidden: width of the hidden layer.
+    """
+
+    def __init__(self, shared: int, own: int, classes: int, latent: int, hidden: int) -> None:
+        super().__init__()
+        self.of_shared = nn.Linear(shared, hidden)
+        self.of_own = nn.Parameter(torch.zeros(own, hidden)) if own else None
+        self.of_class = nn.Parameter(torch.zeros(classes, hidden))
+        self.out = nn.Linear(hidden, 2 * latent)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, which: Tensor, shared: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """δ and ρ (..., K, Z) for shared (..., 1, ·), own (..., K, ·) and indicators (..., K, K)."""
+        hidden = self.of_shared(shared) + which @ self.of_class
+        if self.of_own is not None and own is not None:
+            hidden = hidden + own @ self.of_own
+        shift, change = self.out(torch.tanh(hidden)).chunk(2, -1)
+        return shift, bounded(change)
+
+
+def standard_path(shift: Tensor, log_ratio: Tensor, noise: Tensor) -> ChainPath:
+    """z = δ + e^{ρ/2} ε of a state whose prior is the standard normal."""
+    return ChainPath(shift + torch.exp(log_ratio / 2) * noise, torch.zeros_like(shift), shift, log_ratio)
 
 
 class Emission(nn.Module):
