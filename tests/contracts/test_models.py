@@ -68,6 +68,8 @@ def few_steps(entry: Entry) -> dict[str, Any]:
     """Settings that make a fit short."""
     if entry.family == "pool":
         return {"discriminative_options": {"steps": 4}}
+    if entry.family == "dvae":
+        return {"steps": 4, "hidden": 8, "latent": 3, "smoothing": 6, "copies": 64}
     if entry.gradient:
         return {"steps": 4, "labelled_batch": 16} if entry.needs else {"steps": 4}
     return {"rf": {"trees": 30}, "hgb": {"iterations": 15}}.get(entry.name, {})
