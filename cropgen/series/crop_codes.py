@@ -18,6 +18,7 @@ F. Schmitz, M. Körner, 2023.
 
 from __future__ import annotations
 
+import csv
 import re
 import unicodedata
 from collections import Counter
@@ -186,11 +187,10 @@ def _read(path: Path, country: str) -> list[tuple[str, str, str]]:
     if "nuts" in folded and country:
         table = table[table[folded["nuts"]].str.casefold() == country.casefold()]
     rows = []
-    for _, row in table.iterrows():
-        means = canonical(row[hcat]) if hcat is not None else None
-        means = means or (code_of_name(row[hcat_name]) if hcat_name is not None else None)
+    for row in table.to_dict("records"):
+        means = (hcat and canonical(row[hcat])) or (hcat_name and code_of_name(row[hcat_name]))
         if means:
-            rows += [(row[code] if code is not None else "", row[n] if n else "", means) for n in names or [""]]
+            rows += [(row[code] if code else "", row[name] if name else "", means) for name in names or [""]]
     return rows
 
 
@@ -211,7 +211,7 @@ def _frame(path: Path) -> pd.DataFrame:
             return pd.read_csv(path, dtype=str, keep_default_na=False, sep=None, engine="python", encoding=encoding)
         except UnicodeDecodeError:
             continue
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, csv.Error) as error:
             raise CorruptInputError(f"{path} cannot be read: {error}", hint="give a csv file") from error
     raise CorruptInputError(f"{path} is neither UTF-8 nor cp1252 text", hint="save it as UTF-8")
 

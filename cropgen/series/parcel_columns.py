@@ -184,7 +184,8 @@ def recognise(fields: Sequence[str], columns: ParcelColumns, *, where: str, year
     register = _register(fields)
     folded = {field.casefold(): field for field in reversed(fields)}
     ids, other_ids = _id_columns(fields, folded, columns.id, register, where)
-    label, labels = _role("label", folded, fields, columns.label, _yearly(register, year, fields, where), where)
+    known = "" if columns.label else _yearly(register, year, fields, where)
+    label, labels = _role("label", folded, fields, columns.label, known, where)
     name, _ = _role("name", folded, fields, columns.name, register.name if register else "", where)
     region, _ = _role("region", folded, fields, columns.region, "", where)
     stated = columns.year if isinstance(columns.year, str) else None

@@ -11,11 +11,12 @@ INSPIRE            land use that GML keeps in attributes of an element becomes c
 
 from __future__ import annotations
 
+import codecs
 import io
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -66,7 +67,7 @@ class ParcelFile:
         return self.suffix in _PARQUET
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         """Open options of its driver."""
         return _OPEN_OPTIONS.get(self.suffix, {})
 
@@ -180,12 +181,16 @@ def find_layer(file: ParcelFile, wanted: str | None, prefer: Callable[[tuple[str
 
 
 def _spatial_layers(file: ParcelFile) -> list[str]:
+    """Names of the layers with geometry; where a driver takes options, a plain listing would not heed them."""
     with readable(file.path):
-        listed = [(str(name), kind) for name, kind in pyogrio.list_layers(file.address)]
-        if file.suffix == ".csv":
-            kinds = {name: pyogrio.read_info(file.address, layer=name, **file.options) for name, _ in listed}
-            return [name for name, facts in kinds.items() if facts["geometry_type"] is not None]
-    return [name for name, kind in listed if kind is not None]
+        if not file.options:
+            return [str(name) for name, kind in pyogrio.list_layers(file.address) if kind is not None]
+        names: list[str] = []
+        with suppress(DataLayerError):
+            while True:
+                facts = pyogrio.read_info(file.address, layer=len(names), **file.options)
+                names.append(str(facts["layer_name"]) if facts["geometry_type"] is not None else "")
+    return [name for name in names if name]
 
 
 def _describe(file: ParcelFile, name: str) -> FileLayer:
@@ -224,6 +229,7 @@ def read_fields(
         UsageError: the encoding is none.
     """
     file = layer.file
+    _check_encoding(encoding)
     with readable(file.path):
         if file.is_parquet:
             return _read_parquet(layer, columns, geometry), []
@@ -233,8 +239,6 @@ def read_fields(
         remarks: list[str] = []
         try:
             frame = pyogrio.read_dataframe(file.address, encoding=encoding, **options)
-        except LookupError as error:
-            raise UsageError(f"--encoding {encoding}: no such encoding", hint="for example cp1252 or utf-8") from error
         except UnicodeDecodeError:
             frame = pyogrio.read_dataframe(file.address, encoding=_FALLBACK, **options)
             remarks.append(f"{file.path}: text is not in the encoding the file states; read as {_FALLBACK}")
@@ -243,6 +247,13 @@ def read_fields(
     if geometry and (not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None):
         raise SchemaError(f"{file.path} has no geometry column", hint="give a layer of polygons")
     return frame, remarks
+
+
+def _check_encoding(encoding: str | None) -> None:
+    try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError as error:
+        raise UsageError(f"--encoding {encoding}: no such encoding", hint="for example cp1252 or utf-8") from error
 
 
 def _read_parquet(layer: FileLayer, columns: Sequence[str] | None, geometry: bool) -> pd.DataFrame:
