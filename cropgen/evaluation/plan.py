@@ -16,11 +16,11 @@ from cropgen.evaluation.learn import used_rows
 from cropgen.evaluation.official import official_folds
 from cropgen.evaluation.protocols import PROTOCOLS, Fold, Ground, TestSet, folds
 from cropgen.models.calibration import require_validation
-from cropgen.models.catalog import CATALOG, find, load
+from cropgen.models.catalog import CATALOG, find, load, reads_pixel_sets
 from cropgen.series.official import find_official, official_protocols
 from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
-from cropgen.series.view import SeriesView
+from cropgen.series.view import SeriesView, with_pixel_sets
 
 _DECIDES = ("cropgen.evaluation.cell", "cropgen.evaluation.plan")
 _OF_SINGLE_TRAININGS = {"data", "models", "labels", "seeds", "until", "target_unlabelled", "test_share", "parts"}
@@ -92,11 +92,15 @@ class Training:
 
 
 def protocol_view(recipe: EvaluateRecipe, store: SeriesStore) -> SeriesStore:
-    """The store as the protocol sees it: one of the data set's own may merge classes or leave some out.
+    """The store as the protocol sees it: one of the data set's own may merge classes or leave some out; pixel sets are
+    read along where a model looks at them.
 
     Raises:
-        UsageError: the protocol is unknown.
+        UsageError: the protocol or a model is unknown.
+        SchemaError: a model looks at pixel sets and there are none.
     """
+    if any(reads_pixel_sets(section.name, section.options) for section in recipe.models):
+        store = with_pixel_sets(store)
     if recipe.protocol in PROTOCOLS:
         return store
     try:

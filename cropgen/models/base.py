@@ -31,11 +31,13 @@ class InputSpec:
         bands: names of the C input bands, in order.
         calendar: the grid of G slots for models that live on one.
         legend: the K classes.
+        pixel_bands: those of the bands that pixel sets are given of; empty where none are.
     """
 
     bands: tuple[str, ...]
     calendar: Calendar
     legend: Legend
+    pixel_bands: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -46,6 +48,7 @@ class InputSpec:
             "bands": list(self.bands),
             "calendar": self.calendar.to_json(),
             "legend": self.legend.to_json(),
+            **({"pixel_bands": list(self.pixel_bands)} if self.pixel_bands else {}),
         }
 
     @classmethod
@@ -54,6 +57,7 @@ class InputSpec:
             tuple(document["bands"]),
             Calendar.from_json(document["calendar"]),
             Legend.from_json(document["legend"]),
+            tuple(document.get("pixel_bands", ())),
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cropgen.core.errors import UsageError
 
@@ -28,6 +29,7 @@ class Entry:
         semi_supervised: learns from unlabelled parcels too.
         gradient: learns by gradient steps.
         needs: package beyond the plain installation that it is built with.
+        pixel_sets: looks at pixel sets, which a series has only where it was made with them.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Entry:
     semi_supervised: bool
     gradient: bool
     needs: str = ""
+    pixel_sets: bool = False
 
 
 _BREIZHCROPS = (
@@ -139,6 +142,12 @@ CATALOG: tuple[Entry, ...] = (
           "Landrieu, 2020",
           "lightweight temporal attention: one learnt query per head, true dates",
           generative=False, semi_supervised=True, gradient=True),
+    Entry("pse-ltae", "discriminative", "discriminative.pse_ltae:PSELTAE",
+          "Satellite Image Time Series Classification with Pixel-Set Encoders and Temporal Self-Attention, Sainte Fare "
+          "Garnot, Landrieu, Giordano and Chehata, 2020; Lightweight Temporal Self-Attention, Sainte Fare Garnot and "
+          "Landrieu, 2020",
+          "pixel-set encoder and lightweight temporal attention; needs a series aggregated with --pixels",
+          generative=False, semi_supervised=True, gradient=True, pixel_sets=True),
     Entry("tempcnn2", "discriminative", "discriminative.tempcnn2:TempCNN2",
           "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles, Lakshminarayanan, Pritzel and "
           "Blundell, 2017",
@@ -245,6 +254,17 @@ def load(entry: Entry) -> type[Classifier]:
     """Import the class of a catalogue row."""
     module, _, name = entry.target.partition(":")
     return getattr(importlib.import_module(f"cropgen.models.{module}"), name)
+
+
+def reads_pixel_sets(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a model, or a member of a pool, looks at pixel sets.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    entry = find(name)
+    members = [options[role] for role in ("generative", "discriminative") if role in options]
+    return entry.pixel_sets or (entry.family == "pool" and any(reads_pixel_sets(str(m), {}) for m in members))
 
 
 def aliases_of(name: str) -> tuple[str, ...]:

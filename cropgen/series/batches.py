@@ -33,6 +33,9 @@ class Batch:
         y: (B,) int64 class of the model, −1 where unknown.
         parcel: (B,) int64 key of the parcel, the same in every year, −1 where unknown; unknown when not given.
         year: (B,) int64 year of the season; 0 when not given.
+        pixels: (B, T, S, P) int16 pixel sets in units of `pixel_sets.UNIT`; S = 0 when not given.
+        pixel_mask: (B, T, S) bool, true at clear pixels; elsewhere, and where `mask` is false, `pixels` do not count.
+        shape: (B, 4) float, features of the outline as of `pixel_sets.SHAPE`, NaN unknown; (B, 0) when not given.
     """
 
     values: Tensor
@@ -42,11 +45,19 @@ class Batch:
     y: Tensor
     parcel: Tensor = field(default_factory=_nobody, kw_only=True)
     year: Tensor = field(default_factory=_nobody, kw_only=True)
+    pixels: Tensor = field(default_factory=_nobody, kw_only=True)
+    pixel_mask: Tensor = field(default_factory=_nobody, kw_only=True)
+    shape: Tensor = field(default_factory=_nobody, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, absent in (("parcel", UNKNOWN_PARCEL), ("year", 0)):
             if len(getattr(self, name)) != len(self.y):
                 object.__setattr__(self, name, torch.full_like(self.y, absent))
+        if self.pixels.ndim != 4 or not self.pixels.shape[2]:
+            empty = self.mask.new_zeros((*self.mask.shape, 0))
+            object.__setattr__(self, "pixels", empty.to(torch.int16)[..., None])
+            object.__setattr__(self, "pixel_mask", empty)
+            object.__setattr__(self, "shape", self.values.new_zeros((len(self.values), 0)))
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -67,7 +78,7 @@ class Batch:
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device and cast the floating-point members."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        for name in ("values", "day"):
+        for name in ("values", "day", "shape"):
             moved[name] = moved[name].to(dtype)
         return Batch(**moved)
 
@@ -82,6 +93,8 @@ class Batch:
             mask=functional.pad(self.mask, (0, extra)),
             day=functional.pad(self.day, (0, extra)),
             slot=functional.pad(self.slot, (0, extra), value=-1),
+            pixels=functional.pad(self.pixels, (0, 0, 0, 0, 0, extra)),
+            pixel_mask=functional.pad(self.pixel_mask, (0, 0, 0, extra)),
         )
 
     def until(self, day: float) -> Batch:
@@ -114,7 +127,16 @@ def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | N
         y=torch.from_numpy(label),
         parcel=torch.from_numpy(parcel_keys(series.region, series.parcel_id)),
         year=torch.from_numpy(series.year.astype(np.int64)),
+        **_pixels(series),
     )
+
+
+def _pixels(series: ParcelSeries) -> dict[str, Tensor]:
+    sets = series.pixel_sets
+    if sets is None:
+        return {}
+    named = {"pixels": sets.values, "pixel_mask": sets.mask, "shape": sets.shape}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in named.items()}
 
 
 def parcel_keys(region: np.ndarray, parcel_id: np.ndarray) -> np.ndarray:
@@ -127,7 +149,7 @@ def parcel_keys(region: np.ndarray, parcel_id: np.ndarray) -> np.ndarray:
 
 
 def concatenate_batches(parts: list[Batch]) -> Batch:
-    """Rows of several batches, padded to the longest."""
+    """Rows of several batches, padded to the longest; all of them have pixel sets or none has."""
     dates = max(part.mask.shape[1] for part in parts)
     grown = [part.padded(dates) for part in parts]
     return Batch(**{f.name: torch.cat([getattr(p, f.name) for p in grown]) for f in fields(Batch)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,26 @@ import numpy as np
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.series.schema import SCHEMA_VERSION, ParcelSeries
 
-AXES = ("parcel", "date", "band")
+AXES: dict[str, tuple[str, ...]] = {
+    "values": ("parcel", "date", "band"), "mask": ("parcel", "date"), "day": ("parcel", "date"),
+    "band_mask": ("parcel", "date", "band"), "pixels": ("parcel", "date"),
+    "pixel_values": ("parcel", "date", "pixel", "pixel_band"), "pixel_mask": ("parcel", "date", "pixel"),
+    "parcel_shape": ("parcel", "feature"),
+    "parcel_id": ("parcel",), "year": ("parcel",), "region": ("parcel",), "label": ("parcel",), "lon": ("parcel",),
+    "lat": ("parcel",), "clear_dates": ("parcel",),
+}  # fmt: skip
 _CHUNK_BYTES = 2 << 20
+_PIXEL_CHUNK_BYTES = 8 << 20
 _INDEX_ROWS = 1 << 16
 TEXT = ("parcel_id", "region")
 DTYPES: dict[str, str] = {
     "values": "float32", "mask": "bool", "day": "int32", "band_mask": "bool", "pixels": "int32",
+    "pixel_values": "int16", "pixel_mask": "bool", "parcel_shape": "float32",
     "parcel_id": "str", "year": "int16", "region": "str", "label": "int32", "lon": "float64", "lat": "float64",
     "clear_dates": "int32",
 }  # fmt: skip
-BY_BAND = ("values", "band_mask")
-BY_DATE = ("values", "mask", "day", "band_mask", "pixels")
-OPTIONAL = ("band_mask", "pixels")
+PIXEL_SETS = {"pixel_values": "values", "pixel_mask": "mask", "parcel_shape": "shape"}
+OPTIONAL = ("band_mask", "pixels", *PIXEL_SETS)
 INDEX = ("parcel_id", "year", "region", "label", "lon", "lat", "clear_dates")
 _KEYS: dict[str, type] = {
     "bands": list, "legend": dict, "source": dict, "rows": int, "dates": int, "fields": list, "digest": str,
@@ -31,20 +40,32 @@ _KEYS: dict[str, type] = {
 REMAKE = "make the store again with `cropgen aggregate` or `cropgen import`"
 
 
-def shape_of(name: str, rows: int, dates: int, bands: int) -> tuple[int, ...]:
-    """Shape of an array of the store."""
-    return (rows, dates, bands)[: 1 + (name in BY_DATE) + (name in BY_BAND)]
+def by_date(name: str) -> bool:
+    """Whether an array of the store has dates."""
+    return "date" in AXES[name]
 
 
-def chunk_rows(name: str, dates: int, bands: int) -> int:
-    """Parcels in a chunk: a power of two, so that a chunk of values holds about 2 MiB."""
-    if name not in BY_DATE:
-        return _INDEX_ROWS
-    return 1 << max(8, (_CHUNK_BYTES // (4 * dates * max(bands, 1))).bit_length() - 1)
+def shape_of(name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Shape of an array of the store, from the sizes of its axes."""
+    return tuple(sizes[axis] for axis in AXES[name])
+
+
+def chunks_of(name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Shape of a chunk: a power of two of parcels, so that one of values holds about 2 MiB and one of pixels 8 MiB."""
+    if not by_date(name):
+        rows = _INDEX_ROWS
+    elif "pixel" in AXES[name]:
+        parcel = 2 * sizes["date"] * sizes["pixel"] * sizes["pixel_band"]
+        rows = 1 << max(0, (_PIXEL_CHUNK_BYTES // max(parcel, 1)).bit_length() - 1)
+    else:
+        rows = 1 << max(8, (_CHUNK_BYTES // (4 * sizes["date"] * max(sizes["band"], 1))).bit_length() - 1)
+    return (rows, *(max(size, 1) for size in shape_of(name, sizes)[1:]))
 
 
 def field_of(series: ParcelSeries, name: str) -> np.ndarray | None:
     """The array of a container that is stored under a name; None where the container has none."""
+    if name in PIXEL_SETS:
+        return None if series.pixel_sets is None else getattr(series.pixel_sets, PIXEL_SETS[name])
     return series.clear_dates.astype(np.int32) if name == "clear_dates" else getattr(series, name)
 
 
@@ -72,7 +93,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     for key, kind in _KEYS.items():
         if not isinstance(attributes.get(key), kind):
             raise SchemaError(f"{path}: attribute {key}: expected {kind.__name__}, got {attributes.get(key)!r}")
-    return {"crs": None, **attributes}
+    return {"crs": None, "pixel_sets": None, **attributes}
 
 
 def sorted_rows(rows: slice | np.ndarray | None, count: int) -> tuple[slice | np.ndarray, np.ndarray | None]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cropgen.core.errors import SchemaError
 from cropgen.series.legend import UNKNOWN
+from cropgen.series.pixel_sets import PixelSets, concatenate_sets
 
 SCHEMA_VERSION = 1
 
@@ -33,6 +34,7 @@ class ParcelSeries:
         lon, lat: (N,) float64 degrees (WGS 84) of a point inside the parcel; NaN where there is no geometry.
         band_mask: (N, T, C) bool or None, for sources where single bands are missing on a clear date.
         pixels: (N, T) int32 or None, clear pixels behind each observation.
+        pixel_sets: a few pixels of each parcel at the same dates, or None; clear only where `mask` is true.
     """
 
     bands: tuple[str, ...]
@@ -47,6 +49,7 @@ class ParcelSeries:
     lat: np.ndarray
     band_mask: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    pixel_sets: PixelSets | None = None
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -66,6 +69,14 @@ class ParcelSeries:
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise SchemaError(f"{name}: expected shape {shape}, got {array.shape}")
+        sets = self.pixel_sets
+        if sets is None:
+            return
+        if sets.mask.shape[:2] != (n, t) or sets.bands != tuple(band for band in self.bands if band in sets.bands):
+            raise SchemaError(
+                f"pixel sets: expected {n} rows, {t} dates and bands among {', '.join(self.bands)} in this order, "
+                f"got {sets.mask.shape[0]}, {sets.mask.shape[1]} and {', '.join(sets.bands)}"
+            )
 
     def _check_content(self) -> None:
         if not np.isfinite(self.values).all():
@@ -89,6 +100,7 @@ class ParcelSeries:
         lat: np.ndarray | None = None,
         band_mask: np.ndarray | None = None,
         pixels: np.ndarray | None = None,
+        pixel_sets: PixelSets | None = None,
     ) -> ParcelSeries:
         """Make a valid container from what a reader has: types cast, non-finite and masked values cleared to 0.
 
@@ -119,6 +131,7 @@ class ParcelSeries:
             lat=nowhere if lat is None else np.asarray(lat, dtype=np.float64),
             band_mask=band_mask,
             pixels=None if pixels is None else np.asarray(pixels, dtype=np.int32),
+            pixel_sets=None if pixel_sets is None else pixel_sets.within(mask),
         )
 
     def __len__(self) -> int:
@@ -141,11 +154,11 @@ class ParcelSeries:
         for field in fields(self):
             array = getattr(self, field.name)
             if field.name != "bands" and array is not None:
-                picked[field.name] = array[rows]
+                picked[field.name] = array.take(rows) if isinstance(array, PixelSets) else array[rows]
         return replace(self, **picked)
 
     def select_bands(self, names: Sequence[str]) -> ParcelSeries:
-        """The same rows with the named bands, in that order.
+        """The same rows with the named bands, in that order; pixel sets keep those of them that they hold.
 
         Raises:
             SchemaError: a band is not there.
@@ -161,7 +174,15 @@ class ParcelSeries:
         index = [self.bands.index(name) for name in names]
         band_mask = None if self.band_mask is None else self.band_mask[..., index]
         mask = self.mask if band_mask is None else self.mask & band_mask.any(-1)
-        return replace(self, bands=tuple(names), values=self.values[..., index], mask=mask, band_mask=band_mask)
+        sets = None if self.pixel_sets is None else self.pixel_sets.select_bands(names)
+        return replace(
+            self,
+            bands=tuple(names),
+            values=self.values[..., index],
+            mask=mask,
+            band_mask=band_mask,
+            pixel_sets=sets if sets is None or band_mask is None else sets.within(mask),
+        )
 
     def padded(self, dates: int) -> ParcelSeries:
         """The same rows with the date axis extended to `dates` by masked padding."""
@@ -184,6 +205,7 @@ class ParcelSeries:
                 name: grow(getattr(self, name), "edge" if name == "day" else "constant")
                 for name in ("values", "mask", "day", "band_mask", "pixels")
             },
+            pixel_sets=None if self.pixel_sets is None else self.pixel_sets.padded(extra),
         )
 
 
@@ -191,7 +213,7 @@ def concatenate(parts: Sequence[ParcelSeries]) -> ParcelSeries:
     """Rows of several containers with the same bands, padded to the longest.
 
     Raises:
-        SchemaError: bands differ, or nothing was given.
+        SchemaError: bands or pixel sets differ, or nothing was given.
     """
     if not parts:
         raise SchemaError("nothing to concatenate")
@@ -206,6 +228,8 @@ def concatenate(parts: Sequence[ParcelSeries]) -> ParcelSeries:
         arrays = [getattr(part, field.name) for part in grown]
         if field.name == "bands":
             merged["bands"] = bands
+        elif field.name == "pixel_sets":
+            merged["pixel_sets"] = concatenate_sets(arrays)
         elif field.name in ("band_mask", "pixels"):
             merged[field.name] = _concatenate_optional(field.name, arrays, grown)
         else:

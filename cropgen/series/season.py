@@ -53,4 +53,7 @@ class SeasonEnd:
         """The series with every later observation masked."""
         mask = series.mask & (series.day <= self.last_day(series.year)[:, None])
         band_mask = None if series.band_mask is None else series.band_mask & mask[..., None]
-        return replace(series, mask=mask, values=series.values * mask[..., None], band_mask=band_mask)
+        sets = None if series.pixel_sets is None else series.pixel_sets.within(mask)
+        return replace(
+            series, mask=mask, values=series.values * mask[..., None], band_mask=band_mask, pixel_sets=sets
+        )  # fmt: skip

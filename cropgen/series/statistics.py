@@ -23,7 +23,7 @@ def summarise(store: SeriesStore, report: Reporter | None = None) -> dict[str, A
     Returns:
         A JSON-able document: rows, parcels, dates, years, regions, extent, `classes` (count and share of the labelled
         rows, over all and per year), `clear_dates` (quantiles per row, mean per row and month), `bands` (minimum,
-        quantiles to 1/2048 of the range, mean and maximum of clear observations).
+        quantiles to 1/2048 of the range, mean and maximum of clear observations), `pixel_sets` where there are any.
     """
     index = store.index()
     months, bands = _observations(store, report or Silent())
@@ -43,6 +43,7 @@ def summarise(store: SeriesStore, report: Reporter | None = None) -> dict[str, A
         "unlabelled": int(np.count_nonzero(index["label"].to_numpy() == UNKNOWN)),
         "clear_dates": {"quantiles": _quantiles(index["clear_dates"].to_numpy()), "months": months},
         "bands": bands,
+        **({"pixel_sets": {"pixels": store.pixels, "bands": list(store.pixel_bands)}} if store.pixels else {}),
         "source": store.source,
         "fingerprint": store.fingerprint(),
     }

@@ -3,6 +3,8 @@
     series.zarr/
       zarr.json            schema number, bands, legend, source, and the committed extent: rows, dates, fields
       values/ mask/ day/   (parcel, date[, band]) arrays, chunked by parcels; band_mask/ and pixels/ where known
+      pixel_values/ …      (parcel, date, pixel[, pixel_band]) pixel sets where there are any, with pixel_mask/ and
+                           parcel_shape/; read only when asked for
       parcel_id/ …         (parcel,) arrays: year, region, label, lon, lat, clear_dates
       parcels.parquet/     GeoParquet parts, one per shard with geometry, named by their first row
 
@@ -17,7 +19,8 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,31 +30,32 @@ from filelock import FileLock, Timeout
 from zarr.codecs import ZstdCodec
 
 from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError, UsageError
-from cropgen.core.files import atomic_output, remove, require_input
+from cropgen.core.files import atomic_output, require_input
+from cropgen.series.geometry_parts import GEOMETRY, read_parts, same_crs, write_part
 from cropgen.series.layout import (
     AXES,
-    BY_DATE,
     DTYPES,
     INDEX,
     OPTIONAL,
+    PIXEL_SETS,
     REMAKE,
     TEXT,
+    by_date,
     chained_digest,
-    chunk_rows,
+    chunks_of,
     field_of,
     read_attributes,
     shape_of,
     sorted_rows,
 )
 from cropgen.series.legend import Legend
+from cropgen.series.pixel_sets import SHAPE, PixelSets, require_pixel_sets
 from cropgen.series.schema import SCHEMA_VERSION, ParcelSeries
 
 if TYPE_CHECKING:
     import geopandas
     import pandas
     import xarray
-
-GEOMETRY = "parcels.parquet"
 
 
 class SeriesStore:
@@ -120,6 +124,16 @@ class SeriesStore:
         return self._attributes["crs"]
 
     @property
+    def pixel_bands(self) -> tuple[str, ...]:
+        """Names of the bands of the pixel sets; empty where there are none."""
+        return tuple(self._pixel_sets["bands"])
+
+    @property
+    def pixels(self) -> int:
+        """S: places in a pixel set, 0 where there are none."""
+        return self._pixel_sets["pixels"]
+
+    @property
     def source(self) -> dict[str, Any]:
         """Facts about where the series comes from, as given to `create`."""
         return self._attributes["source"]
@@ -148,26 +162,32 @@ class SeriesStore:
             crs = self._check_shard(series, geometry)
             if not len(series):
                 return
+            if series.pixel_sets is not None:
+                self._attributes["pixel_sets"] = series.pixel_sets.kind
             fields = {name: array for name in DTYPES if (array := field_of(series, name)) is not None}
             if self._has("band_mask") and series.band_mask is None:
                 fields["band_mask"] = np.broadcast_to(series.mask[..., None], series.values.shape)
             with zarr.config.set({"array.write_empty_chunks": True}):
                 self._write(fields)
             if geometry is not None:
-                self._write_geometry(series, geometry)
+                write_part(self.path, len(self), geometry, series.parcel_id, series.year)
             self._commit(series, fields, crs)
 
-    def read(self, rows: slice | np.ndarray | None = None) -> ParcelSeries:
+    def read(self, rows: slice | np.ndarray | None = None, *, pixel_bands: Sequence[str] = ()) -> ParcelSeries:
         """Rows as a container in memory; only the chunks that hold them are read.
 
         Arguments:
             rows: a slice, an index array in any order (repeats allowed), a boolean array, or None for all.
+            pixel_bands: bands whose pixel sets are read too; empty: they are left alone.
 
         Raises:
+            SchemaError: there are no pixel sets of these bands.
             CorruptInputError: a chunk is missing or truncated; the message names the array.
         """
-        content: dict[str, Any] = {name: self._read_field(name, rows) for name in self._fields if name != "clear_dates"}
-        return ParcelSeries(bands=self.bands, **content)
+        plain = [name for name in self._fields if name != "clear_dates" and name not in PIXEL_SETS]
+        content: dict[str, Any] = {name: self._read_field(name, rows) for name in plain}
+        series = ParcelSeries(bands=self.bands, **content)
+        return replace(series, pixel_sets=self._read_pixels(rows, pixel_bands)) if pixel_bands else series
 
     def column(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
         """One value per row of parcel_id, year, region, label, lon, lat or clear_dates, read alone."""
@@ -190,15 +210,13 @@ class SeriesStore:
         import geopandas
         import pandas
 
-        parts = {first: path for first, path in self._geometry_parts() if first < len(self)}
+        parts = read_parts(self.path, len(self))
         if not parts:
             return None
         index = self.index()[["parcel_id", "year"]]
-        frames = []
-        for first, path in sorted(parts.items()):
-            frame = _read_geometry(path)
+        for first, frame in parts.items():
             frame.index = pandas.RangeIndex(first, first + len(frame))
-            frames.append(frame)
+        frames = list(parts.values())
         shapes = pandas.concat(frames).geometry.reindex(index.index)
         return geopandas.GeoDataFrame(index, geometry=shapes, crs=frames[0].crs)
 
@@ -214,7 +232,8 @@ class SeriesStore:
         kept = whole[list(self._attributes["fields"])]
         extent = {"parcel": slice(0, len(self)), "date": slice(0, self.dates)}
         cut = kept.isel({k: v for k, v in extent.items() if k in kept.sizes})
-        return cut.assign_coords(band=list(self.bands))
+        named = cut.assign_coords(band=list(self.bands))
+        return named.assign_coords(pixel_band=list(self.pixel_bands)) if self.pixels else named
 
     def chunks(self, rows: int = 4096) -> Iterator[slice]:
         """Consecutive slices of at most `rows` rows that cover the store."""
@@ -224,6 +243,19 @@ class SeriesStore:
     @property
     def _fields(self) -> tuple[str, ...]:
         return tuple(self._attributes["fields"]) or tuple(n for n in DTYPES if n not in OPTIONAL)
+
+    @property
+    def _pixel_sets(self) -> dict[str, Any]:
+        return self._attributes["pixel_sets"] or {"bands": [], "pixels": 0}
+
+    def _shape_of(self, name: str, rows: int, dates: int) -> tuple[int, ...]:
+        return shape_of(name, self._sizes(rows, dates))
+
+    def _sizes(self, rows: int, dates: int) -> dict[str, int]:
+        return {
+            "parcel": rows, "date": dates, "band": len(self.bands), "pixel": self.pixels,
+            "pixel_band": len(self.pixel_bands), "feature": len(SHAPE),
+        }  # fmt: skip
 
     def _has(self, name: str) -> bool:
         return name in self._attributes["fields"]
@@ -251,7 +283,7 @@ class SeriesStore:
             raise CorruptInputError(f"{self.path}: array {name} is missing", hint=REMAKE) from error
         except ValueError as error:
             raise CorruptInputError(f"{self.path}: array {name} cannot be read: {error}", hint=REMAKE) from error
-        expected = shape_of(name, len(self), self.dates, len(self.bands))
+        expected = self._shape_of(name, len(self), self.dates)
         if not isinstance(array, zarr.Array):
             raise CorruptInputError(f"{self.path}: {name}: expected an array, got a group", hint=REMAKE)
         if array.ndim != len(expected) or any(has < needs for has, needs in zip(array.shape, expected, strict=True)):
@@ -271,12 +303,16 @@ class SeriesStore:
             raise SchemaError(f"{self.path}: label {top} is outside the legend of {len(self.legend)} classes")
         if len(self) and self._has("pixels") != (series.pixels is not None):
             raise SchemaError(f"{self.path}: pixel counts must be given with every shard or with none")
+        kind = None if series.pixel_sets is None else series.pixel_sets.kind
+        if len(self) and kind != self._attributes["pixel_sets"]:
+            held = self._attributes["pixel_sets"]
+            raise SchemaError(f"{self.path}: pixel sets of every shard must be alike: expected {held}, got {kind}")
         if geometry is None:
             return self.crs
         if len(geometry) != len(series):
             raise SchemaError(f"{self.path}: {len(geometry)} geometries for {len(series)} rows")
         crs = None if geometry.crs is None else geometry.crs.to_string()
-        if self.crs is not None and not _same_crs(self.crs, geometry.crs):
+        if self.crs is not None and not same_crs(self.crs, geometry.crs):
             raise SchemaError(
                 f"{self.path}: expected geometry in {self.crs}, got {crs}", hint="reproject it before it is appended"
             )
@@ -289,26 +325,26 @@ class SeriesStore:
             del group[name]
         for name, content in fields.items():
             if not self._has(name):
-                self._create_array(group, name, dates=content.shape[1] if name in BY_DATE else 0)
+                self._create_array(group, name, dates=content.shape[1] if by_date(name) else 0)
             array = self._check_array(group, name)
-            if name not in BY_DATE:
-                array.resize((stop,))
+            if not by_date(name):
+                array.resize(self._shape_of(name, stop, 0))
                 array[start:stop] = content
                 continue
             dates = max(array.shape[1], content.shape[1])
-            array.resize(shape_of(name, stop, dates, len(self.bands)))
+            array.resize(self._shape_of(name, stop, dates))
             padding = [(0, 0), (0, dates - content.shape[1])] + [(0, 0)] * (content.ndim - 2)
             array[start:stop] = np.pad(content, padding)
 
     def _create_array(self, group: zarr.Group, name: str, dates: int) -> None:
-        dates, bands = max(dates, self.dates, 1), len(self.bands)
+        dates = max(dates, self.dates, 1)
         array = group.create_array(
             name,
-            shape=shape_of(name, len(self), dates, bands),
-            chunks=shape_of(name, chunk_rows(name, dates, bands), dates, max(bands, 1)),
+            shape=self._shape_of(name, len(self), dates),
+            chunks=chunks_of(name, self._sizes(0, dates)),
             dtype=DTYPES[name],
             compressors=ZstdCodec(level=3, checksum=True),
-            dimension_names=AXES[: len(shape_of(name, 0, 0, 0))],
+            dimension_names=AXES[name],
         )
         if name == "band_mask":
             for rows_before in self.chunks():
@@ -323,17 +359,19 @@ class SeriesStore:
             "digest": chained_digest(self._attributes["digest"], fields),
             "crs": crs,
         }
+        if self.pixels:
+            update["pixel_sets"] = self._pixel_sets
         self._group("r+").attrs.update(update)
         self._attributes = {**self._attributes, **update}
 
     def _read_field(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
         if not len(self):
-            empty = np.zeros(shape_of(name, 0, 0, len(self.bands)), np.str_ if name in TEXT else DTYPES[name])
+            empty = np.zeros(self._shape_of(name, 0, 0), np.str_ if name in TEXT else DTYPES[name])
             return empty if rows is None or isinstance(rows, slice) else empty[rows]
         array = self._check_array(self._group("r"), name)
         wanted, inverse = sorted_rows(rows, len(self))
         self._check_chunks(array, name, wanted)
-        dates = (slice(0, self.dates),) if name in BY_DATE else ()
+        dates = (slice(0, self.dates),) if by_date(name) else ()
         try:
             content = array[(wanted, *dates)] if isinstance(wanted, slice) else array.oindex[(wanted, *dates)]
         except (RuntimeError, ValueError, OSError) as error:
@@ -342,6 +380,11 @@ class SeriesStore:
         if name in TEXT:
             content = np.asarray(content.tolist(), dtype=np.str_)
         return content if inverse is None else content[inverse]
+
+    def _read_pixels(self, rows: slice | np.ndarray | None, bands: Sequence[str]) -> PixelSets | None:
+        require_pixel_sets(self.pixel_bands, bands, str(self.path))
+        content: dict[str, Any] = {part: self._read_field(name, rows) for name, part in PIXEL_SETS.items()}
+        return PixelSets(bands=self.pixel_bands, **content).select_bands(bands)
 
     def _check_chunks(self, array: zarr.Array, name: str, rows: slice | np.ndarray) -> None:
         size = array.chunks[0]
@@ -354,35 +397,3 @@ class SeriesStore:
             chunk = self.path.joinpath(name, "c", *parts)
             if not chunk.is_file():
                 raise CorruptInputError(f"{self.path}: array {name}: chunk {'/'.join(parts)} is missing", hint=REMAKE)
-
-    def _geometry_parts(self) -> list[tuple[int, Path]]:
-        return [(int(p.stem), p) for p in (self.path / GEOMETRY).glob("[0-9]*.parquet")]
-
-    def _write_geometry(self, series: ParcelSeries, geometry: geopandas.GeoSeries) -> None:
-        import geopandas
-
-        for first, path in self._geometry_parts():
-            if first >= len(self):
-                remove(path)
-        frame = geopandas.GeoDataFrame(
-            {"parcel_id": series.parcel_id, "year": series.year},
-            geometry=geometry.to_numpy(),
-            crs=geometry.crs,
-        )
-        with atomic_output(self.path / GEOMETRY / f"{len(self):010d}.parquet") as part:
-            frame.to_parquet(part, index=False, schema_version="1.1.0")
-
-
-def _same_crs(recorded: str, other: Any) -> bool:
-    import pyproj
-
-    return other is not None and pyproj.CRS(recorded) == pyproj.CRS(other)
-
-
-def _read_geometry(path: Path) -> geopandas.GeoDataFrame:
-    import geopandas
-
-    try:
-        return geopandas.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise CorruptInputError(f"{path} cannot be read: {error}", hint=REMAKE) from error

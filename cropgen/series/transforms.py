@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from cropgen.core.errors import CorruptInputError, DataError, SchemaError
 from cropgen.core.files import write_text
 from cropgen.core.progress import Reporter, Silent
 from cropgen.series.layout import read_attributes
+from cropgen.series.pixel_sets import UNIT, PixelSets, to_units
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 
@@ -118,7 +119,7 @@ class Standardisation:
         return cls(bands, {key: m.spread() for key, m in found.items()}, common or _pooled(list(found.values())))
 
     def apply(self, series: ParcelSeries) -> ParcelSeries:
-        """The series on the common level and spread.
+        """The series on the common level and spread, its pixels moved as their parcels are.
 
         Raises:
             SchemaError: its bands are others.
@@ -129,14 +130,24 @@ class Standardisation:
                 f"standardisation of bands {', '.join(self.bands)} does not fit {', '.join(series.bands)}",
                 hint="standardise before bands are selected",
             )
-        values = np.zeros_like(series.values)
+        values, sets = np.zeros_like(series.values), series.pixel_sets
+        pixels = None if sets is None else np.zeros_like(sets.values)
         for key, rows in _region_years(series):
             if key not in self.groups:
                 raise DataError(f"region {key[0] or '–'} in {key[1]} has no statistics", hint="read it from its store")
             here = self.groups[key]
             mapped = (series.values[rows] - here.mean) / here.scale * self.common.scale + self.common.mean
             values[rows] = np.where(_clear(series.take(rows)), mapped, 0)
-        return replace(series, values=values)
+            if sets is not None and pixels is not None:
+                pixels[rows] = self._mapped_pixels(sets.take(rows), here)
+        return replace(series, values=values, pixel_sets=sets and replace(sets, values=pixels))
+
+    def _mapped_pixels(self, sets: PixelSets, here: Spread) -> np.ndarray:
+        """(N, T, S, P) int16 pixels of a region-year on the common level and spread; 0 where they are not clear."""
+        place = [self.bands.index(band) for band in sets.bands]
+        gain = self.common.scale[place] / here.scale[place]
+        moved = (sets.values * UNIT - here.mean[place]) * gain + self.common.mean[place]
+        return np.where(sets.mask[..., None], to_units(moved), 0).astype(np.int16)
 
 
 def _region_years(series: ParcelSeries) -> Iterable[tuple[tuple[str, int], np.ndarray]]:
@@ -166,8 +177,8 @@ class StandardisedStore(SeriesStore):
         super().__init__(path, attributes)
         self.standardisation = standardisation
 
-    def read(self, rows: slice | np.ndarray | None = None) -> ParcelSeries:
-        return self.standardisation.apply(super().read(rows))
+    def read(self, rows: slice | np.ndarray | None = None, *, pixel_bands: Sequence[str] = ()) -> ParcelSeries:
+        return self.standardisation.apply(super().read(rows, pixel_bands=pixel_bands))
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"region-year {super().fingerprint()}".encode()).hexdigest()

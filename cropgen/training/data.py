@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -220,9 +220,11 @@ def assemble(
     names = bands or labelled.bands
     labelled = labelled.select_bands(names)
     free = None if unlabelled is None or not len(unlabelled) else unlabelled.select_bands(names)
-    grid = Calendar.fitted(labelled if free is None else concatenate([labelled, free]), calendar)
+    seen = [replace(part, pixel_sets=None) for part in (labelled, free) if part is not None]
+    grid = Calendar.fitted(concatenate(seen), calendar)
     classes = np.unique(labelled.label[labelled.label > UNKNOWN])
-    spec = InputSpec(names, grid, legend.subset(classes))
+    inside = () if labelled.pixel_sets is None else labelled.pixel_sets.bands
+    spec = InputSpec(names, grid, legend.subset(classes), inside)
     rest = None if free is None else make_batch(free, grid, classes).without_labels()
     judged = None if validation is None else make_batch(validation.select_bands(names), grid, classes)
     return spec, TrainingData(make_batch(labelled, grid, classes), rest, judged)

@@ -115,6 +115,8 @@ def data_digest(data: TrainingData) -> str:
             digest.update(role.name.encode())
             for field in fields(Batch):
                 tensor = getattr(batch, field.name).contiguous()
+                if not tensor.numel():
+                    continue
                 digest.update(f"{field.name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                 digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -17,11 +17,12 @@ from cropgen.core.recipe import TrainRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.models.base import InputSpec, TrainingData
 from cropgen.models.calibration import calibrate_model, require_validation
-from cropgen.models.catalog import find
+from cropgen.models.catalog import find, reads_pixel_sets
 from cropgen.models.checkpoint import load_model, save_model
 from cropgen.series.batches import Batch
 from cropgen.series.store import SeriesStore
 from cropgen.series.transforms import StandardisedStore, open_series, save_spread
+from cropgen.series.view import with_pixel_sets
 from cropgen.training.data import TrainingRows, choose_rows, read_reference, read_training
 from cropgen.training.fit import FitResult, find_device, fit_model
 
@@ -75,7 +76,9 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
     store = open_series(root / recipe.data.series, recipe.data.standardise, report=report)
     index = store.index()
     rows = choose_rows(index, recipe.data, recipe.seed)
-    spec, data = read_training(store, rows, recipe.data)
+    inside = reads_pixel_sets(recipe.model.name, recipe.model.options)
+    seen = with_pixel_sets(store) if inside else store
+    spec, data = read_training(seen, rows, recipe.data)
     chosen = index.iloc[rows.labelled]
     labels = {
         "row": rows.labelled.tolist(),
@@ -92,7 +95,7 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
         labels,
         spec,
         data,
-        read_reference(store, rows, spec),
+        read_reference(seen, rows, spec),
         {"series": recipe.data.series, "fingerprint": store.fingerprint()},
         store,
     )

@@ -23,12 +23,15 @@ from cropgen.models.checkpoint import build_model, load_model, save_model
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from cropgen.series.pixel_sets import SHAPE, UNIT
 from cropgen.training import loop, stopping
 from cropgen.training.fit import FitResult, fit_model
 
 SLOTS, BANDS, DATES = 6, 2, 9
 COUNTS = (20, 12, 8)
-SPEC = InputSpec(("B04", "B08"), Calendar("dekad", 9, SLOTS), Legend.from_codes("crops", ["10", "20", "30"]))
+NAMES = ("B04", "B08")
+SPEC = InputSpec(NAMES, Calendar("dekad", 9, SLOTS), Legend.from_codes("crops", ["10", "20", "30"]), pixel_bands=NAMES)
+PIXELS = 5
 
 
 def over(entries: Iterable[Entry]) -> pytest.MarkDecorator:
@@ -47,7 +50,8 @@ GENERATIVE = over(e for e in CATALOG if e.generative)
 
 
 def seasons(counts: tuple[int, ...], seed: int, *, known: bool = True) -> Batch:
-    """Rows of irregular dates, two of them sometimes in one slot, a quarter of them missing."""
+    """Rows of irregular dates, two of them sometimes in one slot, a quarter of them missing; with pixel sets, of which
+    one in five is missing, and a single pixel in every seventh parcel."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.cat([torch.full((count,), k) for k, count in enumerate(counts)])
     day = torch.sort(90 + 60 * torch.rand(len(y), DATES, generator=generator), 1).values
@@ -57,7 +61,14 @@ def seasons(counts: tuple[int, ...], seed: int, *, known: bool = True) -> Batch:
     peak = torch.exp(-(((day - 105 - 15 * y[:, None]) / 15) ** 2))[..., None]
     values = 0.2 + 0.3 * peak * torch.tensor([-0.4, 1.0])
     values = (values + 0.02 * torch.randn(values.shape, generator=generator)) * mask[..., None]
-    return Batch(values, mask, day, slot, y if known else y * 0 - 1)
+    clear = (torch.rand(len(y), DATES, PIXELS, generator=generator) > 0.2) & mask[..., None]
+    clear[::7, :, 1:] = False
+    clear[..., 0] = mask
+    noise = 0.02 * torch.randn(len(y), DATES, PIXELS, BANDS, generator=generator)
+    pixels = ((values[:, :, None] + noise) * clear[..., None] / UNIT).round().to(torch.int16)
+    shape = 0.5 + torch.rand(len(y), len(SHAPE), generator=generator)
+    y = y if known else y * 0 - 1
+    return Batch(values, mask, day, slot, y, pixels=pixels, pixel_mask=clear, shape=shape)
 
 
 DATA = TrainingData(seasons(COUNTS, 0), seasons((15, 15, 15), 1, known=False))
@@ -208,7 +219,11 @@ def test_a_masked_date_changes_nothing(entry: Entry) -> None:
     model, batch = doubled(entry.name)
     garbage = torch.where(batch.mask[..., None], batch.values, 1e4)
     days = torch.where(batch.mask, batch.day, -7e3)
-    dirty = replace(batch, values=garbage, day=days, slot=torch.where(batch.mask, batch.slot, 0))
+    dirty = replace(
+        batch, values=garbage, day=days, slot=torch.where(batch.mask, batch.slot, 0),
+        pixels=torch.where(batch.pixel_mask[..., None], batch.pixels, 9999),
+        pixel_mask=batch.pixel_mask | ~batch.mask[..., None],
+    )  # fmt: skip
     assert torch.allclose(answer(model, dirty), answer(model, batch), atol=1e-6)
     if isinstance(model, GenerativeModel):
         assert torch.allclose(model.log_joint(dirty), model.log_joint(batch), atol=1e-6)

@@ -26,7 +26,8 @@ from cropgen.series.augment import AMPLITUDES, augment, mixup
 
 from .conftest import Make, Rows
 
-NETWORKS = [e.name for e in CATALOG if e.family == "discriminative" and issubclass(load(e), NeuralClassifier)]
+PLAIN = [e for e in CATALOG if e.family == "discriminative" and not e.pixel_sets]
+NETWORKS = [e.name for e in PLAIN if issubclass(load(e), NeuralClassifier)]
 SEQUENCES = [name for name in NETWORKS if name in {"lstm", "gru", "starrnn", "transformer", "ltae"}]
 
 
