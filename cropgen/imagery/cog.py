@@ -19,38 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterWindow
 
 from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
-from cropgen.imagery.scene import Acquisition, Grid, Window
+from cropgen.imagery.raster import RasterLayer, file_stamp, read_header
+from cropgen.imagery.scene import Acquisition
 from cropgen.series.bands import is_reflectance, normalise_band
 
 SUFFIXES = (".tif", ".tiff", ".jp2")
 _DATE = re.compile(r"(?<!\d)(19\d\d|20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)")
-_ENVIRONMENT: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_LOG_ERRORS": "OFF"}
-
-
-@dataclass(frozen=True)
-class RasterLayer:
-    """One band in one file."""
-
-    path: Path
-    date: str
-    grid: Grid
-    scale: float | None
-    offset: float
-    nodata: float | None
-
-    def read(self, window: Window) -> np.ndarray:
-        rows, columns = window.shape
-        area = RasterWindow(window.left, window.top, columns, rows)  # pyright: ignore[reportCallIssue]
-        try:
-            with rasterio.Env(**_ENVIRONMENT), rasterio.open(self.path) as raster:
-                return raster.read(1, window=area)
-        except (RasterioError, OSError) as error:
-            raise _corrupt(self.path, self.date, error) from error
 
 
 @dataclass(frozen=True)
@@ -130,27 +106,10 @@ def _acquisition(key: str, date: str, files: Iterable[Path]) -> Acquisition:
 
 
 def _open(path: Path, date: str, reflectance: bool) -> RasterLayer:
-    try:
-        with rasterio.Env(**_ENVIRONMENT), rasterio.open(path) as raster:
-            crs, transform, shape = raster.crs, tuple(raster.transform)[:6], raster.shape
-            scale, offset, nodata = raster.scales[0], raster.offsets[0], raster.nodata
-            whole_numbers = np.issubdtype(np.dtype(raster.dtypes[0]), np.integer)
-    except (RasterioError, OSError) as error:
-        raise _corrupt(path, date, error) from error
-    if crs is None:
-        raise SchemaError(f"{path} states no coordinate system", hint="assign it, e.g. gdal_edit.py -a_srs EPSG:…")
-    stated: float | None = float(scale)
-    if (scale, offset) == (1.0, 0.0):
+    header = read_header(path, date)
+    stated, offset = header.scale, header.offset
+    if (stated, offset) == (1.0, 0.0):
         document = _document(path.parent) if reflectance else {}
-        stated = document.get("scale")
-        offset = document.get("offset", 0.0)
-    if nodata is None and reflectance and whole_numbers:
-        nodata = 0
-    return RasterLayer(path, date, Grid(crs.to_wkt(), transform, shape), stated, float(offset), nodata)
-
-
-def _corrupt(path: Path, date: str, error: Exception) -> CorruptInputError:
-    return CorruptInputError(
-        f"cannot read the raster of {date}: {path}: {str(error).splitlines()[0]}",
-        hint="fetch this file again, or remove the date's folder",
-    )
+        stated, offset = document.get("scale"), document.get("offset", 0.0)
+    nodata = 0.0 if header.nodata is None and reflectance and header.whole_numbers else header.nodata
+    return RasterLayer(path, date, header.grid, stated, float(offset), nodata, file_stamp(path))

@@ -11,6 +11,7 @@ from cropgen.core.files import require_input
 from cropgen.core.progress import Reporter
 from cropgen.imagery.cog import open_rasters
 from cropgen.imagery.cube import NETCDF_SUFFIXES, open_cubes
+from cropgen.imagery.safe import find_products, open_products
 from cropgen.imagery.scene import Acquisition, SceneSource
 
 
@@ -23,9 +24,10 @@ class Joined:
 
 
 def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
-    """Open a folder of rasters by date, a NetCDF or zarr cube, a folder of cubes, or several of these.
+    """Open a folder of rasters by date, SAFE folders or zips, NetCDF or zarr cubes, or several of these.
 
-    Cubes given together are joined where they lie over one place.
+    Cubes given together are joined where they lie over one place; of products given together that show the same, the
+    one of the newest processing is taken.
 
     Raises:
         MissingInputError, CorruptInputError, SchemaError: nothing is there, or it cannot be read as scenes.
@@ -33,22 +35,28 @@ def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
     """
     paths = [scenes] if isinstance(scenes, Path) else list(scenes)
     cubes: list[Path] = []
+    products: list[Path] = []
     sources: list[SceneSource] = []
     for path in paths:
         require_input(path, "scenes")
         found = _cubes(path)
         if found:
             cubes.extend(found)
+        elif safe := find_products(path):
+            products.extend(safe)
         elif path.is_dir():
             sources.append(open_rasters(path))
         else:
             raise UsageError(
-                f"{path} is not a cube: expected {', '.join(NETCDF_SUFFIXES)} or a zarr folder",
-                hint="give the folder that holds one folder per date, or a NetCDF or zarr cube",
+                f"{path} is neither a cube nor a product: expected {', '.join(NETCDF_SUFFIXES)}, a zarr folder or a "
+                "zipped SAFE folder",
+                hint="give the folder that holds one folder per date, a NetCDF or zarr cube, or Sentinel-2 products",
             )
     name = ", ".join(path.name for path in paths)
     if cubes:
         sources.append(open_cubes(name, cubes, report))
+    if products:
+        sources.append(open_products(name, products, report))
     acquisitions = [a for source in sources for a in source.acquisitions]
     return Joined(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
 

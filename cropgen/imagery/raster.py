@@ -1,0 +1,114 @@
+"""One band in one raster that GDAL opens: a GeoTIFF, a JPEG 2000 file, a member of a zip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterWindow
+
+from cropgen.core.errors import CorruptInputError, SchemaError
+from cropgen.imagery.scene import Grid, Window
+
+ENVIRONMENT: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_LOG_ERRORS": "OFF"}
+
+
+@dataclass(frozen=True)
+class RasterLayer:
+    """One band in one file.
+
+    Arguments:
+        path: a file, or a name that GDAL understands.
+        stamp: changes when the content does.
+        band: which of the file's bands, from 1.
+    """
+
+    path: Path | str
+    date: str
+    grid: Grid
+    scale: float | None
+    offset: float
+    nodata: float | None
+    stamp: str = ""
+    band: int = 1
+
+    def read(self, window: Window) -> np.ndarray:
+        try:
+            with rasterio.Env(**ENVIRONMENT), rasterio.open(self.path) as raster:
+                return raster.read(self.band, window=raster_window(window))
+        except (RasterioError, OSError) as error:
+            raise corrupt_raster(self.path, self.date, error) from error
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a raster says about itself.
+
+    Arguments:
+        whole_numbers: values are stored as integers.
+    """
+
+    grid: Grid
+    bands: int
+    dtype: str
+    scale: float
+    offset: float
+    nodata: float | None
+
+    @property
+    def whole_numbers(self) -> bool:
+        return bool(np.issubdtype(np.dtype(self.dtype), np.integer))
+
+
+def read_header(path: Path | str, date: str) -> Header:
+    """Open a raster and read what it says about its first band.
+
+    Raises:
+        CorruptInputError: it cannot be opened.
+        SchemaError: it states no coordinate system.
+    """
+    try:
+        with rasterio.Env(**ENVIRONMENT), rasterio.open(path) as raster:
+            return header_of(raster)
+    except (RasterioError, OSError) as error:
+        raise corrupt_raster(path, date, error) from error
+
+
+def header_of(raster: Any) -> Header:
+    """The header of an open raster.
+
+    Raises:
+        SchemaError: it states no coordinate system.
+    """
+    if raster.crs is None:
+        raise SchemaError(
+            f"{raster.name} states no coordinate system", hint="assign it, e.g. gdal_edit.py -a_srs EPSG:…"
+        )
+    grid = Grid(raster.crs.to_wkt(), tuple(raster.transform)[:6], raster.shape)  # pyright: ignore[reportArgumentType]
+    return Header(
+        grid, raster.count, raster.dtypes[0], float(raster.scales[0]), float(raster.offsets[0]), raster.nodata
+    )
+
+
+def file_stamp(path: Path) -> str:
+    """Size and time of the last change of a file."""
+    state = path.stat()
+    return f"{state.st_size}-{state.st_mtime_ns}"
+
+
+def raster_window(window: Window) -> RasterWindow:
+    """The same window for rasterio."""
+    rows, columns = window.shape
+    return RasterWindow(window.left, window.top, columns, rows)  # pyright: ignore[reportCallIssue]
+
+
+def corrupt_raster(path: Path | str, date: str, error: Exception) -> CorruptInputError:
+    """The error for a raster that cannot be read."""
+    return CorruptInputError(
+        f"cannot read the raster of {date}: {path}: {str(error).splitlines()[0]}",
+        hint="fetch this file again, or remove the date's folder",
+    )
