@@ -1,0 +1,255 @@
+"""Increasing functions of one number, with parameters that a conditioner gives for every entry.
+
+Each turns parameters into a transform (of `torch.distributions`, as zuko's are). With all parameters 0 it is the
+identity, except the monotonic network.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from torch.nn import functional
+from zuko.nn import MonotonicMLP
+from zuko.transforms import AdditiveTransform, ComposedTransform, MonotonicAffineTransform, MonotonicTransform
+from zuko.utils import unpack
+
+LEAST_SLOPE = 1e-3
+_HALVINGS = 64
+_DOUBLINGS = 60
+
+
+def soft_clipped(raw: Tensor, bound: float = -math.log(LEAST_SLOPE)) -> Tensor:
+    """Logarithm of a slope within ± bound, equal to `raw` near 0."""
+    return raw / (1 + raw.abs() / bound)
+
+
+@torch.no_grad()
+def invert_increasing(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    """x with function(x) = y, entry by entry, by doubling a bracket and halving it to the precision of the type."""
+    low, high, step = y - 1, y + 1, 1.0
+    for _ in range(_DOUBLINGS):
+        over, under = function(low) > y, function(high) < y
+        if not bool((over | under).any()):
+            break
+        low, high = torch.where(over, low - step, low), torch.where(under, high + step, high)
+        step *= 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        below = function(middle) < y
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+class Increasing(Transform):
+    """Base of increasing transforms of the real line; subclasses give `call_and_ladj`, the inverse is by bisection."""
+
+    domain = constraints.real
+    codomain = constraints.real
+    bijective = True
+    sign = +1  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x) and log f'(x)."""
+        raise TypeError(f"{type(self).__name__} gives no value")
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return invert_increasing(self._call, y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[1]
+
+
+class SigmoidalTransform(Increasing):
+    """Deep sigmoidal flow of one layer, y = logit Σ_j w_j σ(a_j x + b_j); also a mixture-of-logistics CDF.
+
+    Arguments:
+        log_scale, shift, weight: (…, M) log a, b, and log w up to a constant.
+
+    References:
+        Neural Autoregressive Flows, Huang, Krueger, Lacoste and Courville, 2018.
+    """
+
+    def __init__(self, log_scale: Tensor, shift: Tensor, weight: Tensor) -> None:
+        super().__init__()
+        self.log_scale, self.shift = log_scale, shift
+        self.log_weight = torch.log_softmax(weight, -1)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = x[..., None] * self.log_scale.exp() + self.shift
+        rise, fall = functional.logsigmoid(z), functional.logsigmoid(-z)
+        below = torch.logsumexp(self.log_weight + rise, -1)
+        above = torch.logsumexp(self.log_weight + fall, -1)
+        slope = torch.logsumexp(self.log_weight + self.log_scale + rise + fall, -1)
+        return below - above, slope - below - above
+
+
+class DenseSigmoidalTransform(Increasing):
+    """Deep dense sigmoidal flow of two layers, h ← logit W σ(a ⊙ (U h) + b) with row-stochastic W and U.
+
+    Arguments:
+        scales, shifts: (…, 2, M) logarithms of a, and b.
+        inner: (…, M, M) logits of the first W.
+        mix: (…, M, M) logits of the second U.
+        outer: (…, M) logits of the second W.
+
+    References:
+        Neural Autoregressive Flows, Huang, Krueger, Lacoste and Courville, 2018.
+    """
+
+    def __init__(self, scales: Tensor, shifts: Tensor, inner: Tensor, mix: Tensor, outer: Tensor) -> None:
+        super().__init__()
+        self.scales, self.shifts = soft_clipped(scales), shifts
+        self.inner, self.mix = torch.log_softmax(inner, -1), torch.log_softmax(mix, -1)
+        self.outer = torch.log_softmax(outer, -1)[..., None, :]
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        width = self.inner.shape[-1]
+        h = x[..., None].expand(*x.shape, width)
+        h, slope = self._layer(0, h, torch.zeros_like(h), self.inner)
+        mixed = (self.mix.exp() * h[..., None, :]).sum(-1)
+        mixed_slope = torch.logsumexp(self.mix + slope[..., None, :], -1)
+        y, slope = self._layer(1, mixed, mixed_slope, self.outer)
+        return y[..., 0], slope[..., 0]
+
+    def _layer(self, number: int, h: Tensor, slope: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """logit W σ(a h + b) and its log-derivative, from those of h (…, M); `weight` (…, N, M) is log W."""
+        log_scale = self.scales[..., number, :]
+        z = h * log_scale.exp() + self.shifts[..., number, :]
+        rise, fall = functional.logsigmoid(z), functional.logsigmoid(-z)
+        below = torch.logsumexp(weight + rise[..., None, :], -1)
+        above = torch.logsumexp(weight + fall[..., None, :], -1)
+        steep = torch.logsumexp(weight + (log_scale + rise + fall + slope)[..., None, :], -1)
+        return below - above, steep - below - above
+
+
+class NetworkTransform(MonotonicTransform):
+    """zuko's monotonic transform with an inverse to the precision of the type."""
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return invert_increasing(self._call, y)
+
+
+class Univariate(nn.Module, ABC):
+    """Makes transforms from parameters (…, total).
+
+    Attributes:
+        shapes: of the parameters of one entry.
+        alike: whether components that begin equal would stay equal, so that the parameters need a gate of zeros
+            behind random weights instead of weights of zero.
+        starts_at_identity: whether parameters of 0 are the identity.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    alike = False
+    starts_at_identity = True
+
+    @property
+    def total(self) -> int:
+        """Number of parameters of one entry."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def forward(self, parameters: Tensor) -> Transform:
+        """The transform of (…) numbers whose parameters are (…, total)."""
+        return self.transform(*unpack(parameters, [torch.Size(shape) for shape in self.shapes]))
+
+    @abstractmethod
+    def transform(self, *parts: Tensor) -> Transform:
+        """From the parameters, each (…, *shape)."""
+
+
+class Additive(Univariate):
+    """x + b."""
+
+    shapes = ((),)
+
+    def transform(self, *parts: Tensor) -> Transform:
+        return AdditiveTransform(*parts)
+
+
+class Affine(Univariate):
+    """x eᵃ + b, |a| softly below log 1000."""
+
+    shapes = ((), ())
+
+    def transform(self, *parts: Tensor) -> Transform:
+        return MonotonicAffineTransform(*parts, slope=LEAST_SLOPE)
+
+
+class Sigmoidal(Univariate):
+    """Deep sigmoidal flow of `units` units."""
+
+    alike = True
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.shapes = ((units,), (units,), (units,))
+
+    def transform(self, *parts: Tensor) -> Transform:
+        return SigmoidalTransform(soft_clipped(parts[0]), *parts[1:])
+
+
+class DenseSigmoidal(Univariate):
+    """Deep dense sigmoidal flow of two layers of `units` units."""
+
+    alike = True
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.shapes = ((2, units), (2, units), (units, units), (units, units), (units,))
+
+    def transform(self, *parts: Tensor) -> Transform:
+        return DenseSigmoidalTransform(*parts)
+
+
+class MixtureCDF(Univariate):
+    """Mixture-of-logistics CDF, logit and affine: eᶜ logit Σ_j π_j σ((x − μ_j) / s_j) + d.
+
+    Reference:
+        Flow++: Improving Flow-Based Generative Models with Variational Dequantization and Architecture Design,
+        Ho, Chen, Srinivas, Duan and Abbeel, 2019.
+    """
+
+    alike = True
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.shapes = ((components,), (components,), (components,), (), ())
+
+    def transform(self, *parts: Tensor) -> Transform:
+        log_scale = soft_clipped(parts[0])
+        mixture = SigmoidalTransform(log_scale, -parts[1] * log_scale.exp(), parts[2])
+        return ComposedTransform(mixture, MonotonicAffineTransform(*parts[3:], slope=LEAST_SLOPE))
+
+
+class MonotonicNetwork(Univariate):
+    """One network of positive weights for all entries, steered by a signal of each: y = f(x, signal).
+
+    Beginning near the identity it is y = x + λ f(x, signal) with a small learnt λ > 0.
+
+    Reference:
+        Neural Autoregressive Flows, Huang, Krueger, Lacoste and Courville, 2018, in the form of zuko's `MNN`.
+    """
+
+    starts_at_identity = False
+
+    def __init__(self, signal: int, hidden: int, *, near_identity: bool) -> None:
+        super().__init__()
+        self.shapes = ((signal,),)
+        self.network = MonotonicMLP(1 + signal, 1, hidden_features=(hidden, hidden))
+        self.blend = nn.Parameter(torch.tensor(-7.0)) if near_identity else None
+
+    def transform(self, *parts: Tensor) -> Transform:
+        (signal,) = parts
+        return NetworkTransform(lambda x: self._value(signal, x), phi=(signal, *self.parameters()))
+
+    def _value(self, signal: Tensor, x: Tensor) -> Tensor:
+        y = self.network(torch.cat([x[..., None], signal], -1))[..., 0]
+        return y if self.blend is None else x + functional.softplus(self.blend) * y
