@@ -81,6 +81,8 @@ def few_steps(entry: Entry) -> dict[str, Any]:
         return {"discriminative_options": {"steps": 4}}
     if entry.family == "dvae":
         return {"steps": 4, "hidden": 8, "latent": 3, "smoothing": 6, "copies": 64}
+    if entry.family == "flow":
+        return {"steps": 4, "copies": 64, "labelled_batch": 16, "unlabelled_batch": 16}
     if entry.gradient:
         return {"steps": 4, "labelled_batch": 16} if entry.needs else {"steps": 4}
     return {"rf": {"trees": 30}, "hgb": {"iterations": 15}}.get(entry.name, {})
