@@ -254,7 +254,7 @@ class _Return:
         return of_hoisted, of_added, of_state, of_weight, of_bias, of_initial, of_linear, *unlearnt, *of_cell
 
 
-def _share(weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...], bias: Tensor, axes: int) -> Tensor:
+def share_of_inputs(weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...], bias: Tensor, axes: int) -> Tensor:
     """(T or 1, ..., E) share of the inputs and the bias; small terms are added up before they are broadcast."""
     total = bias if inputs else bias.view(*[1] * axes, -1)
     for x, weight in sorted(zip(inputs, weights, strict=True), key=lambda pair: pair[0].numel()):
@@ -262,11 +262,10 @@ def _share(weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...], bias: Tensor
     return total
 
 
-def _side_by_side(parts: list[Tensor], steps: int) -> Tensor:
-    """Parts (T or 1, ..., ·), broadcast against each other over all dates, in one tensor."""
+def side_by_side(parts: list[Tensor]) -> Tensor:
+    """Parts (T or 1, ..., ·), broadcast against each other, in one tensor."""
     shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    joined = torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
-    return joined.expand(steps, *joined.shape[1:])
+    return torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
 
 
 def pre_activations(chain: Chain, inputs: ChainInputs) -> tuple[Tensor, Tensor | None]:
@@ -277,17 +276,20 @@ def pre_activations(chain: Chain, inputs: ChainInputs) -> tuple[Tensor, Tensor |
         nothing = head.bias.new_zeros([1] * axes + [len(head.bias)])
         if head.combine:
             inside.append(head.bias.expand_as(nothing))
-            after.append(_share(head.inputs, seen, torch.zeros_like(head.bias), axes))
+            after.append(share_of_inputs(head.inputs, seen, torch.zeros_like(head.bias), axes))
         else:
-            inside.append(_share(head.inputs, seen, head.bias, axes))
+            inside.append(share_of_inputs(head.inputs, seen, head.bias, axes))
             after.append(nothing)
     combining = chain.transition.combine or chain.inference.combine
-    return _side_by_side(inside, steps), _side_by_side(after, steps) if combining else None
+    joined = [side_by_side(parts) for parts in ((inside, after) if combining else (inside,))]
+    hoisted, *added = [part.expand(steps, *part.shape[1:]) for part in joined]
+    return hoisted, added[0] if added else None
 
 
 def cell_gates(cell: Cell, inputs: tuple[Tensor, ...], steps: int, axes: int) -> Tensor:
     """(T, ..., 3H or 4H) share of the inputs and of the bias."""
-    return _side_by_side([_share(cell.inputs, inputs, cell.bias, axes)], steps)
+    share = share_of_inputs(cell.inputs, inputs, cell.bias, axes)
+    return share.expand(steps, *share.shape[1:])
 
 
 def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:

@@ -1,16 +1,107 @@
-"""The latent chain in one launch forward and one backward."""
+"""The latent chain in one launch forward and one backward, on CUDA: the host's side of `fused`.
+
+What does not depend on z_{t−1} is hoisted as in `hoisted`; the walk itself, with the perceptrons, the sample and the
+cell, is one kernel. Factors of matrix products are rounded as PyTorch's own recurrent layers would: to tf32 where
+`torch.backends.cudnn.allow_tf32` is set, else not at all; to fp16 under autocast (gradients to bfloat16).
+"""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from cropgen.core.errors import DeviceError
-from cropgen.kernels.recurrence.reference import Chain, ChainInputs, ChainPath
+from cropgen.kernels.recurrence.hoisted import share_of_inputs, side_by_side
+from cropgen.kernels.recurrence.reference import Chain, ChainInputs, ChainPath, leading_shape, passing
+
+MOST_UNITS = 128
+MOST_LATENT = 64
 
 
 def why_not(chain: Chain) -> str | None:
     """What keeps the fused kernel from running a chain; None: nothing."""
-    return "it is not part of this release"
+    widths = [chain.transition.bias.shape[0], chain.inference.bias.shape[0]]
+    if chain.cell is not None:
+        widths.append(chain.cell.hidden.shape[0])
+        if chain.cell.gates != 3:
+            return "its cell is an LSTM, the kernel has the GRU"
+    if chain.transition.combine:
+        return "its transition combines its inputs after the hidden layer"
+    if max(widths) > MOST_UNITS or chain.initial.shape[-1] > MOST_LATENT:
+        return f"more than {MOST_UNITS} units or {MOST_LATENT} latent dimensions do not stay on the chip"
+    if chain.initial.dtype != torch.float32:
+        return f"it computes in single precision, the weights are {str(chain.initial.dtype).removeprefix('torch.')}"
+    return None
 
 
 def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
-    """Run the chain; arguments and answer as `hoisted.run_chain`."""
-    raise DeviceError(f"kernel 'triton' cannot run this chain: {why_not(chain)}", hint="pass --kernel auto")
+    """Run the chain; arguments and answer as `hoisted.run_chain`, in single precision.
+
+    Raises:
+        DeviceError: the chain is one that the kernel cannot run, or is not on a CUDA device.
+    """
+    reason = why_not(chain)
+    if reason is not None:
+        raise DeviceError(f"kernel 'triton' cannot run this chain: {reason}", hint="pass --kernel auto")
+    require_device(inputs.noise.device)
+    from cropgen.kernels.recurrence.fused_chain import fused_chain
+
+    lead, cell, steps = leading_shape(inputs), chain.cell, len(inputs.noise)
+
+    def over(x: Tensor) -> Tensor:
+        return x.expand(steps, *lead, x.shape[-1])
+
+    gates = first_h = None
+    if cell is not None:
+        gates = over(share_of_inputs(cell.inputs, inputs.cell, cell.bias, len(lead) + 1))
+        first_h = cell.initial.expand(*lead, cell.initial.shape[-1])
+    z, variance, shift, ratio, state, *_ = fused_chain(
+        over(pre_activations(chain, inputs)), gates, over(dates(chain, inputs)), over(inputs.noise),
+        chain.initial.expand(*lead, chain.initial.shape[-1]), first_h,
+        chain.transition.state, chain.inference.state, chain.inference.bias,
+        chain.transition.out, chain.inference.out, torch.cat([chain.transition.out_bias, chain.inference.out_bias]),
+        chain.linear, *((None,) * 3 if cell is None else (cell.latent, cell.hidden, cell.hidden_bias)),
+        chain.direct, chain.inference.combine, precision_on(inputs.noise.device),
+    )  # fmt: skip
+    return ChainPath(z, variance, shift, ratio, None if cell is None else state)
+
+
+def require_device(device: torch.device) -> None:
+    """Raises DeviceError where the kernels cannot run."""
+    from triton import knobs
+
+    if device.type != "cuda" and not knobs.runtime.interpret:
+        raise DeviceError(
+            f"kernel 'triton' needs a CUDA device, the series are on {device.type}", hint="pass --kernel auto"
+        )
+
+
+def precision_on(device: torch.device) -> str:
+    """What the factors of the kernel's matrix products are rounded to."""
+    if torch.is_autocast_enabled(device.type):
+        return "fp16"
+    return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def pre_activations(chain: Chain, inputs: ChainInputs) -> Tensor:
+    """(T or 1, ..., P + Q) what the hidden units get that does not depend on the state.
+
+    The bias of a combining inference is left out: it goes inside, these shares are added after.
+    """
+    axes, q = inputs.noise.ndim - 1, chain.inference
+    bias = torch.zeros_like(q.bias) if q.combine else q.bias
+    return side_by_side(
+        [
+            share_of_inputs(chain.transition.inputs, inputs.transition, chain.transition.bias, axes),
+            share_of_inputs(q.inputs, inputs.inference, bias, axes),
+        ]
+    )
+
+
+def dates(chain: Chain, inputs: ChainInputs) -> Tensor:
+    """(T, ..., 3) mask, r and λ₀ of each date."""
+    mask = inputs.mask.to(torch.float32)
+    if inputs.gap is not None:
+        return side_by_side([mask, *passing(chain, inputs.gap.to(torch.float32))])
+    constant = mask.new_tensor([chain.retention, chain.log_variance]).view(*[1] * (mask.ndim - 1), 2)
+    return side_by_side([mask, constant])
