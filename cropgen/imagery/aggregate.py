@@ -3,32 +3,39 @@
 Rules, in the order they act:
 
     season      an acquisition serves the parcels of year Y when its date lies in the season of Y
-    pixels      centre inside the parcel shrunk by `buffer` metres; see zonal.py for small parcels
-    clear       scene class among `clear`, and no band of the pixel's grid without data
-    one date    a parcel's observation counts when `min_pixels` pixels (or all, when it has fewer) and `min_share` of
-                its pixels are clear, and every band has a clear pixel
-    one day     of several acquisitions of a day a parcel takes the one with the most clear pixels (the first by name
-                where equal), so neighbouring tiles and orbits never give two observations of one day
+    pixels      centre inside the parcel shrunk by `buffer` metres, or all pixels by the share covered; see pixels.py
+    clear       by the masks (masks.py), and no band of the pixel's grid without data
+    one day     one observation per parcel and day, of the acquisition that saw most of it clear; see assemble.py
+
+The pixels of the parcels on a tile are found once and serve every date and band. Then each acquisition is a unit of
+work, done in any order by any engine, whose result is kept in a work folder beside the output (ledger.py). At last the
+rows are put together shard by shard and written in the order of the parcels, so that what comes out does not depend on
+how the work was cut, interrupted or resumed.
 
 Parcels without a pixel in any scene are left out and reported; parcels that are never clear are kept, all masked.
-Memory is bounded by one shard of parcels (pixels, dates and bands) and a stripe of rows of one raster.
+A unit holds a cell of one raster at a time for each thread, assembling one shard of parcels: neither the scene nor the
+number of parcels decides how much memory they take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 
-from cropgen.core.errors import DataError
+from cropgen.core.engine import Engine, run_units
+from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
+from cropgen.imagery.assemble import Season, ShardSeries
 from cropgen.imagery.calibration import Calibrator, calibrator
+from cropgen.imagery.ledger import WorkFolder, unit_key
 from cropgen.imagery.options import AggregateOptions, AggregateReport
-from cropgen.imagery.parcels import find_overlaps, shards
+from cropgen.imagery.parcels import SeasonParcels, find_overlaps, shards
 from cropgen.imagery.scene import Acquisition
 from cropgen.imagery.selection import (
     by_season,
@@ -37,8 +44,11 @@ from cropgen.imagery.selection import (
     require_overlap,
     usable_acquisitions,
 )
-from cropgen.imagery.shard import ShardSeries, aggregate_shard
 from cropgen.imagery.sources import open_scenes
+from cropgen.imagery.statistics import Statistic, statistics_of
+from cropgen.imagery.tiles import find_tiles, grids_of
+from cropgen.imagery.unit import Unit, aggregate_unit
+from cropgen.imagery.zonal import Reading
 from cropgen.series.geometry import ParcelLayer, interior_lonlat, read_parcels
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -55,8 +65,28 @@ class _Plan:
     legend: Legend
     acquisitions: Mapping[int, Sequence[Acquisition]]
     bands: tuple[str, ...]
+    statistics: tuple[Statistic, ...]
     calibrator: Calibrator
     options: AggregateOptions
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The bands of the container."""
+        return tuple(statistic.band(band) for statistic in self.statistics for band in self.bands)
+
+
+@dataclass(frozen=True)
+class _Year:
+    """The parcels of a year in the order of the output, in shards that end at `stops`, and the units that see them."""
+
+    frame: gpd.GeoDataFrame
+    stops: tuple[int, ...]
+    units: tuple[Unit, ...]
+    split: np.ndarray
+
+    def shards(self) -> Iterator[tuple[int, int]]:
+        """First rank and end of each shard."""
+        return zip((0, *self.stops[:-1]), self.stops, strict=True)
 
 
 def aggregate(
@@ -67,43 +97,83 @@ def aggregate(
     report: Reporter,
     *,
     overwrite: bool = False,
+    engine: Engine | None = None,
+    resume: bool = False,
+    keep_work: bool = False,
 ) -> AggregateReport:
-    """Average the clear pixels of every band over every parcel and date, and write the container.
+    """Take the statistics of the clear pixels of every band over every parcel and date, and write the container.
 
     Arguments:
         scenes: a folder of rasters by date, a NetCDF or zarr cube, a folder of cubes, or several of these.
         parcels: one or more vector files, e.g. one per year.
         output: the series store to write.
+        engine: where acquisitions are computed; None means here.
+        resume: use what an earlier, unfinished run for the same output left; an existing output is replaced.
+        keep_work: leave the results of single acquisitions for a later `resume`, which then does only what changed.
 
     Raises:
         MissingInputError, CorruptInputError, SchemaError, DataError: an input cannot be used; see the message.
-        UsageError: options that do not fit the input.
-        OutputExistsError: `output` exists and `overwrite` is false.
+        UsageError: options that do not fit the input, or another process writes this output.
+        OutputExistsError: `output` exists, and neither `overwrite` nor `resume` is true.
+        UnfinishedError: some acquisitions failed, or the disk is full; the rest is kept for `resume`.
     """
-    guard_output(output, overwrite=overwrite)
+    guard_output(output, overwrite=overwrite or resume)
+    with WorkFolder.beside(output, resume=resume) as work:
+        try:
+            result = _aggregate(scenes, parcels, output, options, report, engine or Engine(), work)
+        finally:
+            if not work.worth_keeping:
+                work.discard()
+        if keep_work:
+            work.tidy()
+        else:
+            work.discard()
+    result.warn(report)
+    return result
+
+
+def _aggregate(
+    scenes: Path | Sequence[Path],
+    parcels: Path | Sequence[Path],
+    output: Path,
+    options: AggregateOptions,
+    report: Reporter,
+    engine: Engine,
+    work: WorkFolder,
+) -> AggregateReport:
     plan, source_name = _prepare(scenes, parcels, options, report)
     issues = plan.layer.issues
     result = AggregateReport(
-        years=tuple(plan.acquisitions), bands=plan.bands, repaired=issues.repaired, dropped=issues.dropped
+        years=tuple(plan.acquisitions), bands=plan.columns, repaired=issues.repaired, dropped=issues.dropped
     )
+    years = [_plan_year(plan, year, work, engine, result, report) for year in plan.acquisitions]
+    _run(years, engine, report)
     source = {"kind": "aggregate", "scenes": source_name, "options": options.model_dump(mode="json")}
-    with atomic_output(output) as part:
-        store = SeriesStore.create(part, bands=plan.bands, legend=plan.legend, crs=plan.layer.crs, source=source)
-        for year in plan.acquisitions:
-            _aggregate_year(plan, year, store, result, report)
-        if not result.rows:
-            raise DataError("no parcel has a pixel in the scenes", hint="check that both cover the same ground")
+    try:
+        with atomic_output(output) as part:
+            store = SeriesStore.create(part, bands=plan.columns, legend=plan.legend, crs=plan.layer.crs, source=source)
+            for year in years:
+                _assemble(plan, year, store, result, report)
+            if not result.rows:
+                work.discard()
+                raise DataError("no parcel has a pixel in the scenes", hint="check that both cover the same ground")
+    except DataError:
+        raise
+    except CropgenError as error:
+        raise UnfinishedError(
+            f"every acquisition is done, but the store is not: {error.message}", hint="repeat the command with --resume"
+        ) from error
     result.clear_dates /= result.rows
-    result.warn(report)
     return result
 
 
 def _prepare(
     scenes: Path | Sequence[Path], parcels: Path | Sequence[Path], options: AggregateOptions, report: Reporter
 ) -> tuple[_Plan, str]:
+    statistics = statistics_of(options.statistics)
     source = open_scenes(scenes, report)
     bands = choose_bands(source.acquisitions, options.bands)
-    usable = usable_acquisitions(source, bands, masked=bool(options.clear), report=report)
+    usable = usable_acquisitions(source, bands, options.mask, report)
     layer = read_parcels(parcels, options.parcels, default_year=only_year(usable), report=report)
     require_overlap(layer.frame, usable)
     first = parcels if isinstance(parcels, Path) else parcels[0]
@@ -112,28 +182,83 @@ def _prepare(
         legend=layer.legend(options.legend or first.stem),
         acquisitions=by_season(layer, usable, options.season),
         bands=bands,
+        statistics=statistics,
         calibrator=calibrator(usable, bands, options.scale, options.offset, report),
         options=options,
     )
     return plan, source.name
 
 
-def _aggregate_year(plan: _Plan, year: int, store: SeriesStore, result: AggregateReport, report: Reporter) -> None:
-    frame = plan.layer.of_year(year)
-    acquisitions = plan.acquisitions[year]
-    ids = frame["parcel_id"].to_numpy(str)
-    overlaps = find_overlaps(frame.geometry)
+def _plan_year(
+    plan: _Plan, year: int, work: WorkFolder, engine: Engine, result: AggregateReport, report: Reporter
+) -> _Year:
+    """Order the parcels of a year, find their pixels on every tile, and name the units."""
+    frame, options = plan.layer.of_year(year), plan.options
+    ids, overlaps = frame["parcel_id"].to_numpy(str), find_overlaps(frame.geometry)
     pairs = zip(overlaps.pairs.tolist(), overlaps.share.tolist(), strict=True)
     result.overlaps.extend((str(ids[a]), str(ids[b]), share) for (a, b), share in pairs)
-    result.dates[year] = len({a.day for a in acquisitions})
-    parts = list(shards(frame.geometry, plan.options.shard))
-    with report.task(f"Aggregating {year}", total=len(parts) * len(acquisitions)) as task:
-        for rows in parts:
-            part = frame.iloc[rows].reset_index(drop=True)
-            shard = aggregate_shard(
-                part.geometry, overlaps.layer[rows], acquisitions, plan.bands, plan.calibrator, plan.options, task
-            )
-            _append(store, plan.legend, part, shard, result)
+    result.dates[year] = len({a.day for a in plan.acquisitions[year]})
+    parts = list(shards(frame.geometry, options.shard))
+    frame = frame.iloc[np.concatenate(parts)].reset_index(drop=True)
+    acquisitions = [(a, grids_of(a, plan.bands)) for a in plan.acquisitions[year]]
+    with report.task(f"Finding the pixels of the parcels of {year}", total=None):
+        tiles, split = find_tiles((grids for _, grids in acquisitions), SeasonParcels(frame.geometry), options, work)
+    threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
+    units = []
+    for acquisition, grids in acquisitions:
+        if grids in tiles:
+            calibration = plan.calibrator.of(acquisition, plan.bands)
+            reading = Reading(plan.bands, plan.statistics, options.mask, calibration, options.nodata)
+            names = (*plan.bands, *options.mask.names(acquisition))
+            layers = [(name, acquisition.layers[name]) for name in names]
+            key = unit_key(tiles[grids].folder.name, layers, reading.facts())
+            units.append(Unit(acquisition, tiles[grids], reading, work.unit(key), threads))
+    return _Year(frame, tuple(np.cumsum([len(part) for part in parts]).tolist()), tuple(units), split)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(years: Sequence[_Year], engine: Engine, report: Reporter) -> None:
+    """Do the units that are not done.
+
+    Raises:
+        UnfinishedError: some failed, and others are done.
+        CropgenError: the failure itself where nothing was done.
+    """
+    units = {unit.folder: unit for year in years for unit in year.units}
+    waiting = [unit for unit in units.values() if not unit.done]
+    failures: list[tuple[str, CropgenError]] = []
+    with report.task("Aggregating", total=len(units)) as task:
+        task.advance(len(units) - len(waiting))
+        for outcome in run_units(aggregate_unit, waiting, engine):
+            if outcome.failure is not None:
+                failures.append((waiting[outcome.position].acquisition.key, outcome.failure))
+            task.advance()
+    if not failures:
+        return
+    key, first = failures[0]
+    if len(failures) == len(units):
+        raise first
+    raise UnfinishedError(
+        f"{len(failures)} of {len(units)} acquisitions failed, first {key}: {first.message}",
+        hint=f"{first.hint or 'see to it'}; then repeat the command with --resume",
+    ) from first
+
+
+def _assemble(plan: _Plan, year: _Year, store: SeriesStore, result: AggregateReport, report: Reporter) -> None:
+    """Put the observations of a year together and append them, shard by shard."""
+    if not year.units:
+        outside = year.frame["parcel_id"].to_numpy(str).tolist()
+        result.dropped.setdefault("outside the scenes", []).extend(outside)
+        return
+    season = Season(year.units, year.split, plan.statistics, plan.options)
+    with report.task("Writing", total=len(year.frame)) as task:
+        for first, stop in year.shards():
+            frame = year.frame.iloc[first:stop].reset_index(drop=True)
+            _append(store, plan.legend, frame, season.shard(first, stop), result)
+            task.advance(stop - first)
 
 
 def _append(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import Field
 
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Section
-from cropgen.imagery.masks import CLEAR
+from cropgen.imagery.masks import CLEAR, CloudMask
 from cropgen.series.geometry import ParcelColumns, shown
 
 
@@ -17,7 +18,17 @@ class AggregateOptions(Section):
 
     parcels: ParcelColumns = Field(ParcelColumns.model_validate({}), description="columns of the parcel layer")
     bands: tuple[str, ...] = Field((), description="bands read; empty: every 10 m and 20 m band the scenes have")
-    clear: tuple[int, ...] = Field(CLEAR, description="clear classes of the SCL band; empty: no cloud mask is used")
+    statistics: tuple[str, ...] = Field(
+        ("mean",), description="of a parcel's pixels: mean (always), std, median, count, p10, p90, …; each adds bands"
+    )
+    method: Literal["centre", "coverage"] = Field(
+        "centre", description="pixels whose centre lies inside, or all pixels by the share that is covered"
+    )
+    clear: tuple[int, ...] = Field(CLEAR, description="clear classes of the SCL band; empty: it is not used")
+    cloud_probability: float | None = Field(
+        None, ge=0, le=100, description="largest cloud probability of a clear pixel, in percent; default: not used"
+    )
+    dilate: float = Field(0.0, ge=0, description="metres that clouds and cloud shadows of the masks are grown by")
     buffer: float = Field(5.0, ge=0, description="metres each parcel is shrunk by, so that borders stay out")
     min_pixels: int = Field(3, ge=1, description="clear pixels an observation needs; smaller parcels need all")
     min_share: float = Field(0.25, ge=0, le=1, description="share of a parcel's pixels that must be clear")
@@ -29,6 +40,11 @@ class AggregateOptions(Section):
     nodata: float | None = Field(None, description="stored value that means missing, besides what the files say")
     legend: str | None = Field(None, description="name of the legend; default: that of the first parcel file")
     shard: int = Field(20_000, ge=1, description="parcels handled at a time: decides memory and the order of rows")
+
+    @property
+    def mask(self) -> CloudMask:
+        """Which pixels are clear."""
+        return CloudMask(self.clear, self.cloud_probability, self.dilate)
 
 
 @dataclass

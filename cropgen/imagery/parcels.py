@@ -1,19 +1,23 @@
-"""Parcels made ready for rasters: shrunk by the buffer, overlaps kept apart, cut into shards that lie together."""
+"""Parcels made ready for rasters: overlaps told, cut into shards that lie together, shrunk by the buffer."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
 import shapely
+from pyproj import CRS, Transformer
 
-from cropgen.imagery.scene import metres_to_units
-from cropgen.imagery.zonal import ParcelShapes
+from cropgen.imagery.pixels import ParcelShapes
+from cropgen.imagery.scene import Grid, metres_to_units
 
 OVERLAP_SHARE = 0.1
-"""An overlap is reported, and its pixels go to both parcels, from this share of the smaller parcel's area."""
+"""An overlap is reported from this share of the smaller parcel's area; its pixels count in both parcels anyway."""
+_AT_A_TIME = 5_000
+_MARGIN = 0.002
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,10 @@ class Overlaps:
     Arguments:
         pairs: (Q, 2) int, positions of the parcels, first < second.
         share: (Q,) overlap as a share of the smaller parcel's area.
-        layer: (N,) int; parcels of a pair have different layers, parcels without overlap layer 0.
     """
 
     pairs: np.ndarray
     share: np.ndarray
-    layer: np.ndarray
 
 
 def find_overlaps(geometry: gpd.GeoSeries) -> Overlaps:
@@ -47,32 +49,7 @@ def find_overlaps(geometry: gpd.GeoSeries) -> Overlaps:
     large = share > OVERLAP_SHARE
     pairs = np.stack([first, second], axis=1)[large]
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    return Overlaps(pairs[order], share[large][order], _layers(len(shapes), pairs[order]))
-
-
-def _layers(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Greedy colouring in the order of the parcels: each takes the lowest layer none of its overlaps has."""
-    neighbours: dict[int, list[int]] = {}
-    for first, second in pairs.tolist():
-        neighbours.setdefault(second, []).append(first)
-    layer = np.zeros(count, np.int64)
-    for parcel in sorted(neighbours):
-        taken = {int(layer[other]) for other in neighbours[parcel]}
-        layer[parcel] = next(i for i in range(len(taken) + 1) if i not in taken)
-    return layer
-
-
-def shapes_in(geometry: gpd.GeoSeries, layer: np.ndarray, crs: str, buffer: float) -> ParcelShapes:
-    """The parcels in the coordinate system of a scene, with their inner polygons.
-
-    Arguments:
-        buffer: inward, in metres; a parcel that vanishes has an empty inner polygon.
-    """
-    outline = geometry.to_crs(crs).to_numpy()
-    broken = ~shapely.is_valid(outline)
-    outline[broken] = shapely.make_valid(outline[broken])
-    inner = shapely.buffer(outline, -metres_to_units(crs, buffer)) if buffer > 0 else outline
-    return ParcelShapes(outline, inner, layer)
+    return Overlaps(pairs[order], share[large][order])
 
 
 def shards(geometry: gpd.GeoSeries, size: int) -> Iterator[np.ndarray]:
@@ -86,3 +63,56 @@ def shards(geometry: gpd.GeoSeries, size: int) -> Iterator[np.ndarray]:
     along = np.argsort(geometry.hilbert_distance().to_numpy(), kind="stable")
     for part in np.array_split(along, -(-len(along) // size)):
         yield np.sort(part)
+
+
+class SeasonParcels:
+    """The parcels of one year in the order of the output.
+
+    Arguments:
+        geometry: (N,) valid polygons; a parcel's position is its rank.
+    """
+
+    def __init__(self, geometry: gpd.GeoSeries) -> None:
+        self._shapes = geometry.to_numpy()
+        self._crs = CRS.from_user_input(geometry.crs)
+        self._box = shapely.bounds(self._shapes)
+        self._digest = np.frombuffer(
+            b"".join(hashlib.blake2b(shapely.to_wkb(shape), digest_size=16).digest() for shape in self._shapes), "V16"
+        )
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def near(self, grid: Grid) -> np.ndarray:
+        """Ranks of the parcels that may meet a grid, ascending: all that do are among them."""
+        across = Transformer.from_crs(CRS.from_wkt(grid.crs), self._crs, always_xy=True)
+        west, south, east, north = across.transform_bounds(*grid.bounds, densify_pts=21)
+        if not np.isfinite([west, south, east, north]).all() or east < west:
+            return np.arange(len(self))
+        margin = _MARGIN * max(east - west, north - south)
+        box = self._box
+        meets = (box[:, 2] >= west - margin) & (box[:, 0] <= east + margin)
+        return np.flatnonzero(meets & (box[:, 3] >= south - margin) & (box[:, 1] <= north + margin))
+
+    def digest(self, ranks: np.ndarray) -> str:
+        """Hex digest of the coordinate system and the geometry of some parcels, in their order, and of their ranks."""
+        head = f"{self._crs.to_wkt()} {len(ranks)}".encode()
+        return hashlib.sha256(head + ranks.astype("<i8").tobytes() + self._digest[ranks].tobytes()).hexdigest()
+
+    def shapes(self, ranks: np.ndarray, grid: Grid, buffer: float) -> Iterator[ParcelShapes]:
+        """Those of some parcels whose box meets a grid, in its coordinate system, a few thousand at a time.
+
+        Arguments:
+            buffer: inward, in metres; a parcel that vanishes has an empty inner polygon.
+        """
+        for first in range(0, len(ranks), _AT_A_TIME):
+            part = ranks[first : first + _AT_A_TIME]
+            outline = gpd.GeoSeries(self._shapes[part], crs=self._crs).to_crs(grid.crs).to_numpy()
+            broken = ~shapely.is_valid(outline)
+            outline[broken] = shapely.make_valid(outline[broken])
+            west, south, east, north = grid.bounds
+            box = shapely.bounds(outline)
+            meets = (box[:, 2] > west) & (box[:, 0] < east) & (box[:, 3] > south) & (box[:, 1] < north)
+            outline = outline[meets]
+            inner = shapely.buffer(outline, -metres_to_units(grid.crs, buffer)) if buffer > 0 else outline
+            yield ParcelShapes(part[meets], outline, inner)

@@ -12,6 +12,7 @@ import shapely
 
 from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.progress import Reporter
+from cropgen.imagery.masks import CLOUD_PROBABILITY, CloudMask
 from cropgen.imagery.scene import Acquisition, SceneSource, source_bands
 from cropgen.series.bands import LAND_BANDS, SCENE_CLASSIFICATION, order_bands
 from cropgen.series.geometry import WGS84, ParcelLayer
@@ -36,21 +37,22 @@ def choose_bands(acquisitions: Sequence[Acquisition], wanted: tuple[str, ...]) -
 
 
 def usable_acquisitions(
-    source: SceneSource, bands: tuple[str, ...], *, masked: bool, report: Reporter
+    source: SceneSource, bands: tuple[str, ...], mask: CloudMask, report: Reporter
 ) -> list[Acquisition]:
-    """Acquisitions that have every band, and the scene classification where a cloud mask is wanted.
+    """Acquisitions that have every band, and the layers that the mask looks at.
 
     Raises:
         SchemaError: there is none.
     """
-    wanted = (*bands, SCENE_CLASSIFICATION) if masked else bands
-    lacking = {a.key: [band for band in wanted if band not in a.layers] for a in source.acquisitions}
+    lacking = {a.key: [band for band in bands if band not in a.layers] + mask.lacking(a) for a in source.acquisitions}
     usable = [a for a in source.acquisitions if not lacking[a.key]]
     if not usable:
         key, missing = next(iter(lacking.items()))
         hint = "choose bands that every date has with --bands"
         if SCENE_CLASSIFICATION in missing:
             hint = "add the SCL band, or aggregate without a cloud mask with --clear none"
+        elif CLOUD_PROBABILITY in missing:
+            hint = "add the band, e.g. MSK_CLDPRB, or leave --cloud-probability out"
         raise SchemaError(f"{source.name}: no acquisition has every band; {key} lacks {', '.join(missing)}", hint=hint)
     for key, missing in lacking.items():
         if missing:

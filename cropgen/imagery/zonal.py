@@ -1,270 +1,224 @@
-"""Parcel means: each parcel's pixels are found once per grid, then every date is one weighted count per band.
+"""Statistics of one acquisition over all parcels: each cell of a grid is read once, its pixels are summed by runs.
 
-A pixel belongs to a parcel when its centre lies in the parcel's inner polygon (the outline, shrunk by the buffer). A
-parcel without such a pixel takes the pixels whose centre lies in its outline; without any, all pixels its outline
-touches. The mean of band c over the clear pixels P of a parcel is
+The mean of band c over the clear pixels P of a parcel, each of weight w(p), is
 
-    x_c = scale · (1/|P|) Σ_{p ∈ P} v_c(p) + offset.
+    x_c = scale · Σ_{p ∈ P} w(p) v_c(p) / Σ_{p ∈ P} w(p) + offset,
 
-Every band is averaged on its own grid; the scene classification is looked up at the pixel centre, so one of 20 m serves
-its four pixels of 10 m. Grids are passed through in stripes of rows, so memory does not grow with the scene.
+and the other statistics are those of the same pixels with the same weights: std the root of Σ w (v − mean)² / Σ w,
+median and pNN quantiles (quantiles.py), count Σ w. By centres (pixels.py) every weight is 1.
+
+Every band is averaged on its own grid; masks are looked up at the pixel centre, so one of 20 m serves its four pixels
+of 10 m. A pixel counts when it is clear and valid in all bands of its grid. Cells are read side by side by threads and
+added in their order, so the number of threads changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import shapely
-from rasterio import features
 
-from cropgen.imagery.masks import is_clear, is_valid
-from cropgen.imagery.scene import Acquisition, Grid, Layer, Window
-from cropgen.series.bands import SCENE_CLASSIFICATION
-
-_STRIPE_PIXELS = 4_000_000
-_BLOCK_ROWS = 256
+from cropgen.imagery.masks import CloudMask, is_valid
+from cropgen.imagery.pixels import Cell, TilePixels
+from cropgen.imagery.quantiles import quantiles
+from cropgen.imagery.scene import Acquisition, Grid
+from cropgen.imagery.statistics import Statistic
 
 
 @dataclass(frozen=True)
-class ParcelShapes:
-    """P parcels in one coordinate system.
+class Reading:
+    """What is computed of an acquisition.
 
     Arguments:
-        outline: (P,) polygons.
-        inner: (P,) outlines after the inward buffer; empty where nothing is left.
-        layer: (P,) int; parcels that overlap each other have different layers.
-    """
-
-    outline: np.ndarray
-    inner: np.ndarray
-    layer: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.outline)
-
-
-@dataclass(frozen=True)
-class Stripe:
-    """Parcel pixels in a run of rows of one grid.
-
-    Arguments:
-        window: the part of the grid that is read.
-        pixel: (M,) position in the window, row-major.
-        parcel: (M,) parcel index.
-        class_window, class_pixel: the same pixels in the grid of the scene classification; −1 outside it.
-    """
-
-    window: Window
-    pixel: np.ndarray
-    parcel: np.ndarray
-    class_window: Window | None = None
-    class_pixel: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class PixelPlan:
-    """The pixels of P parcels on one grid.
-
-    Arguments:
-        stripes: the pixels, by runs of rows.
-        total: (P,) pixels per parcel; 0 outside the grid.
-        coarse: (P,) bool, the parcel holds no pixel centre of its inner polygon and took the fall-back.
-    """
-
-    stripes: tuple[Stripe, ...]
-    total: np.ndarray
-    coarse: np.ndarray
-
-
-@dataclass(frozen=True)
-class ParcelMeans:
-    """One acquisition over P parcels: values (P, C) reflectance, NaN without clear pixels; pixels (P,) clear ones on
-    the finest grid, 0 where any band has none; total (P,) pixels on the finest grid."""
-
-    values: np.ndarray
-    pixels: np.ndarray
-    total: np.ndarray
-
-
-def plan_pixels(grid: Grid, shapes: ParcelShapes, class_grid: Grid | None) -> PixelPlan:
-    """Find every parcel's pixels on a grid."""
-    pixel, parcel = _burn_inner(grid, shapes)
-    coarse = np.bincount(parcel, minlength=len(shapes)) == 0
-    west, south, east, north = grid.bounds
-    near = coarse & shapely.intersects(shapes.outline, shapely.box(west, south, east, north))
-    extra = [_burn_one(grid, shapes.outline[p], p) for p in np.flatnonzero(near).tolist()]
-    pixel = np.concatenate([pixel, *(positions for positions, _ in extra)])
-    parcel = np.concatenate([parcel, *(owner for _, owner in extra)])
-    order = np.argsort(pixel, kind="stable")
-    pixel, parcel = pixel[order], parcel[order]
-    stripes = tuple(_stripes(grid, pixel, parcel, class_grid))
-    total = np.bincount(parcel, minlength=len(shapes))
-    return PixelPlan(stripes, total, coarse & (total > 0))
-
-
-def _burn_inner(grid: Grid, shapes: ParcelShapes) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel, parcel): flat positions whose centre lies in an inner polygon, by layer and stripe."""
-    pixels, parcels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    bounds = shapely.bounds(shapes.inner)
-    columns = grid.shape[1]
-    for layer in np.unique(shapes.layer):
-        members = np.flatnonzero((shapes.layer == layer) & ~np.isnan(bounds[:, 0]))
-        if not len(members):
-            continue
-        box = bounds[members]
-        extent = grid.window((box[:, 0].min(), box[:, 1].min(), box[:, 2].max(), box[:, 3].max()))
-        for window in _cut(extent):
-            north = grid.transform[5] + grid.transform[4] * window.top
-            south = grid.transform[5] + grid.transform[4] * window.bottom
-            inside = members[(box[:, 3] > south) & (box[:, 1] < north)]
-            if not len(inside):
-                continue
-            burnt = features.rasterize(
-                ((shapes.inner[p], p + 1) for p in inside),
-                out_shape=window.shape,
-                transform=grid.window_affine(window),
-                dtype="int32",
-            )
-            owner = np.asarray(burnt).ravel()
-            hit = np.flatnonzero(owner)
-            rows, cols = np.divmod(hit, window.shape[1])
-            pixels.append((rows + window.top) * columns + cols + window.left)
-            parcels.append(owner[hit].astype(np.int64) - 1)
-    return np.concatenate(pixels), np.concatenate(parcels)
-
-
-def _burn_one(grid: Grid, outline: shapely.Geometry, parcel: int) -> tuple[np.ndarray, np.ndarray]:
-    window = grid.window(tuple(shapely.bounds(outline)))
-    if 0 in window.shape:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for all_touched in (False, True):
-        burnt = features.rasterize(
-            [(outline, 1)], window.shape, transform=grid.window_affine(window), all_touched=all_touched, dtype="uint8"
-        )
-        rows, cols = np.nonzero(burnt)
-        if len(rows):
-            break
-    pixel = (rows + window.top) * grid.shape[1] + cols + window.left
-    return pixel, np.full(len(pixel), parcel, np.int64)
-
-
-def _cut(extent: Window) -> Iterator[Window]:
-    """Runs of rows of at most some four million pixels, ending on rows at which tiled rasters begin a block."""
-    rows, columns = extent.shape
-    if not rows or not columns:
-        return
-    height = max(_STRIPE_PIXELS // columns, 1)
-    if height > _BLOCK_ROWS:
-        height -= height % _BLOCK_ROWS
-    top = extent.top
-    while top < extent.bottom:
-        bottom = min((top // height + 1) * height, extent.bottom)
-        yield Window(top, bottom, extent.left, extent.right)
-        top = bottom
-
-
-def _stripes(grid: Grid, pixel: np.ndarray, parcel: np.ndarray, class_grid: Grid | None) -> Iterator[Stripe]:
-    if not len(pixel):
-        return
-    row, column = np.divmod(pixel, grid.shape[1])
-    extent = Window(int(row[0]), int(row[-1]) + 1, int(column.min()), int(column.max()) + 1)
-    for run in _cut(extent):
-        part = slice(*np.searchsorted(row, (run.top, run.bottom)))
-        if part.start == part.stop:
-            continue
-        r, c = row[part], column[part]
-        window = Window(int(r[0]), int(r[-1]) + 1, int(c.min()), int(c.max()) + 1)
-        position = _position(r, c, window)
-        if class_grid is None:
-            yield Stripe(window, position, parcel[part])
-        else:
-            yield Stripe(window, position, parcel[part], *_in_class_grid(grid, class_grid, r, c))
-
-
-def _position(row: np.ndarray, column: np.ndarray, window: Window) -> np.ndarray:
-    return ((row - window.top) * window.shape[1] + column - window.left).astype(np.intp)
-
-
-def _in_class_grid(grid: Grid, other: Grid, row: np.ndarray, column: np.ndarray) -> tuple[Window, np.ndarray]:
-    r, c = grid.rows_in(other)[row], grid.columns_in(other)[column]
-    inside = (r >= 0) & (c >= 0)
-    if not inside.any():
-        return Window(0, 0, 0, 0), np.full(len(r), -1, np.intp)
-    window = Window(int(r[inside].min()), int(r.max()) + 1, int(c[inside].min()), int(c.max()) + 1)
-    return window, np.where(inside, _position(r, c, window), -1)
-
-
-def parcel_means(
-    acquisition: Acquisition,
-    bands: Sequence[str],
-    plan_of: Callable[[Grid, Grid | None], PixelPlan],
-    clear: np.ndarray | None,
-    calibration: Mapping[str, tuple[float, float]],
-    nodata: float | None = None,
-) -> ParcelMeans:
-    """Means of all bands over all parcels at one acquisition.
-
-    Arguments:
-        plan_of: the pixels of the parcels on a grid, with a second grid of the scene classification.
-        clear: (256,) bool table of clear scene classes; None: every valid pixel counts.
+        bands: C names.
+        statistics: S statistics; a column is (statistic, band), bands running fastest.
+        mask: which pixels are clear.
         calibration: band → (scale, offset).
         nodata: stored value that means missing, besides those of the layers.
     """
-    classes = acquisition.layers[SCENE_CLASSIFICATION] if clear is not None else None
-    by_grid: dict[Grid, list[str]] = {}
-    for band in bands:
-        by_grid.setdefault(acquisition.layers[band].grid, []).append(band)
-    finest = min(by_grid, key=lambda g: g.pixel_size)
-    columns: dict[str, np.ndarray] = {}
-    counts: dict[Grid, np.ndarray] = {}
-    for grid, members in by_grid.items():
-        plan = plan_of(grid, classes.grid if classes else None)
-        layers = [acquisition.layers[band] for band in members]
-        counts[grid], sums = _accumulate(plan, layers, classes, clear, nodata)
-        for band, total in zip(members, sums, strict=True):
-            scale, offset = calibration[band]
-            with np.errstate(invalid="ignore", divide="ignore"):
-                columns[band] = total / counts[grid] * scale + offset
-    seen = np.logical_and.reduce([count > 0 for count in counts.values()])
-    return ParcelMeans(
-        values=np.stack([columns[band] for band in bands], axis=1),
-        pixels=np.where(seen, counts[finest], 0),
-        total=plan_of(finest, classes.grid if classes else None).total,
-    )
+
+    bands: tuple[str, ...]
+    statistics: tuple[Statistic, ...]
+    mask: CloudMask
+    calibration: Mapping[str, tuple[float, float]]
+    nodata: float | None = None
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The quantiles among the statistics, as shares."""
+        return tuple(s.share for s in self.statistics if s.share is not None)
+
+    def facts(self) -> list[object]:
+        """What decides the result, for a fingerprint."""
+        columns = [self.statistics, self.mask, sorted(self.calibration.items())]
+        return [self.bands, *(str(column) for column in columns), self.nodata]
+
+    @property
+    def squares(self) -> bool:
+        """Whether sums of squares are needed."""
+        return any(s.name == "std" for s in self.statistics)
 
 
-def _accumulate(
-    plan: PixelPlan, layers: Sequence[Layer], classes: Layer | None, clear: np.ndarray | None, nodata: float | None
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Clear pixels (P,) and sums (P,) of every layer; a pixel counts when it is valid in all of them."""
-    parcels = len(plan.total)
-    count = np.zeros(parcels, np.int64)
-    sums = [np.zeros(parcels) for _ in layers]
-    for stripe in plan.stripes:
-        keep = _clear_pixels(stripe, classes, clear)
-        if keep is not None and not keep.any():
-            continue
-        pixel = stripe.pixel if keep is None else stripe.pixel[keep]
-        parcel = stripe.parcel if keep is None else stripe.parcel[keep]
-        values = [layer.read(stripe.window).ravel()[pixel] for layer in layers]
-        valid = np.logical_and.reduce(
-            [is_valid(v, layer.nodata) & is_valid(v, nodata) for v, layer in zip(values, layers, strict=True)]
-        )
-        if not valid.all():
-            parcel, values = parcel[valid], [v[valid] for v in values]
-        count += np.bincount(parcel, minlength=parcels)
-        for total, v in zip(sums, values, strict=True):
-            total += np.bincount(parcel, weights=v, minlength=parcels)
-    return count, sums
+class ParcelStatistics(NamedTuple):
+    """One acquisition over P parcels: weight (P, G) of clear pixels by grid; values (P, S·C) float32 reflectance, NaN
+    without clear pixels."""
+
+    weight: np.ndarray
+    values: np.ndarray
 
 
-def _clear_pixels(stripe: Stripe, classes: Layer | None, clear: np.ndarray | None) -> np.ndarray | None:
-    if classes is None or clear is None:
+class _Part(NamedTuple):
+    """Sums over the parcels of a cell: weight (Q,), first and second moments (C, Q), and the pixels for quantiles."""
+
+    parcel: np.ndarray
+    weight: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray | None
+    pixels: _Pixels | None
+
+
+class _Pixels(NamedTuple):
+    """Clear pixels: parcel (M,), weight (M,), stored values (C, M)."""
+
+    parcel: np.ndarray
+    weight: np.ndarray
+    values: np.ndarray
+
+
+def parcel_statistics(acquisition: Acquisition, tile: TilePixels, reading: Reading, threads: int) -> ParcelStatistics:
+    """The statistics of all bands over all parcels of a tile at one acquisition.
+
+    Raises:
+        CorruptInputError: a layer cannot be read.
+    """
+    parcels = len(tile.members)
+    weight = np.zeros((parcels, len(tile.grids)))
+    values = np.full((parcels, len(reading.statistics), len(reading.bands)), np.nan, np.float32)
+    with ThreadPoolExecutor(threads) as pool:
+        for number, grid in enumerate(tile.grids):
+            bands = [band for band in reading.bands if acquisition.layers[band].grid == grid]
+            columns = [reading.bands.index(band) for band in bands]
+            cells = tile.cells(number)
+            parts = pool.map(lambda cell, g=grid, b=bands: _read_cell(acquisition, g, b, reading, cell), cells)
+            total = _Total(parcels, len(bands), reading, _last_cells(cells, parcels) if reading.shares else None)
+            for index, part in enumerate(parts):
+                if part is not None:
+                    total.add(part)
+                total.settle(index)
+            weight[:, number] = total.weight
+            values[:, :, columns] = total.statistics([reading.calibration[band] for band in bands])
+    return ParcelStatistics(weight, values.reshape(parcels, -1))
+
+
+def _last_cells(cells: Sequence[Cell], parcels: int) -> np.ndarray:
+    """(P,) the last cell that holds pixels of each parcel."""
+    last = np.zeros(parcels, np.int64)
+    for index, cell in enumerate(cells):
+        last[cell.parcels()[0]] = index
+    return last
+
+
+def _read_cell(
+    acquisition: Acquisition, grid: Grid, bands: Sequence[str], reading: Reading, cell: Cell
+) -> _Part | None:
+    """Read every band in the window of a cell and add up the clear pixels of each parcel; None where none is."""
+    position, start = cell.pixels()
+    clear = reading.mask.clear(acquisition, grid, cell.window)
+    keep = None if clear is None else clear.ravel()[position]
+    if keep is not None and not keep.any():
         return None
-    window, position = stripe.class_window, stripe.class_pixel
-    if window is None or position is None or 0 in window.shape:
-        return np.zeros(len(stripe.pixel), bool)
-    good = is_clear(classes.read(window), clear).ravel()
-    return np.where(position >= 0, good[position], False)
+    values = []
+    for band in bands:
+        layer = acquisition.layers[band]
+        stored = layer.read(cell.window).ravel()[position]
+        for missing in {layer.nodata, reading.nodata}:
+            valid = is_valid(stored, missing)
+            if not valid.all():
+                keep = valid if keep is None else keep & valid
+        values.append(stored)
+    return _sum_runs(cell, start, values, keep, reading)
+
+
+def _sum_runs(
+    cell: Cell, start: np.ndarray, values: list[np.ndarray], keep: np.ndarray | None, reading: Reading
+) -> _Part:
+    parcel, first = cell.parcels()
+    share = cell.runs["weight"].astype(np.float64)
+    count = cell.runs["width"] if keep is None else np.add.reduceat(keep, start, dtype=np.int64)
+
+    def add(stored: np.ndarray) -> np.ndarray:
+        whole = np.issubdtype(stored.dtype, np.integer)
+        sums = np.add.reduceat(stored, start, dtype=np.int64 if whole else np.float64)
+        return np.add.reduceat(sums * share, first)
+
+    kept = values if keep is None else [np.where(keep, v, v.dtype.type(0)) for v in values]
+    squares = np.stack([add(_square(v)) for v in kept]) if reading.squares else None
+    pixels = None
+    if reading.shares:
+        chosen = slice(None) if keep is None else keep
+        width = cell.runs["width"]
+        owner, weight = np.repeat(cell.runs["parcel"], width)[chosen], np.repeat(share, width)[chosen]
+        pixels = _Pixels(owner, weight, np.stack([v[chosen] for v in values]))
+    return _Part(parcel, np.add.reduceat(count * share, first), np.stack([add(v) for v in kept]), squares, pixels)
+
+
+def _square(stored: np.ndarray) -> np.ndarray:
+    wide = stored.astype(np.int64 if np.issubdtype(stored.dtype, np.integer) else np.float64)
+    return wide * wide
+
+
+class _Total:
+    """What the cells of a grid add up to."""
+
+    def __init__(self, parcels: int, bands: int, reading: Reading, last: np.ndarray | None) -> None:
+        self.weight = np.zeros(parcels)
+        self._reading = reading
+        self._sums = np.zeros((bands, parcels))
+        self._squares = np.zeros((bands, parcels)) if reading.squares else None
+        self._last = last
+        self._open: list[_Pixels] = []
+        self._quantiles = np.full((len(reading.shares), bands, parcels), np.nan)
+
+    def add(self, part: _Part) -> None:
+        """Add the sums of a cell; every parcel occurs once in it."""
+        self.weight[part.parcel] += part.weight
+        self._sums[:, part.parcel] += part.sums
+        if self._squares is not None and part.squares is not None:
+            self._squares[:, part.parcel] += part.squares
+        if part.pixels is not None:
+            self._open.append(part.pixels)
+
+    def settle(self, cell: int) -> None:
+        """Take the quantiles of the parcels that end with a cell and let their pixels go."""
+        if self._last is None or not self._open:
+            return
+        parts = self._open
+        joined = _Pixels(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
+        order = np.argsort(joined.parcel, kind="stable")
+        done = self._last[joined.parcel[order]] <= cell
+        ended, rest = order[done], order[~done]
+        self._open = [_Pixels(joined.parcel[rest], joined.weight[rest], joined.values[:, rest])] if len(rest) else []
+        group, weight = joined.parcel[ended], joined.weight[ended]
+        for band, values in enumerate(joined.values):
+            found = quantiles(values[ended], weight, group, self._reading.shares)
+            self._quantiles[:, band, np.unique(group)] = found.T
+
+    def statistics(self, calibration: Sequence[tuple[float, float]]) -> np.ndarray:
+        """(P, S, C) float32: every statistic of every band in units of reflectance."""
+        scale, offset = (np.array(column)[:, None] for column in zip(*calibration, strict=True))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self._sums / self.weight
+            columns, shares = [], iter(self._quantiles)
+            for statistic in self._reading.statistics:
+                if statistic.name == "mean":
+                    columns.append(mean * scale + offset)
+                elif statistic.name == "std" and self._squares is not None:
+                    columns.append(np.sqrt(np.maximum(self._squares / self.weight - mean**2, 0)) * scale)
+                elif statistic.name == "count":
+                    columns.append(np.where(self.weight > 0, self.weight, np.nan) + 0 * mean)
+                else:
+                    columns.append(next(shares) * scale + offset)
+        return np.stack(columns).transpose(2, 0, 1).astype(np.float32)

@@ -14,11 +14,11 @@ from scene_files import NORTH, UTM, WEST, square, write_date, write_parcels, wri
 
 from cropgen.core.errors import (
     CorruptInputError,
-    CropgenError,
     DataError,
     MissingInputError,
     OutputExistsError,
     SchemaError,
+    UnfinishedError,
     UsageError,
 )
 from cropgen.core.progress import Silent
@@ -399,7 +399,7 @@ def test_missing_and_existing_paths(scene, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(MissingInputError, match="no raster"):
         run(tmp_path / "bare", parcels, tmp_path)
-    with pytest.raises(UsageError, match="not a cube"):
+    with pytest.raises(UsageError, match="neither a cube"):
         run(parcels, parcels, tmp_path)
     run(scenes, parcels, tmp_path)
     with pytest.raises(OutputExistsError):
@@ -437,16 +437,21 @@ def test_interruption_leaves_what_was_there(scene, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(scenes, parcels, tmp_path, report=_Interrupting())
     assert SeriesStore.open(tmp_path / "out" / "series.zarr").fingerprint() == before
+    aggregate(scenes, parcels, tmp_path / "out" / "series.zarr", PLAIN, Silent(), resume=True)
+    assert SeriesStore.open(tmp_path / "out" / "series.zarr").fingerprint() == before
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["series.zarr"]
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(scene, tmp_path, monkeypatch):
+def test_full_disk_is_one_line_and_can_be_resumed(scene, tmp_path, monkeypatch):
     scenes, parcels = simple(scene, tmp_path)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(SeriesStore, "append", full)
-    with pytest.raises(CropgenError, match="No space left"):
-        run(scenes, parcels, tmp_path)
-    assert list((tmp_path / "out").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(SeriesStore, "append", full)
+        with pytest.raises(UnfinishedError, match="No space left"):
+            run(scenes, parcels, tmp_path)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [".series.zarr.work"]
+    aggregate(scenes, parcels, tmp_path / "out" / "series.zarr", PLAIN, Silent(), resume=True)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["series.zarr"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -12,10 +15,10 @@ from pyproj import CRS
 
 from cropgen.core.errors import SchemaError, UsageError
 from cropgen.imagery.masks import clear_table, is_clear, is_valid
-from cropgen.imagery.parcels import find_overlaps, shapes_in, shards
+from cropgen.imagery.parcels import SeasonParcels, find_overlaps, shards
+from cropgen.imagery.pixels import ParcelShapes, TilePixels, write_pixels
 from cropgen.imagery.scene import Grid, Window, metres_to_units
 from cropgen.imagery.selection import season_days
-from cropgen.imagery.zonal import ParcelShapes, plan_pixels
 
 WKT = CRS.from_epsg(32631).to_wkt()
 
@@ -26,15 +29,17 @@ def grid(rows: int, columns: int, size: float = 10.0) -> Grid:
 
 def plain(polygons) -> ParcelShapes:
     shapes = np.asarray(polygons, dtype=object)
-    return ParcelShapes(shapes, shapes, np.zeros(len(shapes), int))
+    return ParcelShapes(np.arange(len(shapes)), shapes, shapes)
 
 
-def pixels_of(plan, parcel, columns):
+def pixels_of(tile, parcel):
     """Flat positions of a parcel's pixels in the whole grid."""
     found = []
-    for stripe in plan.stripes:
-        rows, cols = np.divmod(stripe.pixel[stripe.parcel == parcel], stripe.window.shape[1])
-        found.extend(((rows + stripe.window.top) * columns + cols + stripe.window.left).tolist())
+    for cell in tile.cells(0):
+        position, _ = cell.pixels()
+        owner = np.repeat(cell.runs["parcel"], cell.runs["width"])
+        rows, cols = np.divmod(position[owner == parcel], cell.window.shape[1])
+        found.extend(((rows + cell.window.top) * tile.grids[0].shape[1] + cols + cell.window.left).tolist())
     return sorted(found)
 
 
@@ -63,47 +68,49 @@ def test_lookup_between_grids():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([7, 50, 4_000_000]))
-def test_pixels_are_those_whose_centre_lies_inside(seed, stripe):
+@given(st.integers(0, 10_000), st.sampled_from([(7, 5), (50, 4), (1024, 1024)]))
+def test_pixels_are_those_whose_centre_lies_inside(seed, cell):
     rng = np.random.default_rng(seed)
     raster = grid(23, 17)
     polygons = [
         shapely.convex_hull(shapely.MultiPoint(rng.uniform(-20, 250, 2) + rng.uniform(0, 60, (6, 2)))) for _ in range(3)
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cropgen.imagery.zonal._STRIPE_PIXELS", stripe)
-        plans = [plan_pixels(raster, plain([p]), None) for p in polygons]
     rows, cols = np.divmod(np.arange(23 * 17), 17)
     centres = shapely.points((cols + 0.5) * 10, 230 - (rows + 0.5) * 10)
-    for polygon, plan in zip(polygons, plans, strict=True):
-        inside = np.flatnonzero(shapely.contains(polygon, centres)).tolist()
-        if inside:
-            assert pixels_of(plan, 0, 17) == inside
-            assert plan.total.tolist() == [len(inside)]
-        else:
-            touched = pixels_of(plan, 0, 17)
-            cells = [
-                shapely.box((p % 17) * 10, 220 - (p // 17) * 10, (p % 17) * 10 + 10, 230 - (p // 17) * 10)
-                for p in touched
-            ]
-            assert all(shapely.intersects(polygon, cell) for cell in cells)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr("cropgen.imagery.pixels.CELL_ROWS", cell[0])
+        patch.setattr("cropgen.imagery.pixels.CELL_COLUMNS", cell[1])
+        tile = TilePixels(Path(folder) / "tile", (raster,))
+        write_pixels(tile.folder, tile.grids, [plain(polygons)], "centre")
+        for p, polygon in enumerate(polygons):
+            inside = np.flatnonzero(shapely.contains(polygon, centres)).tolist()
+            assert tile.facts["inside"][p] == len(pixels_of(tile, p))
+            if tile.facts["coarse"][p]:
+                touched = [shapely.box(*(cell_box(position))) for position in pixels_of(tile, p)]
+                assert not inside
+                assert all(shapely.intersects(polygon, box) for box in touched)
+            else:
+                assert pixels_of(tile, p) == inside
 
 
-def test_overlaps_and_layers():
+def cell_box(position):
+    column, row = position % 17, position // 17
+    return column * 10, 220 - row * 10, column * 10 + 10, 230 - row * 10
+
+
+def test_overlaps():
     shapes = gpd.GeoSeries(
         [shapely.box(0, 0, 10, 10), shapely.box(9.5, 0, 20, 10), shapely.box(5, 0, 15, 10), shapely.box(50, 0, 60, 10)]
     )
     found = find_overlaps(shapes)
     assert found.pairs.tolist() == [[0, 2], [1, 2]]
     assert found.share.tolist() == pytest.approx([0.5, 5.5 / 10])
-    assert found.layer.tolist() == [0, 0, 1, 0]
 
 
 def test_parcels_that_share_an_edge_do_not_overlap():
     shapes = gpd.GeoSeries([shapely.box(i * 10, 0, i * 10 + 10, 10) for i in range(5)])
     found = find_overlaps(shapes)
     assert found.pairs.shape == (0, 2)
-    assert not found.layer.any()
 
 
 @given(st.integers(1, 60), st.integers(1, 20))
@@ -123,7 +130,8 @@ def test_buffer_is_in_metres_whatever_the_unit():
     assert metres_to_units(WKT, 5) == 5
     assert metres_to_units(feet, 0.3048) == pytest.approx(1, rel=1e-4)
     assert metres_to_units(CRS.from_epsg(4326).to_wkt(), 111_320) == pytest.approx(1)
-    shapes = shapes_in(gpd.GeoSeries([shapely.box(0, 0, 100, 100)], crs=32631), np.zeros(1, int), WKT, 5)
+    parcels = SeasonParcels(gpd.GeoSeries([shapely.box(0, 0, 100, 100)], crs=32631))
+    (shapes,) = parcels.shapes(parcels.near(grid(10, 10)), grid(10, 10), 5)
     assert shapes.inner[0].area == pytest.approx(90 * 90)
 
 

@@ -1,0 +1,259 @@
+"""The pixels of all parcels on the grids of one tile: found once, kept on disk, used for every date and band.
+
+This is a parcel-id raster in sparse form: runs of pixels with their parcel and weight, by cell. A cell is a block of
+rows and columns of a grid that begins where the blocks of tiled rasters begin, and is read at once, so neither the scene
+nor the parcels decide how much memory a date takes.
+
+    members.npy     (P,) rank of each parcel that meets the tile: its position in the output
+    facts.npy       (P,) whole pixels of the parcel in all (weight, on the finest grid, inside the tile or not), those
+                    inside, whether it lies whole inside, and whether it took the fall-back of small parcels
+    runs-<g>.npy    RUN of grid g by cell, parcel (position in `members`), row and column
+    cells-<g>.npy   CELL of grid g
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+
+from cropgen.core.files import atomic_output
+from cropgen.imagery.coverage import runs_of_coverage
+from cropgen.imagery.scanline import RUN, runs_of_centres, runs_of_touched
+from cropgen.imagery.scene import Grid, Window
+
+CELL_ROWS = 1024
+CELL_COLUMNS = 11 * 1024
+CELL = np.dtype([(name, "<i8") for name in ("top", "bottom", "left", "right", "first", "last")])
+"""The window that holds the runs `first` ≤ i < `last`."""
+_HEADER = 4096
+_ROUNDING = 1e-4
+FACTS = np.dtype([("total", "<f8"), ("inside", "<f8"), ("whole", "?"), ("coarse", "?")])
+
+
+@dataclass(frozen=True)
+class ParcelShapes:
+    """P parcels in one coordinate system.
+
+    Arguments:
+        rank: (P,) their positions in the output, ascending.
+        outline: (P,) polygons.
+        inner: (P,) outlines after the inward buffer; empty where nothing is left.
+    """
+
+    rank: np.ndarray
+    outline: np.ndarray
+    inner: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.outline)
+
+
+class FoundPixels(NamedTuple):
+    """Pixels of P parcels on one grid: RUN with those outside the grid; (P,) weight in all; (P,) bool coarse."""
+
+    runs: np.ndarray
+    total: np.ndarray
+    coarse: np.ndarray
+
+
+def find_pixels(grid: Grid, shapes: ParcelShapes, method: str) -> FoundPixels:
+    """The pixels of parcels on a grid by one of two methods.
+
+    centre: a pixel whose centre lies in the inner polygon; a parcel without any takes the pixels whose centre lies in
+    its outline; without any, all pixels its outline touches. coverage: every pixel by the share of it that the inner
+    polygon covers, or the outline where nothing is left of the inner one.
+    """
+    if method == "coverage":
+        coarse = shapely.is_empty(shapes.inner)
+        chosen = np.where(coarse, shapes.outline, shapes.inner)
+        return FoundPixels(runs_of_coverage(chosen, grid), shapely.area(chosen) / _pixel_area(grid), coarse)
+    runs = runs_of_centres(shapes.inner, grid)
+    coarse = _weight_of(runs, len(shapes)) == 0
+    if coarse.any():
+        wide = runs_of_centres(np.where(coarse, shapes.outline, shapely.Polygon()), grid)
+        none = np.flatnonzero(coarse & (_weight_of(wide, len(shapes)) == 0)).tolist()
+        touched = [runs_of_touched(shapes.outline[p], p, grid) for p in none]
+        runs = np.concatenate([runs, wide, *touched])
+        runs = runs[np.argsort(runs["parcel"], kind="stable")]
+    return FoundPixels(runs, _weight_of(runs, len(shapes)), coarse)
+
+
+def _pixel_area(grid: Grid) -> float:
+    return -grid.transform[0] * grid.transform[4]
+
+
+def _weight_of(runs: np.ndarray, parcels: int) -> np.ndarray:
+    """(P,) float64: pixels of each parcel by weight."""
+    return np.bincount(runs["parcel"], weights=runs["width"] * runs["weight"].astype(np.float64), minlength=parcels)
+
+
+def clipped(runs: np.ndarray, grid: Grid) -> np.ndarray:
+    """The runs inside a grid, cut where a column of cells ends."""
+    rows, columns = grid.shape
+    runs = runs[(runs["row"] >= 0) & (runs["row"] < rows)]
+    parts = []
+    for left in range(0, columns, CELL_COLUMNS):
+        parts.append(within(runs, left, min(left + CELL_COLUMNS, columns)))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def within(runs: np.ndarray, left: int, right: int) -> np.ndarray:
+    """The parts of runs between two columns."""
+    start = np.maximum(runs["left"], left)
+    stop = np.minimum(runs["left"] + runs["width"], right)
+    cut = runs[stop > start]
+    cut["left"], cut["width"] = start[stop > start], (stop - start)[stop > start]
+    return cut
+
+
+def without(runs: np.ndarray, window: Window) -> np.ndarray:
+    """Runs less the pixels of a window."""
+    crossing = (runs["row"] >= window.top) & (runs["row"] < window.bottom)
+    inside, far = runs[crossing], np.iinfo(np.int32)
+    kept = [runs[~crossing], within(inside, far.min, window.left), within(inside, window.right, far.max)]
+    return np.concatenate(kept)
+
+
+class Cell(NamedTuple):
+    """A window of a grid and the runs in it; `parcel` and `start` begin each parcel's stretch of runs."""
+
+    window: Window
+    runs: np.ndarray
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) positions in the window, run after run, and (R,) where each run begins among them."""
+        width = self.runs["width"].astype(np.intp)
+        start = np.cumsum(width) - width
+        first = (self.runs["row"].astype(np.intp) - self.window.top) * self.window.shape[1]
+        first += self.runs["left"] - self.window.left - start
+        return np.repeat(first, width) + np.arange(int(width.sum())), start
+
+    def parcels(self) -> tuple[np.ndarray, np.ndarray]:
+        """(Q,) parcels of the cell, ascending, and (Q,) where the runs of each begin."""
+        owner = self.runs["parcel"]
+        start = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
+        return owner[start], start
+
+
+@dataclass(frozen=True)
+class TilePixels:
+    """The pixels of parcels on the grids of a tile, kept in a folder.
+
+    Arguments:
+        folder: what `write_pixels` wrote.
+        grids: of the bands, in the order in which the runs are numbered.
+    """
+
+    folder: Path
+    grids: tuple[Grid, ...]
+
+    @property
+    def finest(self) -> int:
+        """The number of the finest grid."""
+        return min(range(len(self.grids)), key=lambda g: self.grids[g].pixel_size)
+
+    @property
+    def members(self) -> np.ndarray:
+        """(P,) ranks of the parcels, ascending."""
+        return _load(self.folder / "members.npy")
+
+    @property
+    def facts(self) -> np.ndarray:
+        """(P,) FACTS."""
+        return _load(self.folder / "facts.npy")
+
+    def cells(self, grid: int) -> list[Cell]:
+        """The cells of a grid that hold pixels, from north to south."""
+        runs = _load(self.folder / f"runs-{grid}.npy")
+        return [
+            Cell(Window(top, bottom, left, right), runs[first:last])
+            for top, bottom, left, right, first, last in _load(self.folder / f"cells-{grid}.npy").tolist()
+        ]
+
+
+def write_pixels(folder: Path, grids: Sequence[Grid], parcels: Iterable[ParcelShapes], method: str) -> None:
+    """Find the pixels of parcels on the grids of a tile and keep them.
+
+    Arguments:
+        parcels: in parts with ascending ranks, in the coordinate system of the grids; only one is held at a time.
+    """
+    finest = TilePixels(folder, tuple(grids)).finest
+    members, facts = [np.zeros(0, np.int64)], [np.zeros(0, FACTS)]
+    runs: list[list[np.ndarray]] = [[np.zeros(0, RUN)] for _ in grids]
+    known = 0
+    for shapes in parcels:
+        stated = np.zeros(len(shapes), FACTS)
+        for number, grid in enumerate(grids):
+            found = find_pixels(grid, shapes, method)
+            inside = clipped(found.runs, grid)
+            weight = _weight_of(inside, len(shapes))
+            stated["coarse"] |= found.coarse & (weight > 0)
+            if number == finest:
+                stated["total"], stated["inside"] = found.total, weight
+            inside["parcel"] += known
+            runs[number].append(inside)
+        members.append(shapes.rank)
+        facts.append(stated)
+        known += len(shapes)
+    fact = np.concatenate(facts)
+    fact["whole"] = fact["inside"] >= fact["total"] * (1 - _ROUNDING)
+    fact["total"][fact["whole"]] = fact["inside"][fact["whole"]]
+    _save(folder, np.concatenate(members), fact, [np.concatenate(part) for part in runs])
+
+
+def write_owned(folder: Path, tile: TilePixels, split: np.ndarray, taken: Sequence[Sequence[Window]]) -> None:
+    """Keep the pixels of a tile less those that other tiles hold of parcels which no tile holds whole.
+
+    Arguments:
+        split: (P,) bool, those parcels.
+        taken: windows of each grid that belong to other tiles.
+    """
+    owned = []
+    for number, windows in enumerate(taken):
+        runs = np.array(_load(tile.folder / f"runs-{number}.npy"))
+        shared, rest = runs[split[runs["parcel"]]], runs[~split[runs["parcel"]]]
+        for window in windows:
+            shared = without(shared, window)
+        both = np.concatenate([rest, shared])
+        owned.append(both[np.lexsort((both["left"], both["row"], both["parcel"]))])
+    facts = np.array(tile.facts)
+    facts["inside"] = _weight_of(owned[tile.finest], len(facts))
+    _save(folder, np.array(tile.members), facts, owned)
+
+
+def _save(folder: Path, members: np.ndarray, facts: np.ndarray, runs: Sequence[np.ndarray]) -> None:
+    with atomic_output(folder) as part:
+        part.mkdir()
+        np.save(part / "members.npy", members)
+        np.save(part / "facts.npy", facts)
+        for number, found in enumerate(runs):
+            ordered, cells = _by_cell(found)
+            np.save(part / f"runs-{number}.npy", ordered)
+            np.save(part / f"cells-{number}.npy", cells)
+
+
+def _by_cell(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs ordered by cell, and the (Q,) CELL of them."""
+    across = int(runs["left"].max(initial=0)) // CELL_COLUMNS + 1
+    cell = (runs["row"] // CELL_ROWS) * across + runs["left"] // CELL_COLUMNS
+    order = np.argsort(cell, kind="stable")
+    runs, cell = runs[order], cell[order]
+    first = np.flatnonzero(np.concatenate([[True], cell[1:] != cell[:-1]])) if len(cell) else np.zeros(0, np.intp)
+    cells = np.zeros(len(first), CELL)
+    if len(first):
+        cells["first"], cells["last"] = first, np.append(first[1:], len(runs))
+        cells["top"] = np.minimum.reduceat(runs["row"], first)
+        cells["bottom"] = np.maximum.reduceat(runs["row"], first) + 1
+        cells["left"] = np.minimum.reduceat(runs["left"], first)
+        cells["right"] = np.maximum.reduceat(runs["left"] + runs["width"], first)
+    return runs, cells
+
+
+def _load(path: Path) -> np.ndarray:
+    """An array of a tile; empty ones cannot be mapped and are read."""
+    return np.load(path, mmap_mode="r" if path.stat().st_size > _HEADER else None)
