@@ -7,6 +7,7 @@ import inspect
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cropgen import __version__
 from cropgen.core.errors import SchemaError
 from cropgen.core.files import require_input
 from cropgen.core.paths import Workspace, user_cache
+from cropgen.core.recipe import validate
 from cropgen.core.run import RunFolder
 from cropgen.models.catalog import CATALOG, Entry, aliases_of, find, load
 
@@ -80,11 +82,18 @@ class Info:
     content: dict[str, Any]
 
 
-def info(workspace: Workspace, path: Path | None, *, hcat_level: int | None = None) -> Info:
+def info(
+    workspace: Workspace,
+    path: Path | None,
+    *,
+    hcat_level: int | None = None,
+    columns: Mapping[str, Any] | None = None,
+) -> Info:
     """Describe a series store, a run folder, an evaluation or a vector layer.
 
     Arguments:
         hcat_level: count the classes of a store at this level of the HCAT tree; `remarks` then says what has no code.
+        columns: fields of `ParcelColumns` by which a vector layer is read as parcels; None means recognised.
 
     Raises:
         UsageError: the level is none, or the classes have no HCAT codes.
@@ -103,7 +112,7 @@ def info(workspace: Workspace, path: Path | None, *, hcat_level: int | None = No
 
         return Info("evaluation", target, read_evaluation(target).model_dump(mode="json"))
     if target.is_file():
-        return Info("layer", target, _describe_layer(target))
+        return Info("layer", target, _describe_layer(target, columns or {}))
     raise SchemaError(
         f"{target} is neither a series store, a run, an evaluation nor a vector layer",
         hint="give a folder with series.zarr, a folder of runs/, evaluation.json, or a GeoPackage",
@@ -128,20 +137,17 @@ def _describe_store(path: Path, hcat_level: int | None) -> dict[str, Any]:
     return summary | {"remarks": list(rolled.remarks(store.legend, counts))}
 
 
-def _describe_layer(path: Path) -> dict[str, Any]:
-    """What a vector layer holds, and which run made it where cropgen wrote it."""
-    import pyogrio
-    from pyogrio.errors import DataSourceError
+def _describe_layer(path: Path, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """What a vector layer holds: which run made it where cropgen wrote it, else what it is read as for parcels."""
+    from cropgen.series.parcel_columns import ParcelColumns
+    from cropgen.series.parcel_summary import describe_layer, describe_parcels
 
-    try:
-        facts = pyogrio.read_info(path, layer=pyogrio.list_layers(path)[0][0], force_feature_count=True)
-    except DataSourceError as error:
-        raise SchemaError(f"{path} is not a vector layer that GDAL can read", hint="give a GeoPackage") from error
-    described = {
-        "layer": facts["layer_name"], "driver": facts["driver"], "features": int(facts["features"]),
-        "geometry": facts["geometry_type"], "crs": facts["crs"], "columns": [str(name) for name in facts["fields"]],
-    }  # fmt: skip
-    return described | {key: value for key, value in (facts["layer_metadata"] or {}).items() if "CROPGEN" in key}
+    chosen = validate(ParcelColumns, {k: v for k, v in columns.items() if v is not None}, where="arguments")
+    facts = describe_layer(path, chosen.layer)
+    if any("CROPGEN" in key for key in facts):
+        return facts
+    parcels = describe_parcels(path, chosen)
+    return facts | {"remarks": parcels.pop("remarks"), "parcels": parcels}
 
 
 @dataclass(frozen=True)

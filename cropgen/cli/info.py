@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE
+from cropgen.cli import render_info
+from cropgen.cli.options import (
+    GLOBAL_NOTE,
+    CropCodes,
+    IdColumn,
+    LabelColumn,
+    NameColumn,
+    YearOrColumn,
+    year_or_column,
+)
 from cropgen.cli.session import session_of
 
 
@@ -16,21 +24,33 @@ def info(
     context: typer.Context,
     path: Annotated[
         Path | None,
-        typer.Argument(help="Series store, run folder or predictions. Default: the newest store.", show_default=False),
+        typer.Argument(
+            help="Series store, run folder, predictions or parcels. Default: the newest store.", show_default=False
+        ),
     ] = None,
     hcat: Annotated[
         int | None,
         typer.Option("--hcat", metavar="LEVEL", help="Count classes at a level of the HCAT tree: 3 coarse, 6 fine."),
     ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Layer of a parcel file.")] = None,
+    id_column: IdColumn = None,
+    label_column: LabelColumn = None,
+    name_column: NameColumn = None,
+    year: YearOrColumn = None,
+    crop_codes: CropCodes = None,
 ) -> None:
-    """Describe a series store (classes, years, clear dates), a run, or predictions."""
+    """Describe a series store (classes, years, clear dates), a run, predictions, or a parcel layer."""
     from cropgen import api
 
     session = session_of(context)
-    result = api.info(session.workspace, path, hcat_level=hcat)
+    columns = {
+        "layer": layer, "id": id_column, "label": label_column, "name": name_column, "year": year_or_column(year),
+        "crop_codes": None if crop_codes is None else str(crop_codes),
+    }  # fmt: skip
+    result = api.info(session.workspace, path, hcat_level=hcat, columns=columns)
     for line in result.content.get("remarks", ()):
         session.report.warn(line)
-    session.show("info", result, *render.info_panels(result))
+    session.show("info", result, *render_info.panels(result))
 
 
 def register(app: typer.Typer) -> None:

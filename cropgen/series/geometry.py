@@ -141,7 +141,7 @@ def _read_file(
     raw, said = _placed(gpd.GeoDataFrame(raw), path, columns.crs)
     table = parcel_table(raw, roles, columns, year, where=str(path), rows_of=path.stem if several else "")
     report.info(table.roles.told(str(path)))
-    for line in (*remarks, *said, *table.remarks, *table.roles.doubts(str(path), layer.fields)):
+    for line in (*layer.remarks, *remarks, *said, *table.remarks, *table.roles.doubts(str(path), layer.fields)):
         report.warn(line)
     return gpd.GeoDataFrame(table.frame, geometry=raw.geometry.to_numpy(), crs=raw.crs), table.hcat
 

@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,12 +80,21 @@ class FileLayer:
         name: None in formats without layers.
         fields: attribute columns.
         features: −1 where the format does not say.
+        beside: names of other layers that are not empty.
     """
 
     file: ParcelFile
     name: str | None
     fields: tuple[str, ...]
     features: int
+    beside: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """One line where another layer could have been meant."""
+        others = ", ".join(self.beside)
+        said = f"{self.file.path}: layer {self.name} is read; {others} could be meant too: choose with --layer"
+        return [said] if others else []
 
 
 def find_file(path: Path, member: str | None = None) -> ParcelFile:
@@ -177,7 +186,7 @@ def find_layer(file: ParcelFile, wanted: str | None, prefer: Callable[[tuple[str
         raise DataError(
             f"{file.path} holds no parcel: the layer is empty", hint="check the export, or name another --layer"
         )
-    return chosen
+    return replace(chosen, beside=tuple(str(layer.name) for layer in filled if layer is not chosen))
 
 
 def _spatial_layers(file: ParcelFile) -> list[str]:
