@@ -104,7 +104,7 @@ def test_tables_in_other_dress(tmp_path):
     assert means(["1"], [""], table(tmp_path / "s.csv", f"code;hcat\n1;{GRASS}\n")).hcat.tolist() == [GRASS]
     latin = table(tmp_path / "l.csv", f"original_name,HCAT3_code\nMähwiese,{GRASS}\n", "cp1252")
     assert means(["Mähwiese"], [""], latin).hcat.tolist() == [GRASS]
-    nuts = f"nuts,original_code,hcat4_name\nat,1,barley\nnl,1,pasture_meadow_grassland_grass\n"
+    nuts = "nuts,original_code,hcat4_name\nat,1,barley\nnl,1,pasture_meadow_grassland_grass\n"
     assert means(["1"], [""], table(tmp_path / "n.csv", nuts), "nl").hcat.tolist() == [GRASS]
 
 
