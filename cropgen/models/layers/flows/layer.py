@@ -137,7 +137,8 @@ class Inverted(FlowLayer):
             grad, diagonal = grad * seen.present, slopes.detach().exp()
             u = grad / diagonal
             for _ in range(z.shape[-1]):
-                change = (grad - torch.autograd.grad(image, start, u, retain_graph=True)[0]) / diagonal
+                pulled = torch.autograd.grad(image, start, u, retain_graph=True)[0] * seen.present
+                change = (grad - pulled) / diagonal
                 u = u + change
                 if change.abs().max() <= self.tolerance * (1e-12 + u.abs().max()):
                     break

@@ -1,0 +1,347 @@
+"""What every normalizing flow gains over the tied Gaussian it begins at, and what it costs.
+
+    python benchmarks/flows.py [--data ../shared/data] [--minutes 60] [--only arkansas] [--models maf] [--labels 0.1]
+    python benchmarks/flows.py --libraries     # times beside zuko's and normflows' flows of the same architecture
+
+Every cell (data, label share, seed, flow) trains once, on one thread, on the rows and labels of `accuracy.py`, and is
+scored on the same held-out rows: log-likelihood per observed value beside the tied Gaussian's, accuracy of what the
+model answers and of Bayes' rule alone, seconds of processor time to train and to draw 200 seasons. Finished cells are
+kept in `results/flows.json` with a fingerprint of the code that decides them, so the script goes on where it stopped;
+`results/flows.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "flows.json"
+DATA = ("arkansas", "fergana", "modis")
+SHARES, SEEDS = (0.1, 1.0, 0.01), (0, 1, 2)
+DRAWN = 200
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tgem": ("tgem", {}),
+    **{name: (name, {}) for name in ("realnvp", "nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial",
+                                     "sylvester", "resflow", "glow", "cnf", "flowgmm", "semiflow")},
+    "naf ddsf": ("naf", {"transformer": "ddsf"}),
+    "nsf autoregressive": ("nsf", {"conditioner": "autoregressive"}),
+    "maf causal-conv": ("maf", {"conditioner": "causal-conv"}),
+    "maf recurrent": ("maf", {"conditioner": "recurrent"}),
+    "nsf linear": ("nsf", {"spline": "linear"}),
+    "nsf quadratic": ("nsf", {"spline": "quadratic"}),
+    "nsf cubic": ("nsf", {"spline": "cubic"}),
+    "glow both": ("glow", {"class_in": "both"}),
+    "maf textbook": ("maf", {"start": "none", "class_in": "both"}),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    data: str
+    labels: float
+    seed: int
+    model: str
+
+    def key(self) -> str:
+        """Fingerprint of what decides the result."""
+        from accuracy import CHOSEN_BY_NAME, ROOTS
+
+        from cropgen.core.run import fingerprint
+        from cropgen.core.sources import code_fingerprint
+        from cropgen.models.catalog import find
+
+        name, options = MODELS[self.model]
+        module = "cropgen.models." + find(name).target.partition(":")[0]
+        return fingerprint(code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME), options, asdict(self))[:20]
+
+
+def run(cell: Cell, root: str) -> list[dict[str, Any]]:
+    """Train one cell and score it on its splits."""
+    import torch
+    from accuracy import problem
+    from real_input import score
+
+    from cropgen.models.base import GenerativeModel
+    from cropgen.series.splits import label_subset
+    from cropgen.training.data import assemble
+    from cropgen.training.fit import fit_model
+
+    torch.set_num_threads(1)
+    task, (name, options) = problem(cell.data, root, cell.seed), MODELS[cell.model]
+    series = task.series
+    learnable = task.train[(series.label[task.train] >= 0) & (series.clear_dates[task.train] > 0)]
+    labelled = learnable[label_subset(series.label[learnable], f"{100 * cell.labels:g}%", cell.seed)]
+    rest = np.setdiff1d(learnable, labelled)
+    spec, data = assemble(task.legend, series.take(labelled), series.take(rest) if len(rest) else None)
+    classes = task.legend.encode(spec.legend.codes)
+    began = time.process_time()
+    model = fit_model(name, options, spec, data, seed=cell.seed).model
+    seconds = time.process_time() - began
+    assert isinstance(model, GenerativeModel)
+    began = time.process_time()
+    with torch.inference_mode():
+        model.sample(torch.arange(DRAWN) % spec.classes, torch.Generator().manual_seed(0))
+    shared = {**asdict(cell), "n_labelled": len(labelled), "seconds": round(seconds, 2),
+              "sampling_seconds": round(time.process_time() - began, 3), "key": cell.key()}  # fmt: skip
+    return [
+        {"split": split, **shared, **score(model, series.take(rows), classes),
+         **_densities(model, series.take(rows), classes)}
+        for split, rows in task.tests.items()
+    ]  # fmt: skip
+
+
+def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, float]:
+    """Nats per observed value of the model and of the tied Gaussian inside it, and macro-F1 of Bayes' rule alone."""
+    import torch
+
+    from cropgen.metrics.classification import confusion_matrix, macro_f1
+    from cropgen.series.batches import make_batch
+
+    known = series.take(np.isin(series.label, classes)).select_bands(model.spec.bands)
+    batch = make_batch(known, model.spec.calendar, classes)
+    tied = model.tied if hasattr(model, "tied") else model.gaussian
+    joint, begun, values = [], [], 0
+    with torch.inference_mode():
+        for rows in torch.arange(len(known)).split(512):
+            part = batch.take(rows)
+            joint.append(model.log_joint(part))
+            x, mask = tied.grid(part)
+            begun.append(tied.log_joint(x, mask))
+            values += int(mask.sum()) * len(model.spec.bands)
+    answer = torch.cat(joint).argmax(1).numpy()
+    counts = confusion_matrix(batch.y.numpy(), answer, len(classes))
+    return {
+        "nats_per_value": round(float(torch.cat(joint).logsumexp(1).sum()) / values, 4),
+        "nats_per_value_start": round(float(torch.cat(begun).logsumexp(1).sum()) / values, 4),
+        "bayes_macro_f1": round(float(macro_f1(counts)), 5),
+    }
+
+
+def cells(only: list[str] | None, models: list[str] | None, labels: list[float] | None) -> list[Cell]:
+    """Every cell, one seed of everything first."""
+    return [
+        Cell(data, share, seed, model)
+        for seed in SEEDS
+        for share in SHARES
+        for data in DATA
+        for model in MODELS
+        if (not only or data in only) and (not models or model in models) and (not labels or share in labels)
+    ]
+
+
+def stored() -> dict[str, Any]:
+    """The document of finished cells and of the times beside other libraries."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "libraries": []}
+
+
+def write(document: dict[str, Any]) -> None:
+    """Keep the document, atomically, and the tables made from it."""
+    import torch
+
+    from cropgen.core.files import write_text
+
+    head = {
+        "command": "python benchmarks/flows.py",
+        "machine": f"{platform.machine()}, one thread, no GPU; seconds are of processor time",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    text = json.dumps({**document, **head}, separators=(",", ":")).replace('},{"', '},\n{"')
+    write_text(RESULTS, text + "\n")
+    write_text(RESULTS.with_suffix(".md"), page({**document, **head}))
+
+
+def page(document: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    from tables import NAMES, markdown
+
+    parts = ["# Normalizing flows\n", f"Command: `{document['command']}`. Machine: {document['machine']}.\n"]
+    head = ["flow", "split", "seeds", "nats per value above `tgem`", "macro-F1", "accuracy", "macro-F1, Bayes alone",
+            "train, s", f"draw {DRAWN}, s"]  # fmt: skip
+    for data in DATA:
+        for labels in sorted(SHARES, reverse=True):
+            lines = []
+            for model in MODELS:
+                for split in ("in", "cross"):
+                    rows = [r for r in document["rows"]
+                            if (r["data"], r["labels"], r["model"], r["split"]) == (data, labels, model, split)]  # fmt: skip
+                    lines += [_line(model, split, rows)] if rows else []
+            if lines:
+                parts += [f"## {NAMES[data]}, {100 * labels:g} % of the labels\n", markdown(head, lines, 2) + "\n"]
+    if document["libraries"]:
+        head = ["architecture", "library", "its training step, ms", "ours, ms", "ours / theirs", "its draw, ms",
+                "ours, ms"]  # fmt: skip
+        lines = [[r["architecture"], r["library"], f"{r['train']:.1f}", f"{r['train_ours']:.1f}",
+                  f"{r['train_ours'] / r['train']:.2f}", f"{r['draw']:.1f}", f"{r['draw_ours']:.1f}"]
+                 for r in document["libraries"]]  # fmt: skip
+        parts += [f"## Beside other libraries\n\n{_SHAPE}\n", markdown(head, lines, 2) + "\n"]
+    return "\n".join(parts)
+
+
+def _line(model: str, split: str, rows: list[dict[str, Any]]) -> list[str]:
+    def mean(name: str) -> float:
+        return fmean(row[name] for row in rows)
+
+    gain = mean("nats_per_value") - mean("nats_per_value_start")
+    return [model, split, str(len(rows)), f"{gain:+.3f}", f"{100 * mean('macro_f1'):.1f}",
+            f"{100 * mean('accuracy'):.1f}", f"{100 * mean('bayes_macro_f1'):.1f}", f"{mean('seconds'):.0f}",
+            f"{mean('sampling_seconds'):.2f}"]  # fmt: skip
+
+
+ENTRIES, ROWS, LAYERS, HIDDEN = 60, 256, 3, 64
+_SHAPE = (
+    f"{ROWS} complete seasons of {ENTRIES} values in single precision, {LAYERS} layers, two hidden layers of {HIDDEN}; "
+    "a training step is the density and its gradient. Medians of alternating runs."
+)
+
+
+def libraries(rounds: int) -> list[dict[str, Any]]:
+    """Times of the same architecture here and in zuko and normflows, in turn in one process."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    found = []
+    for architecture, library, theirs, ours in _pairs():
+        calls: dict[str, Callable[[], object]] = {
+            "train": theirs[0], "train_ours": ours[0], "draw": theirs[1], "draw_ours": ours[1],
+        }  # fmt: skip
+        spent: dict[str, list[float]] = {name: [] for name in calls}
+        for turn in range(rounds + 1):
+            for name, call in calls.items():
+                began = time.process_time()
+                call()
+                if turn:
+                    spent[name].append(1000 * (time.process_time() - began))
+        found.append({"architecture": architecture, "library": library,
+                      **{name: round(median(times), 2) for name, times in spent.items()}})  # fmt: skip
+        print(found[-1], flush=True)
+    return found
+
+
+Timed = tuple[Callable[[], object], Callable[[], object]]
+
+
+def _pairs() -> list[tuple[str, str, Timed, Timed]]:
+    """(architecture, library, its step and draw, our step and draw)."""
+    import normflows
+    import torch
+    import zuko
+
+    x = torch.randn(ROWS, ENTRIES)
+    pair = (HIDDEN, HIDDEN)
+
+    def of_zuko(flow: Any) -> Timed:
+        return lambda: flow().log_prob(x).mean().backward(), lambda: _quietly(lambda: flow().sample((ROWS,)))
+
+    def of_normflows(layers: list[Any]) -> Timed:
+        flow = normflows.NormalizingFlow(normflows.distributions.DiagGaussian(ENTRIES, trainable=False), layers)
+        return lambda: flow.log_prob(x).mean().backward(), lambda: _quietly(lambda: flow.sample(ROWS))
+
+    nf = normflows.flows
+    return [
+        ("maf", "zuko", of_zuko(zuko.flows.MAF(ENTRIES, transforms=LAYERS, hidden_features=pair)),
+         _ours(x, "maf", {"layers": LAYERS})),
+        ("maf", "normflows", of_normflows([nf.MaskedAffineAutoregressive(ENTRIES, HIDDEN) for _ in range(LAYERS)]),
+         _ours(x, "maf", {"layers": LAYERS})),
+        ("nsf, autoregressive", "zuko", of_zuko(zuko.flows.NSF(ENTRIES, transforms=LAYERS, hidden_features=pair)),
+         _ours(x, "nsf", {"layers": LAYERS, "conditioner": "autoregressive"})),
+        ("nsf, coupling", "normflows",
+         of_normflows([nf.CoupledRationalQuadraticSpline(ENTRIES, 2, HIDDEN, reverse_mask=i % 2 == 1)
+                       for i in range(LAYERS)]), _ours(x, "nsf", {"layers": LAYERS})),
+        ("naf, monotonic network", "zuko",
+         of_zuko(zuko.flows.NAF(ENTRIES, transforms=1, signal=8, network={"hidden_features": pair},
+                                hidden_features=pair)), _ours(x, "naf", {"transformer": "mnn"})),
+        ("cnf", "zuko", of_zuko(zuko.flows.CNF(ENTRIES, hidden_features=(HIDDEN,), activation=torch.nn.Tanh)),
+         _ours(x, "cnf", {})),
+        ("realnvp", "normflows", of_normflows([layer for i in range(LAYERS) for layer in (
+            nf.AffineCouplingBlock(normflows.nets.MLP([ENTRIES // 2, *pair, ENTRIES], init_zeros=True)),
+            nf.Permute(ENTRIES, mode="swap"))]), _ours(x, "semiflow", {"layers": LAYERS})),
+        ("planar", "normflows", of_normflows([nf.Planar((ENTRIES,)) for _ in range(LAYERS)]),
+         _ours(x, "planar", {"layers": LAYERS})),
+        ("radial", "normflows", of_normflows([nf.Radial((ENTRIES,)) for _ in range(LAYERS)]),
+         _ours(x, "radial", {"layers": LAYERS})),
+    ]  # fmt: skip
+
+
+def _ours(x: Any, name: str, options: dict[str, Any]) -> Timed:
+    """Density with gradient, and draws, of the layers of one of our rows, told of complete seasons."""
+    import torch
+
+    from cropgen.models.base import InputSpec
+    from cropgen.models.checkpoint import build_model
+    from cropgen.models.flows.flow import FlowModel
+    from cropgen.models.layers.flows.layer import Seen
+    from cropgen.series.calendar import Calendar
+    from cropgen.series.legend import Legend
+
+    bands = 5
+    spec = InputSpec(tuple(f"B{i:02d}" for i in range(1, 1 + bands)), Calendar("dekad", 0, ENTRIES // bands),
+                     Legend.from_codes("one", ["a"]))  # fmt: skip
+    model = build_model(name, {"hidden": HIDDEN, "start": "none", **options}, spec)
+    assert isinstance(model, FlowModel)
+    flow = model.flow
+    seen = Seen.of_dates(torch.ones(ROWS, spec.calendar.count, dtype=torch.bool), bands, torch.float32)
+
+    def step() -> None:
+        v, log_det = flow(x, seen)
+        (log_det - 0.5 * v.square().sum(-1)).mean().backward()
+
+    return step, lambda: _quietly(lambda: flow.inverse(torch.randn_like(x), seen))
+
+
+def _quietly(call: Callable[[], object]) -> object:
+    import torch
+
+    with torch.no_grad():
+        return call()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
+    parser.add_argument("--minutes", type=float, default=480.0, help="begin no cell after this time")
+    parser.add_argument("--only", nargs="*", choices=DATA, help="data sets")
+    parser.add_argument("--models", nargs="*", choices=sorted(MODELS), help="flows")
+    parser.add_argument("--labels", nargs="*", type=float, choices=SHARES, help="label shares")
+    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, help="seeds")
+    parser.add_argument("--libraries", action="store_true", help="time other libraries' flows beside ours instead")
+    parser.add_argument("--rounds", type=int, default=15, help="runs of each timed call")
+    options = parser.parse_args()
+    if options.libraries:
+        write({**stored(), "libraries": libraries(options.rounds)})
+        return
+    wanted = [c for c in cells(options.only, options.models, options.labels)
+              if options.seeds is None or c.seed in options.seeds]  # fmt: skip
+    done = {row["key"] for row in stored()["rows"]}
+    until = time.monotonic() + 60 * options.minutes
+    for cell in wanted:
+        if cell.key() in done or time.monotonic() > until:
+            continue
+        rows = run(cell, str(options.data))
+        document = stored()
+        kept = [row for row in document["rows"] if asdict(cell).items() - row.items()]
+        write({**document, "rows": kept + rows})
+        told = " ".join(
+            f"{r['split']} {100 * r['macro_f1']:.1f} ({100 * r['bayes_macro_f1']:.1f}) "
+            f"{r['nats_per_value'] - r['nats_per_value_start']:+.3f}" for r in rows)  # fmt: skip
+        print(f"{cell.data} {cell.labels:g} seed {cell.seed} {cell.model}: {told} in {rows[0]['seconds']} s, draw "
+              f"{rows[0]['sampling_seconds']} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()
