@@ -109,7 +109,7 @@ class DSAE(ChainModel):
         )
         path = self.run_chain(self.chain(), inputs)
         seen = torch.cat([path.z, whole.z.expand_as(path.z)], -1)
-        return Walk(path, self.gaussian(view, *self.emission(seen, context, one)), (whole, noise[:1]))
+        return self.emitted(view, path, self.emission(seen, context, one), (whole, noise[:1]))
 
     def _season_path(self, view: View, observed: Tensor, noise: Tensor) -> ChainPath:
         """v (1, S, B, K, Z): the prior where a row shows nothing."""

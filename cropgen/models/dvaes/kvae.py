@@ -106,8 +106,8 @@ class KVAE(DynamicalModel):
         steps = self.filter(view, noise)
         shift, log_ratio = (torch.stack([step.parts[i] for step in steps]) for i in (0, 1))
         a = torch.stack([step.a for step in steps])
-        density = self.gaussian(view, *self.emission(a, view.time[:, None, :, None], view.each))
-        return Walk(standard_path(shift, log_ratio, noise), density)
+        parts = self.emission(a, view.time[:, None, :, None], view.each)
+        return self.emitted(view, standard_path(shift, log_ratio, noise), parts)
 
     def filter(self, view: View, noise: Tensor) -> list[Step]:
         """Kalman's filter over the encodings, drawn as it goes."""

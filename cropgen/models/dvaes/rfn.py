@@ -9,11 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cropgen.models.base import InputSpec
+from cropgen.models.base import InputSpec, Mixture
 from cropgen.models.dvaes.srnn import SRNN, SRNNOptions
 from cropgen.models.layers.conditional_coupling import ConditionalCoupling
-from cropgen.models.layers.dynamical import View
+from cropgen.models.layers.dynamical import View, Walk
 from cropgen.models.layers.latent_dynamics import TIME_FEATURES
+from cropgen.series.batches import Batch
 
 _HALVES_SEED = 17
 
@@ -67,14 +68,20 @@ class RFN(SRNN):
         """(..., H) c_t of z (..., Z), context (..., ·) and indicators (..., K)."""
         return torch.tanh(self.of_state(z) + (self.of_context(context) + which @ self.of_class))
 
-    def likelihood(self, view: View, decoded: Tensor, context: Tensor) -> Tensor:
-        condition = self.condition(decoded, context, view.each)
+    def walk(self, view: View, noise: Tensor) -> Walk:
+        context = self.context(view.before, view.time)[0][:, None, :, None]
+        path = self.run_chain(self.chain(), self.inputs(view, context, noise))
+        condition = self.condition(path.z, context, view.each)
         b, log_det = view.surprise, torch.zeros_like(condition[..., 0])
         for coupling in self.couplings():
             b, more = coupling(b, condition)
             log_det = log_det + more
-        plain = self.gaussian(replace(view, surprise=b), *self.emission(decoded, context, view.each))
-        return plain + view.mask * log_det
+        plain = self.emitted(replace(view, surprise=b), path, self.emission(path.z, context, view.each))
+        return replace(plain, log_density=plain.log_density + view.mask * log_det)
+
+    def predictive(self, batch: Batch, slots: Tensor) -> Mixture | None:
+        """None: the flow leaves no closed form."""
+        return None
 
     def draw_emission(
         self,

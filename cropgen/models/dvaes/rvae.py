@@ -56,6 +56,7 @@ class RVAE(ChainModel):
     """
 
     Settings = RVAEOptions
+    remembers = False
     filter_hint = "train with --set inference=filter"
 
     def __init__(self, spec: InputSpec, options: RVAEOptions) -> None:

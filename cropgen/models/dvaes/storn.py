@@ -64,7 +64,7 @@ class STORN(DynamicalModel):
         lead = path.z.shape[1:-1]
         past = torch.cat([view.before, view.time], -1)[:, None, :, None].expand(-1, *lead, -1)
         h = self.memory(torch.cat([past, path.z], -1).flatten(1, -2))[0].unflatten(1, lead)
-        return Walk(path, self.gaussian(view, *self.emission(h, view.time[:, None, :, None], view.each)))
+        return self.emitted(view, path, self.emission(h, view.time[:, None, :, None], view.each))
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
         time, centre, which = self.season_to_draw(y)

@@ -74,6 +74,8 @@ class ChainModel(DynamicalModel):
     inference: LatentHead
     initial: Tensor
     emission: Emission
+    remembers = True
+    """Whether the prior of z_t depends on the states before."""
 
     def __init__(self, spec: InputSpec, options: ChainOptions) -> None:
         super().__init__(spec, options)
@@ -163,11 +165,7 @@ class ChainModel(DynamicalModel):
     def walk(self, view: View, noise: Tensor) -> Walk:
         context = self.context(view.before, view.time)[0][:, None, :, None]
         path = self.run_chain(self.chain(), self.inputs(view, context, noise))
-        return Walk(path, self.likelihood(view, self.decoded(path), context))
-
-    def likelihood(self, view: View, decoded: Tensor, context: Tensor) -> Tensor:
-        """(G, S, B, K) log p(e_t | ·, y), 0 where missing."""
-        return self.gaussian(view, *self.emission(decoded, context, view.each))
+        return self.emitted(view, path, self.emission(self.decoded(path), context, view.each))
 
     def divergence(self, view: View, walk: Walk, noise: Tensor, generator: torch.Generator) -> Tensor:
         """The KL of each date, averaged over priors that look 1 to D dates ahead.
@@ -178,7 +176,7 @@ class ChainModel(DynamicalModel):
         Reference: Learning Latent Dynamics for Planning from Pixels, Hafner et al., 2019.
         """
         total, depth = kl_per_date(walk.path), self.settings.overshooting
-        if depth == 1:
+        if depth == 1 or not self.remembers:
             return total
         log_variance = (walk.path.transition_log_variance + walk.path.log_ratio).detach()
         noise = noise[-len(log_variance) :]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 import torch
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
 from cropgen.kernels.recurrence.reference import ChainPath
-from cropgen.models.base import InputSpec, Objective
+from cropgen.models.base import InputSpec, Mixture, Objective
 from cropgen.models.layers.bank import Seasons
+from cropgen.models.layers.foresight import foresee
 from cropgen.models.layers.latent_dynamics import (
     gaussian_per_date,
     kl_per_date,
@@ -38,6 +39,7 @@ from cropgen.series.batches import Batch
 
 _NOISE_SEED = 13
 _LARGEST_BLOCK = 1 << 22
+_FORESEEN_AT_ONCE = 32
 
 
 class DynamicalOptions(ResidualOptions):
@@ -98,11 +100,14 @@ class Walk:
 
     Arguments:
         path: the latent states and their distributions, (G, S, B, K, Z).
+        mean, change: (G, S, B, K, C) what the states add to the mean and the log-variance of e_t.
         log_density: (G, S, B, K) log p(e_t | ·, y), 0 where missing.
         whole: the latent state of the whole season, its path (1, S, B, K, ·) and noise, or None.
     """
 
     path: ChainPath
+    mean: Tensor
+    change: Tensor
     log_density: Tensor
     whole: tuple[ChainPath, Tensor] | None = None
 
@@ -203,6 +208,27 @@ class DynamicalModel(ResidualModel):
         share = share.view(-1, weights.shape[0], weights.shape[2])
         return torch.einsum("gsbkz,bsk->bgz", states.expand(-1, *weights.shape, -1), share)
 
+    def predictive(self, batch: Batch, slots: Tensor) -> Mixture | None:
+        """What is expected at `slots` (S,), each value by itself: gaps filled, and days to come foreseen.
+
+        The latent path is the mean of q, and of the transition where nothing was observed; it and the past are plugged
+        in, not integrated over. At the start this is the answer of the tied Gaussian.
+        """
+        parts = [self._foreseen(batch.take(rows), slots) for rows in torch.arange(len(batch)).split(_FORESEEN_AT_ONCE)]
+        return Mixture(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Mixture)))
+
+    def _foreseen(self, batch: Batch, slots: Tensor) -> Mixture:
+        seasons = self._seasons(batch)
+        walk = self.walk(self.view(seasons), torch.zeros_like(self.noise[:, :1]))
+        own = self.log_var.unflatten(0, (-1, walk.change.shape[-1]))[:, None, None, None]
+        spread = self.log_variance_of(walk.change, own)
+        size = (-1, len(batch), self.spec.classes, walk.mean.shape[-1])
+        departure, spread = (part[:, 0].expand(size).permute(1, 2, 0, 3).flatten(2) for part in (walk.mean, spread))
+        weight = torch.softmax(self.log_joint(batch), -1)
+        mean, variance = foresee(self.tied, seasons.x, seasons.mask, slots, departure + self.shift, spread)
+        shared = torch.einsum("bk,bksc->bsc", weight, variance) * self.tied.scale.square()
+        return Mixture(weight, self.tied.restore(mean), shared)
+
     def view(self, seasons: Seasons) -> View:
         """Rows as `walk` takes them."""
         bands = seasons.x.shape[-1]
@@ -225,10 +251,14 @@ class DynamicalModel(ResidualModel):
         floor = self.settings.variance_floor
         return total.clamp(min=math.log(floor)) if floor else total
 
-    def gaussian(self, view: View, mean: Tensor, change: Tensor) -> Tensor:
-        """(G, S, B, K) log p(e_t | ·, y) of a mean and a change of log-variance (G, S, B, K, C); 0 where missing."""
+    def emitted(
+        self, view: View, path: ChainPath, parts: tuple[Tensor, Tensor], whole: tuple[ChainPath, Tensor] | None = None
+    ) -> Walk:
+        """The walk of a path whose emission has the given mean and change of log-variance (G, S, B, K, C)."""
+        mean, change = parts
         own = self.log_var.unflatten(0, (-1, mean.shape[-1]))[:, None, None, None]
-        return gaussian_per_date(view.surprise - mean, self.log_variance_of(change, own), view.mask)
+        density = gaussian_per_date(view.surprise - mean, self.log_variance_of(change, own), view.mask)
+        return Walk(path, mean, change, density, whole)
 
     def divergence(self, view: View, walk: Walk, noise: Tensor, generator: torch.Generator) -> Tensor:
         """(G, S, B, K) KL of each date that is learnt from."""

@@ -1,0 +1,69 @@
+"""Three crops on a short calendar, and small dynamical models of them, for the tests of these models."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from cropgen.models.base import Context, InputSpec, TrainingData
+from cropgen.models.catalog import find, load
+from cropgen.models.layers.dynamical import DynamicalModel
+from cropgen.series.batches import Batch
+from cropgen.series.calendar import Calendar
+from cropgen.series.legend import Legend
+
+SLOTS, BANDS, CLASSES = 6, 2, 3
+SPEC = InputSpec(("B04", "B08"), Calendar("month", 2, SLOTS), Legend.from_codes("crops", ["1", "2", "3"]))
+TINY = {"hidden": 6, "latent": 3, "smoothing": 4, "copies": 64}
+
+
+def seasons(count: int, seed: int, *, known: bool = True, gaps: float = 0.25) -> Batch:
+    """Three crops that green up at different times; dates are missing at random."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % CLASSES
+    time = np.arange(SLOTS)
+    green = np.exp(-0.5 * ((time - 1.2 - 1.3 * y[:, None]) / 1.1) ** 2)
+    values = np.stack([0.15 - 0.1 * green, 0.2 + 0.3 * green], -1) + rng.normal(0, 0.03, (count, SLOTS, BANDS))
+    mask = rng.random((count, SLOTS)) >= gaps
+    day = np.broadcast_to(SPEC.calendar.start_days() + 9, mask.shape)
+    return Batch(
+        values=torch.from_numpy((values * mask[..., None]).astype(np.float32)),
+        mask=torch.from_numpy(mask),
+        day=torch.from_numpy(day.astype(np.float32)),
+        slot=torch.arange(SLOTS).expand(count, -1),
+        y=torch.from_numpy(y if known else np.full(count, -1)),
+    )
+
+
+DATA = TrainingData(seasons(24, 0), seasons(48, 1, known=False))
+TEST = seasons(9, 2).to(dtype=torch.float64)
+
+
+@lru_cache
+def _prepared(name: str, settings: tuple[tuple[str, object], ...]) -> DynamicalModel:
+    kind = load(find(name))
+    torch.manual_seed(0)
+    model = kind(SPEC, kind.Settings.model_validate({**TINY, **dict(settings)}))
+    assert isinstance(model, DynamicalModel)
+    model.prepare(DATA, Context(seed=0))
+    model = model.double().eval()
+    model.tied.chol.copy_(torch.linalg.cholesky(model.tied.cov))
+    return model
+
+
+def prepared(name: str, **settings: object) -> DynamicalModel:
+    """A small model in double precision as it stands before its first gradient step."""
+    return deepcopy(_prepared(name, tuple(sorted(settings.items()))))
+
+
+def disturbed(name: str, **settings: object) -> DynamicalModel:
+    """A model whose every weight is away from its start."""
+    model = prepared(name, **settings)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.15)
+    return model

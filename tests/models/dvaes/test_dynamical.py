@@ -1,0 +1,283 @@
+"""What every dynamical model promises: exact start, missing dates, causality, bounds, options, gaps filled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cropgen.core.errors import UsageError
+from cropgen.models.catalog import CATALOG, find, load
+from cropgen.models.layers.chained import ChainModel
+from cropgen.models.layers.dynamical import DynamicalModel
+from cropgen.models.layers.latent_dynamics import kl_per_date
+from cropgen.series.batches import Batch, concatenate_batches
+from tests.models.dvaes.crops import BANDS, CLASSES, DATA, SLOTS, SPEC, TEST, TINY, disturbed, prepared, seasons
+
+FILTERS: list[tuple[str, dict[str, Any]]] = [
+    ("dkf", {"inference": "st-l"}),
+    ("dmm", {"inference": "st-l"}),
+    ("kvae", {}),
+    ("storn", {}),
+    ("vrnn", {}),
+    ("srnn", {"inference": "filter"}),
+    ("rvae", {"inference": "filter"}),
+    ("rfn", {"inference": "filter"}),
+]
+SMOOTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("dkf", {}),
+    ("dkf", {"inference": "st-lr"}),
+    ("dkf", {"residual": False, "retention": 0}),
+    ("dmm", {}),
+    ("storn", {"inference": "smooth"}),
+    ("vrnn", {"inference": "smooth", "residual": False}),
+    ("srnn", {}),
+    ("rvae", {}),
+    ("rvae", {"decoder": "noncausal"}),
+    ("dsae", {}),
+    ("dsae", {"inference": "original"}),
+    ("rfn", {}),
+]
+
+
+def over(variants: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
+    names = [" ".join([name, *map(str, settings.values())]) for name, settings in variants]
+    return pytest.mark.parametrize(("name", "settings"), variants, ids=names)
+
+
+EVERY = over(FILTERS + SMOOTHERS)
+FILTER = over(FILTERS)
+ROWS = [entry.name for entry in CATALOG if entry.family == "dvae"]
+
+
+def learnt_bound(model: DynamicalModel, batch: Batch, seed: int = 0) -> Tensor:
+    """(B, K) what is learnt from, without log-determinant and prior."""
+    rows = model._seasons(batch)
+    return model.class_scores(rows, model._features(rows, None), torch.Generator().manual_seed(seed))
+
+
+def test_every_row_is_tried() -> None:
+    assert {name for name, _ in FILTERS + SMOOTHERS} == set(ROWS)
+
+
+@EVERY
+def test_begins_exactly_at_the_tied_gaussian(name: str, settings: dict[str, Any]) -> None:
+    model = prepared(name, **settings)
+    assert not TEST.mask.all()
+    expected = model.tied.log_joint(*model.tied.grid(TEST))
+    torch.testing.assert_close(model.log_joint(TEST), expected, rtol=0, atol=1e-9)
+    log_det = model._seasons(TEST).log_det[:, None]
+    torch.testing.assert_close(learnt_bound(model, TEST) - log_det + model.tied.log_prior, expected, rtol=0, atol=1e-9)
+    assert (disturbed(name, **settings).log_joint(TEST) - expected).abs().max() > 0.1
+
+
+@EVERY
+def test_a_missing_date_has_no_kl_no_likelihood_and_no_influence(name: str, settings: dict[str, Any]) -> None:
+    model = disturbed(name, **settings)
+    rows = model._seasons(TEST)
+    walk = model.walk(model.view(rows), model.noise)
+    missing = ~rows.mask.T[:, None, :, None].expand_as(walk.log_density)
+    divergence = kl_per_date(walk.path).expand_as(walk.log_density)
+    assert missing.any()
+    assert not walk.log_density[missing].any()
+    assert not divergence[missing].any()
+    assert (divergence[~missing] > 0).all()
+    hidden = (~TEST.mask)[..., None]
+    garbage = replace(TEST, values=torch.where(hidden, 7.0, TEST.values), day=torch.where(TEST.mask, TEST.day, -50.0))
+    torch.testing.assert_close(model.log_joint(garbage), model.log_joint(TEST), rtol=0, atol=0)
+
+
+@EVERY
+def test_rows_are_scored_alone_and_an_empty_one_gets_the_prior(
+    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = disturbed(name, **settings)
+    scores = model.log_joint(TEST)
+    torch.testing.assert_close(model.log_joint(TEST.padded(SLOTS + 3)), scores, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.log_joint(TEST.take(torch.tensor([4, 1]))), scores[[4, 1]], rtol=0, atol=1e-10)
+    empty = TEST.until(-400.0)
+    torch.testing.assert_close(model.log_joint(empty), model.tied.log_prior.expand(len(empty), -1))
+    states = model.latent_states(TEST)
+    monkeypatch.setattr("cropgen.models.layers.dynamical._LARGEST_BLOCK", 1)
+    torch.testing.assert_close(model.log_joint(TEST), scores, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.latent_states(TEST), states, rtol=0, atol=1e-10)
+    assert model.kl_by_date(TEST).shape == (len(TEST), SLOTS, CLASSES)
+
+
+@FILTER
+def test_a_filter_does_not_see_the_future(name: str, settings: dict[str, Any]) -> None:
+    model = disturbed(name, **settings)
+    scores = model.prefix_log_joint(TEST)
+    torch.testing.assert_close(scores[:, -1], model.log_joint(TEST), rtol=0, atol=1e-9)
+    states = model.latent_states(TEST) if name != "kvae" else None
+    for slot in (0, 2, SLOTS - 2):
+        end = float(TEST.day[0, slot])
+        torch.testing.assert_close(scores[:, slot], model.log_joint(TEST.until(end)), rtol=0, atol=1e-9)
+        late = torch.where(TEST.day > end, 0.31, 0.0)[..., None] * TEST.mask[..., None]
+        changed = model.prefix_log_joint(replace(TEST, values=TEST.values + late))
+        torch.testing.assert_close(changed[:, slot], scores[:, slot], rtol=0, atol=1e-9)
+    assert (changed[:, -1] - scores[:, -1]).abs().max() > 0.1
+    assert states is None or torch.isfinite(states).all()
+
+
+@over(SMOOTHERS)
+def test_a_smoother_sees_the_future_and_gives_no_prefix_scores(name: str, settings: dict[str, Any]) -> None:
+    model = disturbed(name, **settings)
+    full = seasons(6, 3, gaps=0.0).to(dtype=torch.float64)
+    rows, shorter = model._seasons(full), model._seasons(full.until(float(full.day[0, -2])))
+    assert (model.log_weights(rows)[:-1] - model.log_weights(shorter)[:-1]).abs().max() > 1e-4
+    with pytest.raises(UsageError, match="filter"):
+        model.prefix_log_joint(TEST)
+
+
+@EVERY
+def test_more_samples_tighten_the_bound(name: str, settings: dict[str, Any]) -> None:
+    """ELBO ≤ IWAE₅ ≤ IWAE₅₀ on average over noise, for a model whose posterior is not its prior."""
+    model = disturbed(name, **settings)
+    rows = model._seasons(TEST)
+    shape = (model.noise.shape[0], 500, *model.noise.shape[2:])
+    model.noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        weights = model.log_weights(rows).sum(0)
+        walk = model.walk(model.view(rows), model.noise)
+        elbo = (walk.log_density - kl_per_date(walk.path)).sum(0).mean(0)
+        if walk.whole is not None:
+            elbo = elbo - kl_per_date(walk.whole[0])[0].mean(0)
+
+    def bound(size: int) -> Tensor:
+        return torch.logsumexp(weights.unflatten(0, (-1, size)), 1).mean(0) - math.log(size)
+
+    assert (elbo - bound(1)).abs().max() < 0.15 * (bound(50) - bound(1)).max() + 0.02
+    assert bound(1).mean() < bound(5).mean() < bound(50).mean()
+
+
+@over([("srnn", {}), ("dmm", {}), ("vrnn", {}), ("dsae", {}), ("rvae", {}), ("storn", {}), ("kvae", {})])
+def test_overshooting(name: str, settings: dict[str, Any]) -> None:
+    plain, deep = disturbed(name, **settings), disturbed(name, overshooting=3, **settings)
+    assert torch.equal(learnt_bound(disturbed(name, overshooting=1, **settings), TEST), learnt_bound(plain, TEST))
+    lower = learnt_bound(deep, TEST)
+    depends = name not in ("rvae", "storn", "kvae")
+    assert torch.isfinite(lower).all()
+    assert torch.equal(lower, learnt_bound(plain, TEST)) != depends
+    if isinstance(deep, ChainModel) and depends:
+        for head in (deep.transition.out, deep.transition.out_bias):
+            torch.nn.init.zeros_(head)
+        plain.load_state_dict(deep.state_dict())
+        if deep.retention == 0:  # the prior no longer depends on what it is rolled from
+            torch.testing.assert_close(learnt_bound(deep, TEST), learnt_bound(plain, TEST), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_options_of_learning(name: str) -> None:
+    plain = disturbed(name)
+    bound = learnt_bound(plain, TEST)
+    warming = disturbed(name, warm_up=4)
+    without_kl = learnt_bound(warming, TEST)
+    assert (without_kl > bound).all()
+    warming.objective(TEST, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(learnt_bound(warming, TEST), without_kl + (bound - without_kl) / 4)
+    torch.testing.assert_close(warming.log_joint(TEST), plain.log_joint(TEST))
+    generous = disturbed(name, free_bits=100.0)
+    dates = model_dates(generous)
+    torch.testing.assert_close(learnt_bound(generous, TEST), without_kl - 100.0 * dates[:, None])
+    torch.testing.assert_close(generous.log_joint(TEST), plain.log_joint(TEST))
+    hiding = learnt_bound(disturbed(name, input_dropout=0.5), TEST)
+    assert (hiding - bound).abs().max() > 1e-3 or name in ("dkf", "dmm", "rvae", "dsae", "kvae")
+
+
+def model_dates(model: DynamicalModel) -> Tensor:
+    """(B,) number of observed slots."""
+    return model._seasons(TEST).mask.sum(1).double()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_options_of_the_density(name: str) -> None:
+    floored = disturbed(name, variance_floor=0.9)
+    spread = floored.log_variance_of(torch.tensor(-5.0), torch.tensor(0.0))
+    assert float(spread) == pytest.approx(math.log(0.9))
+    assert (floored.log_joint(TEST) - disturbed(name).log_joint(TEST)).abs().max() > 1e-3
+    fixed = prepared(name, learn_initial=False)
+    assert "initial" not in dict(fixed.named_parameters())
+    torch.testing.assert_close(fixed.log_joint(TEST), prepared(name).log_joint(TEST), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_samples_of_the_start_have_its_moments_and_temperatures_still_them(name: str) -> None:
+    model = prepared(name)
+    y = torch.arange(CLASSES).repeat_interleave(1500)
+    drawn = model.sample(y, torch.Generator().manual_seed(0))
+    for k in range(CLASSES):
+        expected = model.tied.restore(model.tied.means[k].view(SLOTS, BANDS))
+        spread = model.tied.cov.diagonal().sqrt().view(SLOTS, BANDS) * model.tied.scale
+        assert ((drawn[y == k].mean(0) - expected) / spread).abs().max() < 0.12
+        assert (drawn[y == k].std(0) / spread - 1).abs().max() < 0.08
+    moved, few = disturbed(name), torch.arange(CLASSES)
+    still = [moved.sample(few, torch.Generator().manual_seed(seed), temperature=0.0) for seed in (0, 1)]
+    assert torch.equal(*still)
+    calm = disturbed(name, state_temperature=0.0)
+    drawn = [m.sample(few, torch.Generator().manual_seed(0)) for m in (moved, calm)]
+    assert not torch.allclose(*drawn)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "rfn"])
+def test_what_is_foreseen_at_the_start_is_what_the_tied_gaussian_foresees(name: str) -> None:
+    model, slots = prepared(name), torch.tensor([4, 1])
+    hidden = replace(TEST, mask=TEST.mask & (TEST.slot != 1))
+    found, expected = model.predictive(hidden, slots), model.tied.predictive(*model.tied.grid(hidden), slots)
+    assert found is not None
+    torch.testing.assert_close(found.weight, expected.weight, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.variance, expected.variance, rtol=0, atol=1e-8)
+    moved = disturbed(name).predictive(hidden, slots)
+    assert moved is not None
+    assert (moved.mean - expected.mean).abs().max() > 1e-3
+    assert (moved.variance >= 0).all()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_textbook_form_leaves_whitening_out(name: str) -> None:
+    model = prepared(name, start="none")
+    assert torch.equal(model.tied.cov, torch.eye(SLOTS * BANDS, dtype=torch.float64))
+    assert torch.isfinite(model.log_joint(TEST)).all()
+    assert (model.log_joint(TEST) - prepared(name).log_joint(TEST)).abs().max() > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("srnn", {"residual": False}, "retention"),
+        ("dkf", {"residual": False}, "retention"),
+        ("dsae", {"inference": "original", "retention": 0.5}, "retention"),
+        ("rvae", {"inference": "filter", "decoder": "noncausal"}, "sees the future"),
+        ("srnn", {"kernel": "fast"}, "unknown kernel"),
+    ],
+)
+def test_options_that_do_not_go_together(name: str, settings: dict[str, Any], message: str) -> None:
+    kind = load(find(name))
+    with pytest.raises(UsageError, match=message) as error:
+        kind(SPEC, kind.Settings.model_validate({**TINY, **settings}))
+    assert error.value.hint
+
+
+@pytest.mark.slow
+@EVERY
+def test_learning_reaches_every_parameter_and_improves_the_density(name: str, settings: dict[str, Any]) -> None:
+    model = prepared(name, **settings).train()
+    untouched = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = concatenate_batches([DATA.labelled, DATA.unlabelled or TEST])
+    losses, moved = [], set()
+    for step in range(30):
+        view = model.augmented(batch, torch.Generator().manual_seed(2 * step)).to(dtype=torch.float64)
+        objective = model.objective(view, torch.Generator().manual_seed(2 * step + 1))
+        optimiser.zero_grad()
+        objective.total.backward()
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimiser.step()
+        losses.append(float(objective.total.detach()))
+    assert moved == set(untouched)
+    assert sum(losses[-5:]) < sum(losses[:5])
