@@ -33,11 +33,12 @@ def tanh(x):
 @triton.jit
 def factor(x, PRECISION: tl.constexpr, GRADIENT: tl.constexpr):
     """x in the type of a factor of a matrix product."""
-    if PRECISION == "fp16":
-        if GRADIENT:
-            return x.to(tl.bfloat16)
+    if PRECISION != "fp16":
+        return x.to(tl.float32)
+    elif GRADIENT:  # noqa: RET505 (the compiler reads on after a return)
+        return x.to(tl.bfloat16)
+    else:
         return x.to(tl.float16)
-    return x.to(tl.float32)
 
 
 @triton.jit
@@ -45,7 +46,8 @@ def product(x, weight, total, PRECISION: tl.constexpr, GRADIENT: tl.constexpr):
     """total + x weight, for a weight that is a factor already."""
     if PRECISION == "tf32":
         return tl.dot(x, weight, total, input_precision="tf32")
-    return tl.dot(factor(x, PRECISION, GRADIENT), weight, total, input_precision="ieee")
+    else:  # noqa: RET505
+        return tl.dot(factor(x, PRECISION, GRADIENT), weight, total, input_precision="ieee")
 
 
 @triton.jit

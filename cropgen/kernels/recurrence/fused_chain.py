@@ -14,10 +14,14 @@ from torch import Tensor
 from cropgen.kernels.recurrence.fused_launch import (
     CHAIN_BACKWARD,
     CHAIN_FORWARD,
+    cell_gradients,
     launch,
+    outer,
     padded,
     readable,
     row_offsets,
+    total,
+    trace_type,
     warps,
 )
 
@@ -38,10 +42,6 @@ def _constants(
     flags = {"CELL": h > 0, "GATED": linear is not None, "DIRECT": direct, "COMBINE": combine, "BARE": p == 0}
     tiles = {"BP": padded(p), "BQ": padded(q), "BZ": padded(z), "BH": padded(h)}
     return (p, q, z, h), {**flags, **tiles, "PRECISION": precision, "num_warps": warps(h)}
-
-
-def _trace_type(precision: str) -> torch.dtype:
-    return torch.float16 if precision == "fp16" else torch.float32
 
 
 @torch.library.custom_op("cropgen::fused_chain", mutates_args=())
@@ -81,7 +81,7 @@ def _empty_path(
     noise: Tensor, first_z: Tensor, first_h: Tensor | None, units: int, linear: Tensor | None, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps, lead, z = len(noise), first_z.shape[:-1], first_z.shape[-1]
-    h, trace = 0 if first_h is None else first_h.shape[-1], _trace_type(precision)
+    h, trace = 0 if first_h is None else first_h.shape[-1], trace_type(precision)
 
     def empty(width: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return first_z.new_empty((steps, *lead, width), dtype=dtype)
@@ -110,7 +110,7 @@ def fused_chain_backward(
     h_path: Tensor, squashed: Tensor, memory: Tensor, gate: Tensor, direct: bool, combine: bool, precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the hidden units inside (P + Q) and after (Q), the outputs, r z A, the gates (r, u, n's share of h,
-    n), and the first z and h; all others arguments are those and the answers of `fused_chain`."""
+    n), and the first z and h; all other arguments are those and the answers of `fused_chain`."""
     (p, q, z, h), constants = _constants(state_q, out_p, first_z, first_h, linear, direct, combine, precision)
     answer = _empty_gradients(of_z, first_z, first_h, squashed, out_p, out_q, linear, combine)
     inputs, rows = [readable(dates), readable(noise)], first_z[..., 0].numel()
@@ -173,9 +173,9 @@ def _differentiate(ctx: Any, *of: Tensor) -> tuple[Tensor | None, ...]:
     seen = past if first_h is None else h_path
     of_pre, of_bias_q, added = of_inside, None, units[..., p:]
     if combine:
-        of_pre, of_bias_q = torch.cat([of_inside[..., :p], of_after], -1), _total(of_inside[..., p:])
+        of_pre, of_bias_q = torch.cat([of_inside[..., :p], of_after], -1), total(of_inside[..., p:])
         added = added + pre[..., p:]
-    of_state = _outer(seen, of_inside)
+    of_state = outer(seen, of_inside)
     kept = dates[..., 1:2] * past
     of_cell: tuple[Tensor | None, ...] = (None,) * 5
     if first_h is not None:
@@ -184,33 +184,9 @@ def _differentiate(ctx: Any, *of: Tensor) -> tuple[Tensor | None, ...]:
     return (
         of_pre.to(pre.dtype), None if gates is None or of_gate_inputs is None else of_gate_inputs.to(gates.dtype),
         None, None, of_first_z, of_first_state, of_state[:, :p], of_state[:, p:], of_bias_q,
-        _outer(units[..., :p], of_out[..., :split]), _outer(added, of_out[..., split:]), _total(of_out),
-        None if linear is None else _outer(kept, of_linear), of_latent, of_hidden, of_hidden_bias, None, None, None,
+        outer(units[..., :p], of_out[..., :split]), outer(added, of_out[..., split:]), total(of_out),
+        None if linear is None else outer(kept, of_linear), of_latent, of_hidden, of_hidden_bias, None, None, None,
     )  # fmt: skip
-
-
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Σ over dates and rows of left right ᵀ."""
-    return left.flatten(0, -2).T.to(right.dtype) @ right.flatten(0, -2)
-
-
-def _total(x: Tensor) -> Tensor:
-    return x.flatten(0, -2).sum(0)
-
-
-def cell_gradients(
-    of_gates: Tensor, past_h: Tensor, past_z: Tensor | None, of_first: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the hoisted gates, `latent`, `hidden`, `hidden_bias` and the first h.
-
-    Arguments:
-        of_gates: (T, ..., 4H) of r, u, n's share of h, and n.
-        past_h, past_z: (T, ..., H) and (T, ..., Z) states before each date.
-    """
-    h = past_h.shape[-1]
-    of_outer = torch.cat([of_gates[..., : 2 * h], of_gates[..., 3 * h :]], -1)
-    of_latent = None if past_z is None else _outer(past_z, of_outer)
-    return of_outer, of_latent, _outer(past_h, of_gates[..., : 3 * h]), _total(of_gates[..., 2 * h : 3 * h]), of_first
 
 
 fused_chain.register_autograd(_differentiate, setup_context=_remember)

@@ -1,4 +1,5 @@
-"""Launching the kernels of the fused recurrence: sizes, tiles, and where every row of a broadcast input begins."""
+"""What the operators of the fused recurrence share: sizes and tiles, the launch, where every row of a broadcast input
+begins, and the gradients of weights as matrix products over all dates and rows."""
 
 from __future__ import annotations
 
@@ -46,6 +47,36 @@ def launch(kernel: Any, rows: int, device: torch.device, arguments: Sequence[Any
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
         kernel[(triton.cdiv(rows, TILE),)](*arguments, BM=TILE, **constants)
+
+
+def trace_type(precision: str) -> torch.dtype:
+    """The type in which hidden units and gates are kept for the walk back."""
+    return torch.float16 if precision == "fp16" else torch.float32
+
+
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """(F, G) Σ over dates and rows of left ᵀ right, for (T, ..., F) and (T, ..., G)."""
+    return left.flatten(0, -2).T.to(right.dtype) @ right.flatten(0, -2)
+
+
+def total(x: Tensor) -> Tensor:
+    """(F,) sum of (T, ..., F) over dates and rows."""
+    return x.flatten(0, -2).sum(0)
+
+
+def cell_gradients(
+    of_gates: Tensor, past_h: Tensor, past_z: Tensor | None, of_first: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the hoisted gates, `latent`, `hidden`, `hidden_bias` and the first h.
+
+    Arguments:
+        of_gates: (T, ..., 4H) of r, u, n's share of h, and n.
+        past_h, past_z: (T, ..., H) and (T, ..., Z) states before each date.
+    """
+    h = past_h.shape[-1]
+    of_outer = torch.cat([of_gates[..., : 2 * h], of_gates[..., 3 * h :]], -1)
+    of_latent = None if past_z is None else outer(past_z, of_outer)
+    return of_outer, of_latent, outer(past_h, of_gates[..., : 3 * h]), total(of_gates[..., 2 * h : 3 * h]), of_first
 
 
 CHAIN_FORWARD, CHAIN_BACKWARD = fused_forward.chain_forward, fused_backward.chain_backward

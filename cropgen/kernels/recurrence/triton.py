@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cropgen.core.errors import DeviceError
 from cropgen.kernels.recurrence.hoisted import share_of_inputs, side_by_side
-from cropgen.kernels.recurrence.reference import Chain, ChainInputs, ChainPath, leading_shape, passing
+from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, ChainPath, leading_shape, passing
 
 MOST_UNITS = 128
 MOST_LATENT = 64
@@ -21,16 +21,24 @@ MOST_LATENT = 64
 def why_not(chain: Chain) -> str | None:
     """What keeps the fused kernel from running a chain; None: nothing."""
     widths = [chain.transition.bias.shape[0], chain.inference.bias.shape[0]]
-    if chain.cell is not None:
-        widths.append(chain.cell.hidden.shape[0])
-        if chain.cell.gates != 3:
-            return "its cell is an LSTM, the kernel has the GRU"
+    if chain.cell is not None and (reason := _why_not_cell(chain.cell)):
+        return reason
     if chain.transition.combine:
         return "its transition combines its inputs after the hidden layer"
     if max(widths) > MOST_UNITS or chain.initial.shape[-1] > MOST_LATENT:
         return f"more than {MOST_UNITS} units or {MOST_LATENT} latent dimensions do not stay on the chip"
     if chain.initial.dtype != torch.float32:
         return f"it computes in single precision, the weights are {str(chain.initial.dtype).removeprefix('torch.')}"
+    return None
+
+
+def _why_not_cell(cell: Cell) -> str | None:
+    if cell.gates != 3:
+        return "its cell is an LSTM, the kernel has the GRU"
+    if cell.hidden.shape[0] > MOST_UNITS:
+        return f"more than {MOST_UNITS} units do not stay on the chip"
+    if cell.hidden.dtype != torch.float32:
+        return f"it computes in single precision, the weights are {str(cell.hidden.dtype).removeprefix('torch.')}"
     return None
 
 
@@ -64,6 +72,32 @@ def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
         chain.direct, chain.inference.combine, precision_on(inputs.noise.device),
     )  # fmt: skip
     return ChainPath(z, variance, shift, ratio, None if cell is None else state)
+
+
+def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+    """The GRU alone; arguments and answer as `hoisted.run_cell`, in single precision.
+
+    Raises:
+        DeviceError: the cell is one that the kernel cannot run, or is not on a CUDA device.
+    """
+    reason = _why_not_cell(cell)
+    if reason is not None:
+        raise DeviceError(f"kernel 'triton' cannot run this cell: {reason}", hint="use the hoisted kernel")
+    tensors = inputs if mask is None else (*inputs, mask)
+    require_device(tensors[0].device)
+    from cropgen.kernels.recurrence.fused_cell import fused_cell
+
+    lead = torch.broadcast_shapes(*(tensor.shape[1:-1] for tensor in tensors))
+    steps, bias = max(len(tensor) for tensor in tensors), cell.hidden_bias
+    gates = share_of_inputs(cell.inputs, inputs, cell.bias, len(lead) + 1)
+    return fused_cell(
+        gates.expand(steps, *lead, gates.shape[-1]),
+        None if mask is None else mask.expand(steps, *lead, 1)[..., 0].to(torch.float32),
+        cell.initial.expand(*lead, cell.initial.shape[-1]),
+        cell.hidden,
+        torch.zeros_like(cell.hidden[0, : len(cell.hidden)]) if bias is None else bias,
+        precision_on(gates.device),
+    )[0]
 
 
 def require_device(device: torch.device) -> None:
