@@ -50,6 +50,11 @@ def aggregate(
     output: Path | None = None,
     columns: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    resume: bool = False,
+    keep_work: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     report: Reporter | None = None,
@@ -59,10 +64,14 @@ def aggregate(
     Arguments:
         columns: fields of `ParcelColumns` that are not to be recognised; None means recognised.
         options: fields of `AggregateOptions` that differ from the defaults; None means the default.
+        engine, jobs, scheduler: where acquisitions are computed, see `cropgen.core.engine`.
+        resume: use what an earlier run for the same output left, and replace the output.
+        keep_work: leave the results of single acquisitions for a later `resume`.
 
     Raises:
-        UsageError, DataError: see `cropgen.imagery.aggregate`.
+        UsageError, DataError, UnfinishedError: see `cropgen.imagery.aggregate`.
     """
+    from cropgen.core.engine import Engine
     from cropgen.imagery.aggregate import AggregateOptions
     from cropgen.imagery.aggregate import aggregate as run_aggregation
 
@@ -72,13 +81,17 @@ def aggregate(
         require_input(path, "parcels")
     default = scenes.resolve().parent.name if scenes.name in {"scenes", "imagery"} else scenes.stem
     store = _store_path(workspace, name, output, default)
-    guard_output(store, overwrite=overwrite)
+    guard_output(store, overwrite=overwrite or resume)
+    place = Engine.chosen(engine, jobs, scheduler)
     chosen = validate(AggregateOptions, _given(options or {}) | {"parcels": _given(columns or {})}, where="arguments")
     report.info(f"aggregating {scenes} over {', '.join(str(p) for p in parcels)} into {store}")
     if dry_run:
         return StoreResult(store, 0, (), (), 0, dry_run=True)
-    done = run_aggregation(scenes, list(parcels), store, chosen, report, overwrite=overwrite)
-    return _stored(store, done.dropped)
+    done = run_aggregation(
+        scenes, list(parcels), store, chosen, report,
+        overwrite=overwrite, engine=place, resume=resume, keep_work=keep_work,
+    )  # fmt: skip
+    return stored(store, done.dropped)
 
 
 def import_table(
@@ -122,10 +135,11 @@ def import_table(
     if dry_run:
         return StoreResult(store, 0, (), (), 0, dry_run=True)
     done = run_import(table, store, chosen, parcels, report, overwrite=overwrite)
-    return _stored(store, done.dropped)
+    return stored(store, done.dropped)
 
 
-def _stored(store: Path, dropped: dict[str, list[str]]) -> StoreResult:
+def stored(store: Path, dropped: dict[str, list[str]]) -> StoreResult:
+    """What a finished store holds."""
     from cropgen.series.store import SeriesStore
 
     opened = SeriesStore.open(store)

@@ -47,8 +47,23 @@ def aggregate(
     year: YearOrColumn = None,
     crs: Annotated[str | None, typer.Option("--crs", help="Coordinate system of parcels that state none.")] = None,
     bands: Annotated[str | None, typer.Option("--bands", metavar="B,B", help="Bands read. Default: all.")] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option("--statistics", metavar="S,S", help="Besides the mean: std, median, count, p10, p90, …"),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="centre: pixels whose centre lies inside; coverage: by the share covered."),
+    ] = None,
     clear: Annotated[
         str | None, typer.Option("--clear", metavar="N,N", help="Clear SCL classes; 'none' uses no mask.")
+    ] = None,
+    cloud_probability: Annotated[
+        float | None,
+        typer.Option("--cloud-probability", min=0, max=100, help="Largest of a clear pixel, in percent."),
+    ] = None,
+    dilate: Annotated[
+        float | None, typer.Option("--dilate", min=0, help="Metres that clouds and their shadows are grown by.")
     ] = None,
     buffer: Annotated[float | None, typer.Option("--buffer", min=0, help="Metres each parcel is shrunk by.")] = None,
     min_pixels: Annotated[
@@ -69,10 +84,23 @@ def aggregate(
     crop_codes: CropCodes = None,
     to: To = None,
     encoding: Annotated[str | None, typer.Option("--encoding", help="Encoding of the parcels' text.")] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="serial, processes or dask. Default: as --jobs and --scheduler say.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", help="Acquisitions at a time.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="A dask scheduler that runs already.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Use what an unfinished or kept run left; an existing store is replaced.")
+    ] = False,
+    keep_work: Annotated[
+        bool, typer.Option("--keep-work", help="Keep single dates, so that --resume later does only what changed.")
+    ] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Average the clear pixels of every band over every parcel and date."""
+    """Take the statistics of the clear pixels of every band over every parcel and date."""
     from cropgen import api
 
     session = session_of(context)
@@ -80,6 +108,8 @@ def aggregate(
         "bands": split_list(bands) or None, "buffer": buffer, "min_pixels": min_pixels, "min_share": min_share,
         "season": split_list(season) or None, "scale": scale, "offset": offset, "nodata": nodata,
         "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
+        "statistics": split_list(statistics) or None, "method": method, "cloud_probability": cloud_probability,
+        "dilate": dilate,
     }  # fmt: skip
     columns = {
         "layer": layer, "id": id_column, "label": label_column, "name": name_column, "region": region_column,
@@ -88,6 +118,7 @@ def aggregate(
     }  # fmt: skip
     result = api.aggregate(
         session.workspace, scenes, parcels, name=name, output=output, columns=columns, options=chosen,
+        engine=engine, jobs=jobs, scheduler=scheduler, resume=resume, keep_work=keep_work,
         overwrite=overwrite, dry_run=dry_run, report=session.report,
     )  # fmt: skip
     session.show("aggregate", result, *render.store_summary(result))

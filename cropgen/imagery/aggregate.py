@@ -36,6 +36,8 @@ from cropgen.imagery.calibration import Calibrator, calibrator
 from cropgen.imagery.ledger import WorkFolder, unit_key
 from cropgen.imagery.options import AggregateOptions, AggregateReport
 from cropgen.imagery.parcels import SeasonParcels, find_overlaps, shards
+from cropgen.imagery.pixel_sample import check_inside, keep_samples
+from cropgen.imagery.pixel_sets import gather_sets
 from cropgen.imagery.scene import Acquisition
 from cropgen.imagery.selection import (
     by_season,
@@ -51,10 +53,14 @@ from cropgen.imagery.unit import Unit, aggregate_unit
 from cropgen.imagery.zonal import Reading
 from cropgen.series.geometry import ParcelLayer, interior_lonlat, read_parcels
 from cropgen.series.legend import Legend
+from cropgen.series.pixel_sets import PixelSets
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 
 __all__ = ["AggregateOptions", "AggregateReport", "aggregate"]
+
+_FEW_VALUES = 1 << 23
+_WITH_PIXELS = 2048
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,11 @@ class _Year:
     units: tuple[Unit, ...]
     split: np.ndarray
 
-    def shards(self) -> Iterator[tuple[int, int]]:
-        """First rank and end of each shard."""
-        return zip((0, *self.stops[:-1]), self.stops, strict=True)
+    def shards(self, most: int) -> Iterator[tuple[int, int]]:
+        """First rank and end of each shard, of at most so many parcels."""
+        for start, stop in zip((0, *self.stops[:-1]), self.stops, strict=True):
+            for first in range(start, stop, most):
+                yield first, min(first + most, stop)
 
 
 def aggregate(
@@ -173,6 +181,7 @@ def _prepare(
     statistics = statistics_of(options.statistics)
     source = open_scenes(scenes, report)
     bands = choose_bands(source.acquisitions, options.bands)
+    check_inside(bands, options.pixels)
     usable = usable_acquisitions(source, bands, options.mask, report)
     layer = read_parcels(parcels, options.parcels, default_year=only_year(usable), report=report)
     require_overlap(layer.frame, usable)
@@ -202,8 +211,10 @@ def _plan_year(
     frame = frame.iloc[np.concatenate(parts)].reset_index(drop=True)
     acquisitions = [(a, grids_of(a, plan.bands)) for a in plan.acquisitions[year]]
     with report.task(f"Finding the pixels of the parcels of {year}", total=None):
-        tiles, split = find_tiles((grids for _, grids in acquisitions), SeasonParcels(frame.geometry), options, work)
+        wanted = (grids for _, grids in acquisitions)
+        tiles, split = find_tiles(wanted, SeasonParcels(frame.geometry), options, work, _cores())
     threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
+        samples = keep_samples(tiles, frame["parcel_id"].to_numpy(str), options.pixels, work)
     units = []
     for acquisition, grids in acquisitions:
         if grids in tiles:
@@ -211,9 +222,28 @@ def _plan_year(
             reading = Reading(plan.bands, plan.statistics, options.mask, calibration, options.nodata)
             names = (*plan.bands, *options.mask.names(acquisition))
             layers = [(name, acquisition.layers[name]) for name in names]
-            key = unit_key(tiles[grids].folder.name, layers, reading.facts())
-            units.append(Unit(acquisition, tiles[grids], reading, work.unit(key), threads))
-    return _Year(frame, tuple(np.cumsum([len(part) for part in parts]).tolist()), tuple(units), split)
+            sample = samples.get(grids)
+            key = unit_key((sample or tiles[grids]).folder.name, layers, reading.facts())
+            units.append(Unit(acquisition, tiles[grids], reading, work.unit(key), threads, sample))
+    stops = _stops([len(part) for part in parts], result.dates[year] * len(plan.columns))
+    return _Year(frame, stops, tuple(units), split)
+
+
+def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:
+    """Where the rows end that are put together at a time: shards joined as long as they hold few values.
+
+    Arguments:
+        sizes: parcels of each shard.
+        values: of a parcel.
+    """
+    stops, held = [0], 0
+    for size in sizes:
+        if held and (held + size) * values > _FEW_VALUES:
+            stops.append(stops[-1])
+            held = 0
+        stops[-1] += size
+        held += size
+    return tuple(stops)
 
 
 def _cores() -> int:
@@ -255,15 +285,18 @@ def _assemble(plan: _Plan, year: _Year, store: SeriesStore, result: AggregateRep
         return
     season = Season(year.units, year.split, plan.statistics, plan.options)
     with report.task("Writing", total=len(year.frame)) as task:
-        for first, stop in year.shards():
+        for first, stop in year.shards(_WITH_PIXELS if plan.options.pixels else len(year.frame)):
             frame = year.frame.iloc[first:stop].reset_index(drop=True)
-            _append(store, plan.legend, frame, season.shard(first, stop), result)
+            shard = season.shard(first, stop)
+            sets = gather_sets(year.units, shard, first, frame.geometry) if plan.options.pixels else None
+            _append(store, plan.legend, frame, shard, sets, result)
             task.advance(stop - first)
 
 
 def _append(
-    store: SeriesStore, legend: Legend, frame: gpd.GeoDataFrame, shard: ShardSeries, result: AggregateReport
-) -> None:
+    store: SeriesStore, legend: Legend, frame: gpd.GeoDataFrame, shard: ShardSeries, sets: PixelSets | None,
+    result: AggregateReport,
+) -> None:  # fmt: skip
     outside = frame["parcel_id"].to_numpy(str)[~shard.covered]
     if len(outside):
         result.dropped.setdefault("outside the scenes", []).extend(outside.tolist())
@@ -288,6 +321,7 @@ def _append(
         lon=lon,
         lat=lat,
         pixels=pixels,
+        pixel_sets=None if sets is None else sets.take(rows).at_dates(seen),
     )
     store.append(series, kept.geometry)
     result.rows += len(series)

@@ -57,10 +57,10 @@ def _cells(shapes: np.ndarray, affine: Any, shape: tuple[int, int], crs: str) ->
     frame = gpd.GeoDataFrame({"number": np.arange(len(shapes))}, geometry=shapes, crs=crs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = exactextract.exact_extract(
+        table: Any = exactextract.exact_extract(
             raster, frame, ["cell_id", "coverage"], include_cols=["number"], output="pandas"
         )
-    return {str(name): list(table[name]) for name in table}
+    return {name: list(table[name]) for name in ("number", "cell_id", "coverage")}
 
 
 def _joined(runs: np.ndarray) -> np.ndarray:

@@ -76,9 +76,6 @@ class SeasonParcels:
         self._shapes = geometry.to_numpy()
         self._crs = CRS.from_user_input(geometry.crs)
         self._box = shapely.bounds(self._shapes)
-        self._digest = np.frombuffer(
-            b"".join(hashlib.blake2b(shapely.to_wkb(shape), digest_size=16).digest() for shape in self._shapes), "V16"
-        )
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -96,23 +93,31 @@ class SeasonParcels:
 
     def digest(self, ranks: np.ndarray) -> str:
         """Hex digest of the coordinate system and the geometry of some parcels, in their order, and of their ranks."""
-        head = f"{self._crs.to_wkt()} {len(ranks)}".encode()
-        return hashlib.sha256(head + ranks.astype("<i8").tobytes() + self._digest[ranks].tobytes()).hexdigest()
+        digest = hashlib.sha256(self._crs.to_wkt().encode())
+        for part in parts_of(ranks):
+            digest.update(part.astype("<i8").tobytes())
+            digest.update(b"".join(shapely.to_wkb(self._shapes[part])))
+        return digest.hexdigest()
 
-    def shapes(self, ranks: np.ndarray, grid: Grid, buffer: float) -> Iterator[ParcelShapes]:
-        """Those of some parcels whose box meets a grid, in its coordinate system, a few thousand at a time.
+    def shapes(self, ranks: np.ndarray, grid: Grid, buffer: float) -> ParcelShapes:
+        """Those of some parcels whose box meets a grid, in its coordinate system.
 
         Arguments:
             buffer: inward, in metres; a parcel that vanishes has an empty inner polygon.
         """
-        for first in range(0, len(ranks), _AT_A_TIME):
-            part = ranks[first : first + _AT_A_TIME]
-            outline = gpd.GeoSeries(self._shapes[part], crs=self._crs).to_crs(grid.crs).to_numpy()
+        outline, system = self._shapes[ranks], CRS.from_wkt(grid.crs)
+        if system != self._crs:
+            outline = gpd.GeoSeries(outline, crs=self._crs).to_crs(system).to_numpy()
             broken = ~shapely.is_valid(outline)
             outline[broken] = shapely.make_valid(outline[broken])
-            west, south, east, north = grid.bounds
-            box = shapely.bounds(outline)
-            meets = (box[:, 2] > west) & (box[:, 0] < east) & (box[:, 3] > south) & (box[:, 1] < north)
-            outline = outline[meets]
-            inner = shapely.buffer(outline, -metres_to_units(grid.crs, buffer)) if buffer > 0 else outline
-            yield ParcelShapes(part[meets], outline, inner)
+        west, south, east, north = grid.bounds
+        box = shapely.bounds(outline)
+        meets = (box[:, 2] > west) & (box[:, 0] < east) & (box[:, 3] > south) & (box[:, 1] < north)
+        outline = outline[meets]
+        inner = shapely.buffer(outline, -metres_to_units(grid.crs, buffer)) if buffer > 0 else outline
+        return ParcelShapes(ranks[meets], outline, inner)
+
+
+def parts_of(ranks: np.ndarray) -> list[np.ndarray]:
+    """Ranks a few thousand at a time."""
+    return [ranks[first : first + _AT_A_TIME] for first in range(0, len(ranks), _AT_A_TIME)]

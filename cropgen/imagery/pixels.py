@@ -1,7 +1,7 @@
 """The pixels of all parcels on the grids of one tile: found once, kept on disk, used for every date and band.
 
 This is a parcel-id raster in sparse form: runs of pixels with their parcel and weight, by cell. A cell is a block of
-rows and columns of a grid that begins where the blocks of tiled rasters begin, and is read at once, so neither the scene
+rows and columns of a grid that begins where the blocks of tiled rasters begin. It is read at once, so neither the scene
 nor the parcels decide how much memory a date takes.
 
     members.npy     (P,) rank of each parcel that meets the tile: its position in the output
@@ -13,7 +13,8 @@ nor the parcels decide how much memory a date takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +76,9 @@ def find_pixels(grid: Grid, shapes: ParcelShapes, method: str) -> FoundPixels:
     runs = runs_of_centres(shapes.inner, grid)
     coarse = _weight_of(runs, len(shapes)) == 0
     if coarse.any():
-        wide = runs_of_centres(np.where(coarse, shapes.outline, shapely.Polygon()), grid)
+        outline = shapes.outline.copy()
+        outline[~coarse] = shapely.Polygon()
+        wide = runs_of_centres(outline, grid)
         none = np.flatnonzero(coarse & (_weight_of(wide, len(shapes)) == 0)).tolist()
         touched = [runs_of_touched(shapes.outline[p], p, grid) for p in none]
         runs = np.concatenate([runs, wide, *touched])
@@ -176,34 +179,45 @@ class TilePixels:
         ]
 
 
-def write_pixels(folder: Path, grids: Sequence[Grid], parcels: Iterable[ParcelShapes], method: str) -> None:
+def write_pixels(
+    folder: Path, grids: Sequence[Grid], parcels: Iterable[Callable[[], ParcelShapes]], method: str, threads: int = 1
+) -> None:
     """Find the pixels of parcels on the grids of a tile and keep them.
 
     Arguments:
-        parcels: in parts with ascending ranks, in the coordinate system of the grids; only one is held at a time.
+        parcels: give the parcels in parts with ascending ranks, in the coordinate system of the grids; each thread
+            holds one part at a time.
     """
-    finest = TilePixels(folder, tuple(grids)).finest
-    members, facts = [np.zeros(0, np.int64)], [np.zeros(0, FACTS)]
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda part: _find_part(grids, part(), method), parcels))
     runs: list[list[np.ndarray]] = [[np.zeros(0, RUN)] for _ in grids]
     known = 0
-    for shapes in parcels:
-        stated = np.zeros(len(shapes), FACTS)
-        for number, grid in enumerate(grids):
-            found = find_pixels(grid, shapes, method)
-            inside = clipped(found.runs, grid)
-            weight = _weight_of(inside, len(shapes))
-            stated["coarse"] |= found.coarse & (weight > 0)
-            if number == finest:
-                stated["total"], stated["inside"] = found.total, weight
-            inside["parcel"] += known
-            runs[number].append(inside)
-        members.append(shapes.rank)
-        facts.append(stated)
-        known += len(shapes)
-    fact = np.concatenate(facts)
-    fact["whole"] = fact["inside"] >= fact["total"] * (1 - _ROUNDING)
-    fact["total"][fact["whole"]] = fact["inside"][fact["whole"]]
-    _save(folder, np.concatenate(members), fact, [np.concatenate(part) for part in runs])
+    for members, _, inside in found:
+        for part, whole in zip(inside, runs, strict=True):
+            part["parcel"] += known
+            whole.append(part)
+        known += len(members)
+    facts = np.concatenate([np.zeros(0, FACTS), *(part[1] for part in found)])
+    members = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in found)])
+    _save(folder, members, facts, [np.concatenate(part) for part in runs])
+
+
+def _find_part(
+    grids: Sequence[Grid], shapes: ParcelShapes, method: str
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Ranks, FACTS, and by grid the runs inside it, of some parcels."""
+    facts, runs = np.zeros(len(shapes), FACTS), []
+    finest = min(grids, key=lambda g: g.pixel_size)
+    for grid in grids:
+        found = find_pixels(grid, shapes, method)
+        runs.append(clipped(found.runs, grid))
+        weight = _weight_of(runs[-1], len(shapes))
+        facts["coarse"] |= found.coarse & (weight > 0)
+        if grid is finest:
+            facts["total"], facts["inside"] = found.total, weight
+    facts["whole"] = facts["inside"] >= facts["total"] * (1 - _ROUNDING)
+    facts["total"][facts["whole"]] = facts["inside"][facts["whole"]]
+    return shapes.rank, facts, runs
 
 
 def write_owned(folder: Path, tile: TilePixels, split: np.ndarray, taken: Sequence[Sequence[Window]]) -> None:

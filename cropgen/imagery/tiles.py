@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cropgen.core.run import fingerprint
 from cropgen.imagery.assemble import lattice
 from cropgen.imagery.ledger import WorkFolder, tile_key
 from cropgen.imagery.options import AggregateOptions
-from cropgen.imagery.parcels import SeasonParcels
+from cropgen.imagery.parcels import SeasonParcels, parts_of
 from cropgen.imagery.pixels import TilePixels, write_owned, write_pixels
 from cropgen.imagery.scene import Acquisition, Grid, Window
 
@@ -23,7 +24,7 @@ def grids_of(acquisition: Acquisition, bands: Iterable[str]) -> Grids:
 
 
 def find_tiles(
-    wanted: Iterable[Grids], parcels: SeasonParcels, options: AggregateOptions, work: WorkFolder
+    wanted: Iterable[Grids], parcels: SeasonParcels, options: AggregateOptions, work: WorkFolder, threads: int = 1
 ) -> tuple[dict[Grids, TilePixels], np.ndarray]:
     """The pixels of the parcels on every tile, taken from the work folder where they are there.
 
@@ -35,7 +36,7 @@ def find_tiles(
     """
     tiles: dict[Grids, TilePixels] = {}
     for grids in dict.fromkeys(wanted):
-        tile = _find(grids, parcels, options, work)
+        tile = _find(grids, parcels, options, work, threads)
         if len(tile.members):
             tiles[grids] = tile
     seen, whole = np.zeros(len(parcels), bool), np.zeros(len(parcels), bool)
@@ -49,13 +50,16 @@ def find_tiles(
     return {grids: _owned(tile, tiles, split, work) for grids, tile in tiles.items()}, split
 
 
-def _find(grids: Grids, parcels: SeasonParcels, options: AggregateOptions, work: WorkFolder) -> TilePixels:
+def _find(
+    grids: Grids, parcels: SeasonParcels, options: AggregateOptions, work: WorkFolder, threads: int
+) -> TilePixels:
     whole = min(grids, key=lambda g: g.pixel_size)
     near = parcels.near(whole)
     key = tile_key(grids, parcels.digest(near), [options.method, options.buffer])
     tile = TilePixels(work.tile(key), grids)
     if not tile.folder.is_dir():
-        write_pixels(tile.folder, grids, parcels.shapes(near, whole, options.buffer), options.method)
+        parts = [partial(parcels.shapes, part, whole, options.buffer) for part in parts_of(near)]
+        write_pixels(tile.folder, grids, parts, options.method, threads)
     return tile
 
 

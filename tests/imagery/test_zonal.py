@@ -81,7 +81,7 @@ def test_pixels_are_those_whose_centre_lies_inside(seed, cell):
         patch.setattr("cropgen.imagery.pixels.CELL_ROWS", cell[0])
         patch.setattr("cropgen.imagery.pixels.CELL_COLUMNS", cell[1])
         tile = TilePixels(Path(folder) / "tile", (raster,))
-        write_pixels(tile.folder, tile.grids, [plain(polygons)], "centre")
+        write_pixels(tile.folder, tile.grids, [lambda: plain(polygons)], "centre")
         for p, polygon in enumerate(polygons):
             inside = np.flatnonzero(shapely.contains(polygon, centres)).tolist()
             assert tile.facts["inside"][p] == len(pixels_of(tile, p))
@@ -131,7 +131,7 @@ def test_buffer_is_in_metres_whatever_the_unit():
     assert metres_to_units(feet, 0.3048) == pytest.approx(1, rel=1e-4)
     assert metres_to_units(CRS.from_epsg(4326).to_wkt(), 111_320) == pytest.approx(1)
     parcels = SeasonParcels(gpd.GeoSeries([shapely.box(0, 0, 100, 100)], crs=32631))
-    (shapes,) = parcels.shapes(parcels.near(grid(10, 10)), grid(10, 10), 5)
+    shapes = parcels.shapes(parcels.near(grid(10, 10)), grid(10, 10), 5)
     assert shapes.inner[0].area == pytest.approx(90 * 90)
 
 
