@@ -27,6 +27,7 @@ from cropgen.cli import (
     predict,
     report,
     train,
+    transform,
 )
 from cropgen.cli.session import DOCUMENT_VERSION, Session
 from cropgen.core.errors import CropgenError, UsageError
@@ -46,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, fetch, aggregate, import_, train, predict, evaluate, report, models, info, doctor):
+for module in (demo, fetch, aggregate, import_, transform, train, predict, evaluate, report, models, info, doctor):
     module.register(app)
 
 

@@ -41,6 +41,32 @@ def read_parts(store: Path, rows: int) -> dict[int, geopandas.GeoDataFrame]:
     return {first: _read(path) for first, path in sorted(parts.items())}
 
 
+def read_rows(store: Path, rows: slice) -> geopandas.GeoSeries | None:
+    """The geometry of consecutive rows, null where a shard had none; only the parts that hold them are read.
+
+    Returns:
+        None when none of these parts has geometry.
+
+    Raises:
+        CorruptInputError: a part cannot be read.
+    """
+    import geopandas
+    import pandas
+
+    starts = sorted(_parts(store))
+    ends = [*starts[1:], rows.stop]
+    held = [first for first, end in zip(starts, ends, strict=True) if first < rows.stop and end > rows.start]
+    found = []
+    for first in held:
+        frame = _read(_parts(store)[first])
+        frame.index = pandas.RangeIndex(first, first + len(frame))
+        found.append(frame.geometry.loc[rows.start : rows.stop - 1])
+    if not any(len(part) for part in found):
+        return None
+    shapes = pandas.concat(found).reindex(pandas.RangeIndex(rows.start, rows.stop))
+    return geopandas.GeoSeries(shapes.to_numpy(), crs=found[0].crs)
+
+
 def same_crs(recorded: str, other: Any) -> bool:
     """Whether two coordinate systems are one."""
     import pyproj
