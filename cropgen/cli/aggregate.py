@@ -72,6 +72,10 @@ def aggregate(
     min_share: Annotated[
         float | None, typer.Option("--min-share", min=0, max=1, help="Share of a parcel's pixels that must be clear.")
     ] = None,
+    pixels: Annotated[
+        int | None,
+        typer.Option("--pixels", min=1, metavar="N", help="Keep N pixels of each parcel too, for pse-ltae: e.g. 64."),
+    ] = None,
     season: Annotated[
         str | None, typer.Option("--season", metavar="MM-DD,MM-DD", help="First and last day. Default: the year.")
     ] = None,
@@ -105,9 +109,9 @@ def aggregate(
 
     session = session_of(context)
     chosen = {
-        "bands": split_list(bands) or None, "buffer": buffer, "min_pixels": min_pixels, "min_share": min_share,
-        "season": split_list(season) or None, "scale": scale, "offset": offset, "nodata": nodata,
-        "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
+        "bands": split_list(bands) or None, "buffer": buffer, "min_pixels": min_pixels, "pixels": pixels,
+        "min_share": min_share, "season": split_list(season) or None, "scale": scale,
+        "offset": offset, "nodata": nodata, "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
         "statistics": split_list(statistics) or None, "method": method, "cloud_probability": cloud_probability,
         "dilate": dilate,
     }  # fmt: skip

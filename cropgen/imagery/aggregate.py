@@ -213,8 +213,8 @@ def _plan_year(
     with report.task(f"Finding the pixels of the parcels of {year}", total=None):
         wanted = (grids for _, grids in acquisitions)
         tiles, split = find_tiles(wanted, SeasonParcels(frame.geometry), options, work, _cores())
-    threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
         samples = keep_samples(tiles, frame["parcel_id"].to_numpy(str), options.pixels, work)
+    threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
     units = []
     for acquisition, grids in acquisitions:
         if grids in tiles:

@@ -38,6 +38,9 @@ class AggregateOptions(Section):
     scale: float | None = Field(None, gt=0, description="reflectance per stored unit; default: what the files say")
     offset: float | None = Field(None, description="reflectance at stored 0; default: what the files say")
     nodata: float | None = Field(None, description="stored value that means missing, besides what the files say")
+    pixels: int = Field(
+        0, ge=0, le=4096, description="pixels of each parcel kept at every date as its pixel set; 0: none are kept"
+    )
     legend: str | None = Field(None, description="name of the legend; default: that of the first parcel file")
     shard: int = Field(20_000, ge=1, description="parcels handled at a time: decides memory and the order of rows")
 

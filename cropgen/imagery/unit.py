@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from cropgen.core.files import atomic_output
+from cropgen.imagery.pixel_sample import PixelSample, read_sample
 from cropgen.imagery.pixels import TilePixels
 from cropgen.imagery.scene import Acquisition
 from cropgen.imagery.zonal import Reading, parcel_statistics
 
 _ROWS = "rows.npy"
+_PIXELS, _CLEAR = "pixels.npy", "clear.npy"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Unit:
         tile: the pixels of the parcels on its grids.
         folder: for the result; it is there when and only when the unit is done.
         threads: cells read side by side.
+        sample: the pixels that pixel sets are made of; None where none are wanted.
     """
 
     acquisition: Acquisition
@@ -30,6 +33,7 @@ class Unit:
     reading: Reading
     folder: Path
     threads: int = 1
+    sample: PixelSample | None = None
 
     @property
     def done(self) -> bool:
@@ -38,6 +42,10 @@ class Unit:
     def rows(self) -> np.ndarray:
         """(P,) records of weight (G,) by grid and values (S·C,), as `ParcelStatistics`, for the members of the tile."""
         return np.load(self.folder / _ROWS, mmap_mode="r")
+
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values (P, S, C) int16 and clear (P, S) of the sample, as `read_sample`, for the members of the tile."""
+        return np.load(self.folder / _PIXELS, mmap_mode="r"), np.load(self.folder / _CLEAR, mmap_mode="r")
 
 
 def aggregate_unit(unit: Unit) -> None:
@@ -51,6 +59,13 @@ def aggregate_unit(unit: Unit) -> None:
     kind = [("weight", "<f8", weight.shape[1:]), ("values", "<f4", values.shape[1:])]
     rows = np.zeros(len(weight), np.dtype(kind))
     rows["weight"], rows["values"] = weight, values
+    inside = {}
+    if unit.sample is not None:
+        chosen = unit.sample.read()
+        found = read_sample(unit.acquisition, unit.tile, chosen, unit.reading, unit.threads)
+        inside = dict(zip((_PIXELS, _CLEAR), found, strict=True))
     with atomic_output(unit.folder) as part:
         part.mkdir()
+        for name, content in inside.items():
+            np.save(part / name, content)
         np.save(part / _ROWS, rows)

@@ -83,6 +83,10 @@ class PixelSets:
         """The sets of the rows selected by an index array, a boolean array or a slice."""
         return replace(self, values=self.values[rows], mask=self.mask[rows], shape=self.shape[rows])
 
+    def at_dates(self, dates: np.ndarray) -> PixelSets:
+        """The sets at the dates of an index or boolean array (T,)."""
+        return replace(self, values=self.values[:, dates], mask=self.mask[:, dates])
+
     def within(self, mask: np.ndarray) -> PixelSets:
         """The sets with every pixel masked where `mask` (N, T) is false."""
         return replace(self, mask=self.mask & mask[..., None])
