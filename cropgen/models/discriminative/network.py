@@ -12,10 +12,16 @@ view must agree, with a ramp r over the first steps:
 
 `semi = "pseudo"`: the same with w = a, so the network is made surer of what it believes already.
 
+`distil = "06-30"`: classifies seasons of which nothing later than 30 June is seen. A twin of the network learns beside
+it from the whole seasons and teaches it, on labelled and unlabelled rows, with both softened by a temperature T:
+
+    L + r T² KL( softmax(f*(whole)/T) ‖ softmax(f(beginning)/T) )  −  log p*(y | whole)
+
 References:
     FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, Sohn et al., 2020.
     Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks, Lee, 2013.
     mixup: Beyond Empirical Risk Minimization, Zhang, Cisse, Dauphin and Lopez-Paz, 2018.
+    Distilling the Knowledge in a Neural Network, Hinton, Vinyals and Dean, 2015.
     Class-Balanced Loss Based on Effective Number of Samples, Cui, Jia, Lin, Song and Belongie, 2019.
 """
 
@@ -28,10 +34,11 @@ from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cropgen.core.errors import UsageError
 from cropgen.models.base import (
     Classifier,
     Context,
@@ -45,6 +52,7 @@ from cropgen.models.layers.season_view import Axis, DateScale, SeasonView
 from cropgen.models.layers.trunk import Trunk
 from cropgen.series.augment import AMPLITUDES, Amplitudes, Strength, augment, augment_dates, mixup
 from cropgen.series.batches import Batch
+from cropgen.series.season import SeasonEnd
 
 _PASSES = 20
 _FEWEST_STEPS, _MOST_STEPS = 450, 3000
@@ -89,7 +97,28 @@ class NetworkOptions(GradientOptions):
     semi: Literal["none", "pseudo", "fixmatch"] = Field("none", description="how unlabelled parcels are used")
     threshold: float = Field(0.9, gt=0, lt=1, description="semi: confidence above which a class is believed")
     consistency: float = Field(1.0, ge=0, description="semi: weight of the unlabelled loss after the ramp")
-    ramp: float = Field(0.3, ge=0, le=1, description="semi: share of the steps over which the weight grows")
+    ramp: float = Field(0.3, ge=0, le=1, description="semi, distil: share of the steps over which the weight grows")
+    distil: str = Field(
+        "",
+        description="MM-DD, or days after 1 January: nothing later is seen, and a twin that sees it teaches; empty: no",
+    )
+    distil_temperature: float = Field(2.0, gt=0, description="distil: temperature that softens what is taught")
+
+    @field_validator("distil")
+    @classmethod
+    def _end_of_season(cls, text: str) -> str:
+        if text:
+            try:
+                SeasonEnd.parse(text)
+            except UsageError as error:
+                raise ValueError(error.message) from error
+        return text
+
+    @model_validator(mode="after")
+    def _taught_what_is_seen(self) -> NetworkOptions:
+        if self.mixup and self.distil:
+            raise ValueError("distil teaches parcels one by one and needs mixup = 0")
+        return self
 
 
 class SequenceOptions(NetworkOptions):
@@ -125,6 +154,7 @@ class NeuralClassifier(Classifier):
         self.view = SeasonView.of(spec.bands, axis, self.chosen.dates)
         self.trunk = self.build_trunk(bands, spec.calendar.count)
         self.classify = nn.Linear(self.trunk.width, spec.classes)
+        self.twin: nn.ModuleList | None = None
         self.steps = self.chosen.steps or _FEWEST_STEPS
         self.register_buffer("centre", torch.zeros(bands))
         self.register_buffer("scale", torch.ones(bands))
@@ -151,30 +181,41 @@ class NeuralClassifier(Classifier):
         self.class_weight.copy_(class_weights(count, self.chosen.class_weight))
         self.steps = self.chosen.steps or usual_steps(len(data.labelled), self.chosen.labelled_batch)
         context.facts[type(self).__name__.lower()] = {"steps": self.steps, "semi": self.chosen.semi}
+        if self.chosen.distil:
+            trunk = self.build_trunk(len(self.spec.bands), self.spec.calendar.count)
+            self.twin = nn.ModuleList([trunk, nn.Linear(trunk.width, self.spec.classes)])
+
+    def finish(self, data: TrainingData, context: Context) -> None:
+        """The twin has taught what it knows."""
+        self.twin = None
 
     def learners(self) -> list[tuple[nn.Module, GradientOptions]]:
         plan: dict[str, int] = {"steps": self.steps}
-        if self.chosen.semi == "none":
+        if self.chosen.semi == "none" and not self.chosen.distil:
             plan["unlabelled_batch"] = 0
         return [(self, self.chosen.model_copy(update=plan))]
 
     def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
-        """Cross-entropy of the labelled rows and consistency of the others."""
-        season, known = self.see(batch), batch.y_mask
+        """Cross-entropy of the labelled rows, consistency of the others, and what the twin teaches."""
+        season, known = self.see(self._begun(batch)), batch.y_mask
         logits, supervised = self._supervise(self._augmented(season, self.amplitudes, generator), batch.y, generator)
         self.step += 1
-        if self.chosen.semi == "none" or bool(known.all()):
-            return Objective(supervised, {"supervised": supervised})
-        believed, guess = self._guess(_rows(season, ~known), logits[~known], generator)
-        disagreement = functional.cross_entropy(logits[~known], guess, reduction="none")
-        consistency = (disagreement * believed).mean()
         ramp = min(1.0, float(self.step) / max(1.0, self.chosen.ramp * self.steps))
-        total = supervised + ramp * self.chosen.consistency * consistency
-        share = believed.to(total.dtype).mean()
-        return Objective(total, {"supervised": supervised, "consistency": consistency, "believed": share})
+        total, terms = supervised, {"supervised": supervised}
+        if self.chosen.semi != "none" and not bool(known.all()):
+            believed, guess = self._guess(_rows(season, ~known), logits[~known], generator)
+            disagreement = functional.cross_entropy(logits[~known], guess, reduction="none")
+            consistency = (disagreement * believed).mean()
+            total = total + ramp * self.chosen.consistency * consistency
+            terms |= {"consistency": consistency, "believed": believed.to(total.dtype).mean()}
+        if self.twin is not None:
+            lesson, teacher = self._taught(batch, logits, generator)
+            total = total + ramp * lesson + teacher
+            terms |= {"lesson": lesson, "teacher": teacher}
+        return Objective(total, terms)
 
     def log_posterior(self, batch: Batch) -> Tensor:
-        season = self.see(batch)
+        season = self.see(self._begun(batch))
         answer = torch.log_softmax(self._logits(season), -1)
         return torch.where(season[1].any(1)[:, None], answer, self.log_prior)
 
@@ -182,6 +223,15 @@ class NeuralClassifier(Classifier):
         """Standardised bands (B, S, C), 0 where missing, mask (B, S) and days (B, S)."""
         values, mask, day = self.view.read(batch, self.start_days)
         return (values - self.centre) / self.scale * mask[..., None], mask, day
+
+    def _begun(self, batch: Batch) -> Batch:
+        """The rows as far as they are classified: whole, or with every date after the end of `distil` masked."""
+        if not self.chosen.distil:
+            return batch
+        end, year = SeasonEnd.parse(self.chosen.distil), batch.year.cpu().numpy()
+        last = torch.from_numpy(end.last_day(year) - SeasonEnd(1, 1).last_day(year)).to(batch.day)
+        mask = batch.mask & (batch.day <= last[:, None])
+        return replace(batch, mask=mask, values=batch.values * mask[..., None])
 
     @property
     def amplitudes(self) -> Amplitudes:
@@ -230,6 +280,17 @@ class NeuralClassifier(Classifier):
             logits = self._logits(self._augmented(season, AMPLITUDES["weak"], generator))
         confidence, guess = torch.softmax(logits, -1).max(-1)
         return confidence >= self.chosen.threshold, guess
+
+    def _taught(self, batch: Batch, logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the network (logits (B, K) of the beginnings) lacks to its twin, and the loss of the twin itself."""
+        trunk, classify = cast(nn.ModuleList, self.twin)
+        known, heat = batch.y_mask, self.chosen.distil_temperature
+        whole = self._augmented(self.see(batch), self.amplitudes, generator)
+        said = classify(trunk(*whole))
+        taught = torch.log_softmax(said.detach() / heat, -1)
+        learnt = torch.log_softmax(logits / heat, -1)
+        lesson = heat**2 * functional.kl_div(learnt, taught, reduction="batchmean", log_target=True)
+        return lesson, functional.cross_entropy(said[known], batch.y[known])
 
     def _logits(self, season: Season) -> Tensor:
         return self.classify(self.trunk(*season))

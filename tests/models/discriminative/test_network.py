@@ -145,6 +145,73 @@ def test_unlabelled_rows_are_asked_for_only_where_they_are_used(make: Make) -> N
         assert network(make, semi=semi).learners()[0][1].unlabelled_batch == 96
 
 
+def distilled(make: Make, name: str = "tempcnn", **options: object) -> NeuralClassifier:
+    """A network that sees no later than 27 January (day 26: the first three slots) with the twin that teaches it."""
+    return network(make, name, distil="01-27", dropout=0.0, augment="none", **options)
+
+
+def test_a_twin_teaches_what_the_whole_season_tells(make: Make, rows: Rows) -> None:
+    model, batch = distilled(make, ramp=0.0, distil_temperature=3.0), rows([0, 1, 2, -1, -1])
+    model.prepare(TrainingData(batch.take(batch.y_mask)), Context())
+    model, batch = model.double().eval(), batch.to(dtype=torch.float64)
+    assert model.twin is not None
+    trunk, classify = model.twin
+    loss = model.objective(batch, torch.Generator())
+    begun = batch.until(26.0)
+    said, taught = model.classify(model.trunk(*model.see(begun))), classify(trunk(*model.see(batch)))
+    p = torch.softmax(taught / 3, -1)
+    divergence = 9 * (p * (p.log() - torch.log_softmax(said / 3, -1))).sum(-1).mean()
+    teacher = functional.cross_entropy(taught[:3], batch.y[:3])
+    supervised = functional.cross_entropy(said[:3], batch.y[:3])
+    assert loss.terms["lesson"].item() == pytest.approx(divergence.item(), rel=1e-5)
+    assert loss.terms["teacher"].item() == pytest.approx(teacher.item(), rel=1e-6)
+    assert loss.total.item() == pytest.approx((supervised + divergence + teacher).item(), rel=1e-5)
+
+
+def test_the_lesson_does_not_move_the_teacher(make: Make, rows: Rows) -> None:
+    model, batch = distilled(make), rows([0, 1, 2, -1, -1])
+    model.prepare(TrainingData(batch.take(batch.y_mask)), Context())
+    model.objective(batch, torch.Generator()).terms["lesson"].backward()
+    assert model.twin is not None
+    assert all(parameter.grad is None for parameter in model.twin.parameters())
+    assert all(parameter.grad is not None for parameter in model.trunk.parameters())
+
+
+@pytest.mark.parametrize("name", ["tempcnn", "gru"])
+def test_a_distilled_network_sees_no_later_than_told_and_keeps_no_twin(make: Make, rows: Rows, name: str) -> None:
+    model, batch = distilled(make, name), rows([0, 1, 2])
+    data = TrainingData(batch)
+    model.prepare(data, Context())
+    model.finish(data, Context())
+    assert not [key for key in model.state_dict() if key.startswith("twin")]
+    model.eval()
+    later = replace(
+        batch, values=torch.where(batch.day[..., None] > 26, batch.values + 5, batch.values) * batch.mask[..., None]
+    )
+    earlier = replace(batch, values=(batch.values + 5) * batch.mask[..., None])
+    with torch.no_grad():
+        assert torch.equal(model.log_posterior(later), model.log_posterior(batch))
+        assert not torch.equal(model.log_posterior(earlier), model.log_posterior(batch))
+
+
+def test_the_end_of_the_season_is_that_of_the_year_of_each_row(make: Make, rows: Rows) -> None:
+    """1 March is day 60 of a leap year and day 59 of another."""
+    model = network(make, distil="03-01").eval()
+    batch = rows([0, 1])
+    batch = replace(batch, mask=torch.ones_like(batch.mask), day=torch.tensor([[0, 10, 20, 30, 60, 61.0]] * 2))
+    leap = replace(batch, year=torch.tensor([2020, 2021]))
+    assert model._begun(leap).mask.sum(1).tolist() == [5, 4]
+    assert network(make, distil="30")._begun(leap).mask.sum(1).tolist() == [4, 4]
+
+
+def test_distilling_asks_for_unlabelled_rows_and_a_day(make: Make) -> None:
+    assert network(make, distil="06-30").learners()[0][1].unlabelled_batch == 96
+    with pytest.raises(UsageError, match="expected a day as MM-DD"):
+        make("tempcnn", distil="June")
+    with pytest.raises(UsageError, match="needs mixup = 0"):
+        make("tempcnn", distil="06-30", mixup=0.2)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_thermal_time_needs_a_temperature(make: Make, name: str) -> None:
     with pytest.raises(UsageError, match="expected a band named temperature") as caught:
