@@ -78,8 +78,9 @@ def _contenders() -> dict[str, Contender]:
         "realnvp": Contender("realnvp", "flow", {}, target=MANY, best=True),
         "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
         "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
-        **{name: Contender(name, "dvae", {}) for name in
-           ("dkf", "dmm", "kvae", "storn", "vrnn", "rvae", "dsae", "rfn")},
+        **{
+            name: Contender(name, "dvae", {}) for name in ("dkf", "dmm", "kvae", "storn", "vrnn", "rvae", "dsae", "rfn")
+        },
         "dkf textbook": Contender("dkf", "dvae", {"start": "none"}),
         "srnn textbook": Contender("srnn", "dvae", {"start": "none"}),
         "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
