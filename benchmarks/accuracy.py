@@ -46,7 +46,8 @@ class Contender:
     Arguments:
         target: label shares at which it is also run with unlabelled rows of the target.
         best: of its family; run on the further data and at 5 % too.
-        early: run on prefixes of the season: "cut" at prediction only, or "trained" for each.
+        early: run on prefixes of the season: "cut" at prediction only, "trained" for each, or "distilled": its network
+            trained for each beside a twin that sees the whole season, all else cut at prediction.
     """
 
     model: str
@@ -71,6 +72,7 @@ def _contenders() -> dict[str, Contender]:
         "dti": Contender("dti", classical, {}),
         "tgem": Contender("tgem", classical, {}, target=BUDGETS, best=True, early="cut"),
         "tempcnn": Contender("tempcnn", discriminative, {}, best=True, early="trained"),
+        "tempcnn distilled": Contender("tempcnn", discriminative, {}, early="distilled"),
         "tempcnn+fixmatch": Contender("tempcnn", discriminative, {"semi": "fixmatch"}, target=BUDGETS, best=True),
         "tempcnn+fixmatch strong": Contender("tempcnn", discriminative, {"semi": "fixmatch", "augment": "strong"}),
         "tempcnn 3000 steps": Contender("tempcnn", discriminative, {"steps": 3000}),
@@ -83,6 +85,7 @@ def _contenders() -> dict[str, Contender]:
         },
         "dkf textbook": Contender("dkf", "dvae", {"start": "none"}),
         "srnn textbook": Contender("srnn", "dvae", {"start": "none"}),
+        "pool distilled": Contender("pool", "pool", {}, early="distilled"),
         "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
         "pool, realnvp": Contender("pool", "pool", {"generative": "realnvp"}, target=MANY),
     }
@@ -111,7 +114,17 @@ class Cell:
         entry = find(CONTENDERS[self.model].model)
         module = "cropgen.models." + entry.target.partition(":")[0]
         code = code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME)
-        return fingerprint(code, CONTENDERS[self.model].options, asdict(self))[:20]
+        return fingerprint(code, self.options, asdict(self))[:20]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the model."""
+        contender = CONTENDERS[self.model]
+        if contender.early != "distilled" or not self.dates:
+            return contender.options
+        end, start = (day.last_day(np.array([2021]))[0] for day in (season_end(self.dates), season_end(0)))
+        distil = {"distil": str(int(end - start))}
+        return contender.options | ({"discriminative_options": distil} if contender.model == "pool" else distil)
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
 
     torch.set_num_threads(1)
     contender, task = CONTENDERS[cell.model], problem(cell.data, root, cell.seed)
-    seen = _seen(task, cell) if contender.early != "cut" else task.series
+    seen = _seen(task, cell) if contender.early == "trained" else task.series
     learnable = task.train[(seen.label[task.train] >= 0) & (seen.clear_dates[task.train] > 0)]
     labelled = learnable[label_subset(seen.label[learnable], f"{100 * cell.labels:g}%", cell.seed)]
     rest = np.setdiff1d(learnable, labelled)
@@ -185,7 +198,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
         data = TrainingData(data.labelled, data.unlabelled, target=free)
     began = time.process_time()
     with PeakMemory() as peak:
-        fitted = fit_model(contender.model, contender.options, spec, data, seed=cell.seed)
+        fitted = fit_model(contender.model, cell.options, spec, data, seed=cell.seed)
     seconds = time.process_time() - began
     tested = _seen(task, cell)
     shared = {**asdict(cell), "family": contender.family, "n_labelled": len(labelled), "seconds": round(seconds, 2),
@@ -198,20 +211,26 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
 
 def _seen(task: Problem, cell: Cell) -> Any:
     """The series up to the given number of dekads of the calendar year; all of it for 0."""
+    return season_end(cell.dates).cut(task.series) if cell.dates else task.series
+
+
+def season_end(dates: int) -> Any:
+    """The last day of the given number of dekads of the calendar year; 1 January for 0."""
     from cropgen.series.season import SeasonEnd
 
-    if not cell.dates:
-        return task.series
-    month, third = divmod(cell.dates - 1, 3)
-    return SeasonEnd(month + 1, (10, 20, 31)[third] if third < 2 else 28, 0 if third < 2 else 3).cut(task.series)
+    if not dates:
+        return SeasonEnd(1, 1)
+    month, third = divmod(dates - 1, 3)
+    return SeasonEnd(month + 1, (10, 20, 31)[third] if third < 2 else 28, 0 if third < 2 else 3)
 
 
 def cells(only: list[str] | None, models: list[str] | None, *, quick: bool = False) -> list[Cell]:
     """Every cell, the ones that decide most first."""
     found: list[Cell] = []
+    everywhere = [name for name, contender in CONTENDERS.items() if contender.early != "distilled"]
     for labels in BUDGETS:
         for data in TASKS:
-            found += _grid(data, labels, list(CONTENDERS))
+            found += _grid(data, labels, everywhere)
             found += _grid(data, labels, [n for n, c in CONTENDERS.items() if labels in c.target], target=True)
     best = [name for name, contender in CONTENDERS.items() if contender.best]
     for data in FURTHER:

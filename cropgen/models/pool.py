@@ -39,6 +39,7 @@ from cropgen.models.base import (
     TrainingData,
 )  # fmt: skip
 from cropgen.models.catalog import find, load
+from cropgen.models.discriminative.network import NeuralClassifier
 from cropgen.series.batches import Batch
 
 _EVEN_LABELS = 45.0
@@ -163,13 +164,17 @@ class Pool(Classifier):
             context.facts["pool"]["temperature"] = float(self.temperature)
 
     def _matched_temperature(self, unlabelled: Batch) -> float:
-        """τ that minimises the cross-entropy of the tempered member to the generative one, at most 4,096 parcels."""
+        """τ that minimises the cross-entropy of the tempered member to the generative one, at most 4,096 parcels; both
+        see of a season what a network that is distilled for its beginning sees."""
         rows = torch.linspace(0, len(unlabelled) - 1, min(len(unlabelled), _JUDGED)).round().long()
         first, second = [], []
+        member = self.discriminative
         with torch.inference_mode():
             for part in rows.split(512):
-                first.append(self.generative.log_posterior(unlabelled.take(part)).double().exp())
-                second.append(self.discriminative.log_posterior(unlabelled.take(part)).double())
+                seen = unlabelled.take(part)
+                seen = member.begun(seen) if isinstance(member, NeuralClassifier) else seen
+                first.append(self.generative.log_posterior(seen).double().exp())
+                second.append(member.log_posterior(seen).double())
         return match_temperature(torch.cat(first), torch.cat(second))
 
     def log_posterior(self, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,18 @@ def test_prepare_weighs_by_the_labels_and_says_so() -> None:
         "generative": "tgem", "discriminative": "tempcnn", "labels_per_class": 6.0, "weight": pool_weight(6.0),
     }  # fmt: skip
     assert "tempcnn" in context.facts
+
+
+def test_a_network_of_beginnings_is_tempered_on_beginnings() -> None:
+    """Both members see the first three slots only: what comes later in the unlabelled rows is not judged by."""
+    temperatures = []
+    for later in (0.0, 3.0):
+        model = prepared(discriminative_options={**SMALL["discriminative_options"], "distil": "01-21"})
+        free = rows(24, known=False, seed=1)
+        moved = free.values + later * (free.day > 20)[..., None] * free.mask[..., None]
+        model.finish(TrainingData(DATA.labelled, replace(free, values=moved)), Context(facts={"pool": {}}))
+        temperatures.append(float(model.temperature))
+    assert temperatures[0] == temperatures[1] != 1.0
 
 
 def test_the_likelihood_is_the_generative_members() -> None:

@@ -197,7 +197,7 @@ class NeuralClassifier(Classifier):
 
     def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
         """Cross-entropy of the labelled rows, consistency of the others, and what the twin teaches."""
-        season, known = self.see(self._begun(batch)), batch.y_mask
+        season, known = self.see(self.begun(batch)), batch.y_mask
         logits, supervised = self._supervise(self._augmented(season, self.amplitudes, generator), batch.y, generator)
         self.step += 1
         ramp = min(1.0, float(self.step) / max(1.0, self.chosen.ramp * self.steps))
@@ -215,7 +215,7 @@ class NeuralClassifier(Classifier):
         return Objective(total, terms)
 
     def log_posterior(self, batch: Batch) -> Tensor:
-        season = self.see(self._begun(batch))
+        season = self.see(self.begun(batch))
         answer = torch.log_softmax(self._logits(season), -1)
         return torch.where(season[1].any(1)[:, None], answer, self.log_prior)
 
@@ -224,7 +224,7 @@ class NeuralClassifier(Classifier):
         values, mask, day = self.view.read(batch, self.start_days)
         return (values - self.centre) / self.scale * mask[..., None], mask, day
 
-    def _begun(self, batch: Batch) -> Batch:
+    def begun(self, batch: Batch) -> Batch:
         """The rows as far as they are classified: whole, or with every date after the end of `distil` masked."""
         if not self.chosen.distil:
             return batch

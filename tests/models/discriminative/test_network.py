@@ -200,8 +200,8 @@ def test_the_end_of_the_season_is_that_of_the_year_of_each_row(make: Make, rows:
     batch = rows([0, 1])
     batch = replace(batch, mask=torch.ones_like(batch.mask), day=torch.tensor([[0, 10, 20, 30, 60, 61.0]] * 2))
     leap = replace(batch, year=torch.tensor([2020, 2021]))
-    assert model._begun(leap).mask.sum(1).tolist() == [5, 4]
-    assert network(make, distil="30")._begun(leap).mask.sum(1).tolist() == [4, 4]
+    assert model.begun(leap).mask.sum(1).tolist() == [5, 4]
+    assert network(make, distil="30").begun(leap).mask.sum(1).tolist() == [4, 4]
 
 
 def test_distilling_asks_for_unlabelled_rows_and_a_day(make: Make) -> None:
