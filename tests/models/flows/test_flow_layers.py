@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cropgen.models.layers.flows.autoregressive import Autoregressive, Memory, conditioner_of
-from cropgen.models.layers.flows.contractive import Contractive, spectral_norm
 from cropgen.models.layers.flows.continuous import Continuous
+from cropgen.models.layers.flows.contractive import Contractive, spectral_norm
 from cropgen.models.layers.flows.coupling import Coupling, even_odd, halves
 from cropgen.models.layers.flows.determinant_lemma import Planar, Radial, Sylvester, orthonormal_rows
 from cropgen.models.layers.flows.layer import FlowLayer, Inverted, Seen, Stack
