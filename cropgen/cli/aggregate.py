@@ -111,7 +111,8 @@ def aggregate(
     chosen = {
         "bands": split_list(bands) or None, "buffer": buffer, "min_pixels": min_pixels, "pixels": pixels,
         "min_share": min_share, "season": split_list(season) or None, "scale": scale,
-        "offset": offset, "nodata": nodata, "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
+        "offset": offset, "nodata": nodata,
+        "clear": () if clear == "none" else (split_numbers(clear, "--clear") or None),
         "statistics": split_list(statistics) or None, "method": method, "cloud_probability": cloud_probability,
         "dilate": dilate,
     }  # fmt: skip
