@@ -221,9 +221,8 @@ def _plan_year(
             calibration = plan.calibrator.of(acquisition, plan.bands)
             reading = Reading(plan.bands, plan.statistics, options.mask, calibration, options.nodata)
             names = (*plan.bands, *options.mask.names(acquisition))
-            layers = [(name, acquisition.layers[name]) for name in names]
             sample = samples.get(grids)
-            key = unit_key((sample or tiles[grids]).folder.name, layers, reading.facts())
+            key = unit_key((sample or tiles[grids]).folder.name, acquisition, names, reading.facts())
             units.append(Unit(acquisition, tiles[grids], reading, work.unit(key), threads, sample))
     stops = _stops([len(part) for part in parts], result.dates[year] * len(plan.columns))
     return _Year(frame, stops, tuple(units), split)

@@ -146,7 +146,7 @@ class Season:
             pixels = np.where((weight.sum(0) > 0).all(1), sum(part[2] for part in parts), 0.0)
             total = np.max([part[3] for part in parts], axis=0)
             better = self._counts(pixels, total) & (pixels > best[split])
-            values[split[better]] = joined[better].reshape(int(better.sum()), -1)
+            values[split[better]] = joined[better].reshape(-1, values.shape[1])
             best[split[better]] = pixels[better]
 
     def _part(self, tile: TilePixels, views: Sequence[_View], split: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -39,12 +39,14 @@ class CubeVariable:
         array: (time, row, column), lazy.
         path: for messages.
         flip: whether rows run from south to north.
+        stamp: changes when the file does.
     """
 
-    def __init__(self, array: xr.DataArray, path: Path, *, flip: bool) -> None:
+    def __init__(self, array: xr.DataArray, path: Path, *, flip: bool, stamp: str = "") -> None:
         self._array = array
         self._path = path
         self._flip = flip
+        self.stamp = stamp
         self._block: tuple[Window, int, np.ndarray] | None = None
 
     def read(self, date: int, window: Window) -> np.ndarray:
@@ -84,6 +86,11 @@ class CubeLayer:
     scale: float | None
     offset: float
     nodata: float | None
+
+    @property
+    def stamp(self) -> str:
+        """Changes when the file does."""
+        return self.variable.stamp
 
     def read(self, window: Window) -> np.ndarray:
         return self.variable.read(self.date, window)
@@ -181,6 +188,7 @@ def _dimension(dataset: xr.Dataset, names: Sequence[str]) -> str | None:
 
 
 def _add_file(places: list[_Place], file: _File) -> None:
+    stamp = cube_stamp(file.path)
     for raw_name, array in file.bands.items():
         name = normalise_band(raw_name) or raw_name
         grid, flip = _grid(array, file)
@@ -188,7 +196,7 @@ def _add_file(places: list[_Place], file: _File) -> None:
         if place is None:
             place = _Place(file.path.stem, grid, {})
             places.append(place)
-        variable = CubeVariable(array, file.path, flip=flip)
+        variable = CubeVariable(array, file.path, flip=flip, stamp=stamp)
         scale, offset, nodata = _encoding(array, name)
         for i, time in enumerate(array[array.dims[0]].to_numpy()):
             layers = place.times.setdefault(time, {})
@@ -255,6 +263,13 @@ def _parse_crs(value: Any) -> CRS | None:
         return CRS.from_epsg(int(code.group(1))) if code else CRS.from_user_input(text)
     except CRSError:
         return None
+
+
+def cube_stamp(path: Path) -> str:
+    """Size and time of the last change of a file, or of all files of a zarr folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    states = [p.stat() for p in files]
+    return f"{sum(s.st_size for s in states)}-{max((s.st_mtime_ns for s in states), default=0)}"
 
 
 def _corrupt(path: Path, where: str, error: Exception) -> CorruptInputError:

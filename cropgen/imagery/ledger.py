@@ -24,7 +24,7 @@ from cropgen.core.errors import CropgenError, UsageError
 from cropgen.core.files import remove
 from cropgen.core.run import fingerprint
 from cropgen.core.sources import code_fingerprint
-from cropgen.imagery.scene import Grid, Layer
+from cropgen.imagery.scene import Acquisition, Grid
 
 
 class WorkFolder:
@@ -112,16 +112,17 @@ def tile_key(grids: Iterable[Grid], parcels: str, choice: Any) -> str:
     return fingerprint("tile", code_key(), [_facts(grid) for grid in grids], parcels, choice)[:32]
 
 
-def unit_key(tile: str, layers: Iterable[tuple[str, Layer]], choice: Any) -> str:
+def unit_key(tile: str, acquisition: Acquisition, names: Iterable[str], choice: Any) -> str:
     """The key of a unit.
 
     Arguments:
         tile: key of its tile.
-        layers: name and layer of everything that is read.
+        names: the layers of the acquisition that are read.
         choice: what is computed.
     """
+    layers = [(name, acquisition.layers[name]) for name in names]
     read = [[name, _facts(layer.grid), layer.nodata, getattr(layer, "stamp", "")] for name, layer in layers]
-    return fingerprint("unit", tile, read, choice)[:32]
+    return fingerprint("unit", code_key(), tile, acquisition.key, acquisition.day, read, choice)[:32]
 
 
 def _facts(grid: Grid) -> list[Any]:

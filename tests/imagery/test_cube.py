@@ -6,6 +6,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import rasterio.features
@@ -188,3 +189,49 @@ def test_real_field_stack_agrees_with_its_own_index(tmp_path, shared_data):
     assert series.mask.sum() > 25
     red, near, index = series.values[series.mask].T
     np.testing.assert_allclose((near - red) / (near + red), index, atol=0.03)
+
+
+@pytest.mark.real
+def test_real_field_follows_its_published_index(tmp_path, shared_data):
+    folder = shared_data / "fusets-field-stack"
+    published = pd.read_csv(folder / "BIDS__demo__mogpr_input.csv", parse_dates=["date"]).dropna(subset=["NDVI"])
+    days = published["date"].dt.tz_localize(None).to_numpy().astype("datetime64[D]").astype(int)
+    options = AggregateOptions(bands=("NDVI",), buffer=0, clear=(), min_share=0, min_pixels=1)
+    for method, tolerance in (("centre", 1e-6), ("coverage", 3e-3)):
+        aggregate(
+            folder / "BIDS__demo__raw_s2_ndvi_field.nc", folder / "BIDS__demo__field.geojson", tmp_path / "s.zarr",
+            options.model_copy(update={"method": method}), Silent(), overwrite=True,
+        )  # fmt: skip
+        series = SeriesStore.open(tmp_path / "s.zarr").read()
+        seen = series.mask[0]
+        assert series.day[0, seen].tolist() == days.tolist()
+        np.testing.assert_allclose(series.values[0, seen, 0], published["NDVI"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.real
+def test_real_parcels_follow_the_pixels_of_their_patch(tmp_path, shared_data):
+    folder = shared_data / "worldcereal-classification" / "patches" / "0000280849BAC91C"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    parcels = labelled_polygons(folder)
+    parcels.to_file(tmp_path / "p.gpkg")
+    options = AggregateOptions(bands=("B04", "B08"), buffer=5, clear=(), min_share=0, min_pixels=1)
+    aggregate(folder, tmp_path / "p.gpkg", tmp_path / "s.zarr", options, Silent())
+    series = SeriesStore.open(tmp_path / "s.zarr").read()
+    with xr.open_dataset(next(folder.glob("S2*10m*.nc")), engine="h5netcdf", mask_and_scale=False) as data:
+        x, y = np.meshgrid(data["x"], data["y"])
+        days = data["timestamp"].to_numpy().astype("datetime64[D]").astype(int)
+        bands = np.stack([data[band].to_numpy() for band in ("B04", "B08")]).astype(float)
+    shapes = parcels.set_index("parcel_id").geometry.buffer(-5)
+    compared = 0
+    for row in range(0, len(series), 4):
+        inside = shapely.contains_xy(shapes[series.parcel_id[row]], x.ravel(), y.ravel()).reshape(x.shape)
+        for t in np.flatnonzero(series.mask[row])[::5]:
+            views = bands[:, days == series.day[row, t]][:, :, inside]
+            pixels = views[:, int((views > 0).all(0).sum(-1).argmax())]
+            valid = (pixels > 0).all(0)
+            assert series.pixels[row, t] == valid.sum()
+            expected = pixels[:, valid].mean(1) * 1e-4
+            np.testing.assert_allclose(series.values[row, t], expected, atol=1e-6)
+            compared += 1
+    assert compared > 20
