@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cropgen import __version__
-from cropgen.core.errors import SchemaError
+from cropgen.core.errors import SchemaError, UsageError
 from cropgen.core.files import require_input
 from cropgen.core.paths import Workspace, user_cache
+from cropgen.core.progress import Reporter
 from cropgen.core.recipe import validate
 from cropgen.core.run import RunFolder
 from cropgen.models.catalog import CATALOG, Entry, aliases_of, find, load
@@ -88,12 +89,16 @@ def info(
     *,
     hcat_level: int | None = None,
     columns: Mapping[str, Any] | None = None,
+    map_to: Path | None = None,
+    overwrite: bool = False,
+    report: Reporter | None = None,
 ) -> Info:
     """Describe a series store, a run folder, an evaluation or a vector layer.
 
     Arguments:
         hcat_level: count the classes of a store at this level of the HCAT tree; `remarks` then says what has no code.
         columns: fields of `ParcelColumns` by which a vector layer is read as parcels; None means recognised.
+        map_to: where a map of the coverage of a store is written: .gpkg, .html or .png.
 
     Raises:
         UsageError: the level is none, or the classes have no HCAT codes.
@@ -104,7 +109,16 @@ def info(
     if (target / "series.zarr").is_dir():
         target = target / "series.zarr"
     if (target / "zarr.json").is_file():
-        return Info("store", target, _describe_store(target, hcat_level))
+        content = _describe_store(target, hcat_level)
+        if map_to is not None:
+            from cropgen.evaluation.coverage_map import write_coverage
+            from cropgen.series.store import SeriesStore
+
+            write_coverage(SeriesStore.open(target), content["coverage"], map_to, report, overwrite=overwrite)
+            content["map"] = str(map_to)
+        return Info("store", target, content)
+    if map_to is not None:
+        raise UsageError(f"{target} is no series store: there is no coverage to map", hint="leave out --map")
     if (target / "manifest.json").is_file():
         return Info("run", target, RunFolder(target).read_manifest())
     if target.suffix == ".json":
@@ -122,6 +136,7 @@ def info(
 def _describe_store(path: Path, hcat_level: int | None) -> dict[str, Any]:
     import numpy as np
 
+    from cropgen.series.coverage import coverage
     from cropgen.series.hcat import roll_up
     from cropgen.series.statistics import summarise
     from cropgen.series.store import SeriesStore
@@ -129,12 +144,12 @@ def _describe_store(path: Path, hcat_level: int | None) -> dict[str, Any]:
 
     store = SeriesStore.open(path)
     if hcat_level is None:
-        return summarise(store)
+        return summarise(store) | {"coverage": coverage(store)}
     rolled = roll_up(store.legend, hcat_level)
     label = store.column("label")
     counts = np.bincount(label[label >= 0], minlength=len(store.legend))
     summary = summarise(SeriesView(store, classes=(rolled.legend, rolled.place)))
-    return summary | {"remarks": list(rolled.remarks(store.legend, counts))}
+    return summary | {"coverage": coverage(store), "remarks": list(rolled.remarks(store.legend, counts))}
 
 
 def _describe_layer(path: Path, columns: Mapping[str, Any]) -> dict[str, Any]:

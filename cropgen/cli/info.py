@@ -14,6 +14,7 @@ from cropgen.cli.options import (
     IdColumn,
     LabelColumn,
     NameColumn,
+    Overwrite,
     YearOrColumn,
     year_or_column,
 )
@@ -38,6 +39,11 @@ def info(
     name_column: NameColumn = None,
     year: YearOrColumn = None,
     crop_codes: CropCodes = None,
+    map_to: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="Map of a store's clear dates: .gpkg, .html or .png."),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Describe a series store (classes, years, clear dates), a run, predictions, or a parcel layer."""
     from cropgen import api
@@ -47,7 +53,10 @@ def info(
         "layer": layer, "id": id_column, "label": label_column, "name": name_column, "year": year_or_column(year),
         "crop_codes": None if crop_codes is None else str(crop_codes),
     }  # fmt: skip
-    result = api.info(session.workspace, path, hcat_level=hcat, columns=columns)
+    result = api.info(
+        session.workspace, path, hcat_level=hcat, columns=columns, map_to=map_to, overwrite=overwrite,
+        report=session.report,
+    )  # fmt: skip
     for line in result.content.get("remarks", ()):
         session.report.warn(line)
     session.show("info", result, *render_info.panels(result))

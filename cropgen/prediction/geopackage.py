@@ -47,6 +47,7 @@ class LayerForm:
         geometry_type, crs: as OGR names them.
         metadata: CROPGEN_… items of the layer; items of the file would make GDAL write .aux.xml files on reading.
         stamp: date and time the file says it was made at, `YYYY-MM-DDThh:mm:ss.000Z`.
+        layer: its name.
     """
 
     schema: pa.Schema
@@ -56,6 +57,7 @@ class LayerForm:
     crs: str | None
     metadata: dict[str, str]
     stamp: str
+    layer: str = LAYER
 
     @property
     def fid_name(self) -> str:
@@ -89,7 +91,7 @@ class GeoPackageWriter:
         """
         form = self._form
         options = {"FID": form.fid_name, "GEOMETRY_NAME": form.geometry_name}
-        self._write(form.schema, batches, LAYER, geometry_name=form.geometry, geometry_type=form.geometry_type,
+        self._write(form.schema, batches, form.layer, geometry_name=form.geometry, geometry_type=form.geometry_type,
                     crs=form.crs, layer_options=options, layer_metadata=form.metadata)  # fmt: skip
 
     def write_table(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
@@ -105,7 +107,7 @@ class GeoPackageWriter:
         table = pa.table(content)
         self.write_table(LEGEND, table.schema, iter(table.to_batches()))
 
-    def write_style(self, name: str, qml: str) -> None:
+    def write_style(self, name: str, qml: str, description: str = "crops, coloured as in the legend") -> None:
         """Add the default style of the layer."""
         with _as_write_error(self._path), contextlib.closing(sqlite3.connect(self._path)) as base, base:
             base.execute(_STYLES)
@@ -113,7 +115,7 @@ class GeoPackageWriter:
                 "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
                 " styleQML, styleSLD, useAsDefault, description, owner, ui, update_time)"
                 " VALUES ('', '', ?, ?, ?, ?, '', 1, ?, '', NULL, ?)",
-                (LAYER, self._form.geometry_name, name[:30], qml, "crops, coloured as in the legend", self._form.stamp),
+                (self._form.layer, self._form.geometry_name, name[:30], qml, description, self._form.stamp),
             )
             base.execute(
                 "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id)"

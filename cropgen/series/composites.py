@@ -126,11 +126,12 @@ def composite(series: ParcelSeries, periods: Periods, statistic: Statistic) -> P
     else:
         values, counts = _greatest(stack, counts, series.bands)
     seen = np.isfinite(values)
+    mask: np.ndarray = np.asarray(seen.any(-1))
     year = series.year
     return ParcelSeries.build(
         bands=series.bands,
         values=values,
-        mask=seen.any(-1),
+        mask=mask,
         day=periods.middles(year),
         parcel_id=series.parcel_id,
         year=year,
@@ -139,7 +140,7 @@ def composite(series: ParcelSeries, periods: Periods, statistic: Statistic) -> P
         lon=series.lon,
         lat=series.lat,
         band_mask=None if series.band_mask is None else seen,
-        pixels=np.where(seen.any(-1), counts.sum(-1), 0),
+        pixels=np.where(mask, counts.sum(-1), 0),
     )
 
 

@@ -187,10 +187,12 @@ def _read(path: Path, country: str) -> list[tuple[str, str, str]]:
     if "nuts" in folded and country:
         table = table[table[folded["nuts"]].str.casefold() == country.casefold()]
     rows = []
-    for row in table.to_dict("records"):
-        means = (hcat and canonical(row[hcat])) or (hcat_name and code_of_name(row[hcat_name]))
-        if means:
-            rows += [(row[code] if code else "", row[name] if name else "", means) for name in names or [""]]
+    for name in names or [None]:
+        columns = (_texts(table, each) for each in (code, name, hcat, hcat_name))
+        for own, called, stated, hcat_called in zip(*columns, strict=True):
+            means = canonical(stated) or code_of_name(hcat_called)
+            if means:
+                rows.append((own, called, means))
     return rows
 
 
@@ -214,6 +216,10 @@ def _frame(path: Path) -> pd.DataFrame:
         except (ValueError, OSError, csv.Error) as error:
             raise CorruptInputError(f"{path} cannot be read: {error}", hint="give a csv file") from error
     raise CorruptInputError(f"{path} is neither UTF-8 nor cp1252 text", hint="save it as UTF-8")
+
+
+def _texts(table: pd.DataFrame, name: str | None) -> list[str]:
+    return [""] * len(table) if name is None else [str(text) for text in table[name]]
 
 
 def _first(folded: Mapping[str, str], names: Sequence[str]) -> str | None:

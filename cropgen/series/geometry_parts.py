@@ -53,12 +53,13 @@ def read_rows(store: Path, rows: slice) -> geopandas.GeoSeries | None:
     import geopandas
     import pandas
 
-    starts = sorted(_parts(store))
-    ends = [*starts[1:], rows.stop]
-    held = [first for first, end in zip(starts, ends, strict=True) if first < rows.stop and end > rows.start]
+    parts = sorted(_parts(store).items())
+    ends = [first for first, _ in parts[1:]] + [rows.stop]
     found = []
-    for first in held:
-        frame = _read(_parts(store)[first])
+    for (first, path), end in zip(parts, ends, strict=False):
+        if first >= rows.stop or end <= rows.start:
+            continue
+        frame = _read(path)
         frame.index = pandas.RangeIndex(first, first + len(frame))
         found.append(frame.geometry.loc[rows.start : rows.stop - 1])
     if not any(len(part) for part in found):
