@@ -22,6 +22,7 @@ from cropgen.api.fetch import (
 from cropgen.api.inventory import Doctor, Info, ModelCard, Option, doctor, info, model_card, models
 from cropgen.api.prediction import PredictRequest, PredictResult, predict
 from cropgen.api.training import TrainRequest, TrainResult, train
+from cropgen.api.transform import transform
 from cropgen.core.paths import Workspace
 from cropgen.models.catalog import Entry
 
@@ -30,5 +31,5 @@ __all__ = [
     "FetchResult", "FetchedFile", "Info", "ModelCard", "Option", "PredictRequest", "PredictResult", "ReportResult",
     "StoreResult", "TrainRequest", "TrainResult", "VerifyResult", "Workspace", "aggregate", "demo", "doctor",
     "evaluate", "fetch", "import_table", "info", "list_datasets", "model_card", "models", "predict", "train",
-    "verify", "write_page",
+    "transform", "verify", "write_page",
 ]  # fmt: skip
