@@ -36,7 +36,7 @@ from cropgen.series.store import SeriesStore
 
 SUFFIXES = (".gpkg", ".html", ".png")
 LAYER = "coverage"
-_RAMP = ("#7f2704", "#d95f0e", "#fdae6b", "#fde68a", "#7bbf6a", "#2c7a3f", "#0b3d1e")
+_RAMP = ("#7f2704", "#d95f0e", "#fdae6b", "#fde68a", "#c7e29b", "#7bbf6a", "#2c7a3f", "#0b3d1e")
 _STAMP = "2000-01-01T00:00:00.000Z"
 _PART = 4096
 _CELLS = 360
@@ -86,7 +86,7 @@ def edges_of(quantiles: dict[str, int]) -> tuple[int, ...]:
     Class 0 is "never seen"; the others divide evenly what 90 % of the parcels have.
     """
     low, high = quantiles.get("0.05", 0), quantiles.get("0.95", 0)
-    inner = np.linspace(max(low, 1), max(high, low, 1) + 1, len(_RAMP) - 1)
+    inner = np.linspace(max(low, 1), max(high, low, 1) + 1, len(_RAMP) - 2)
     return tuple(np.unique([0, 1, *np.rint(inner).astype(int).tolist()]).tolist())
 
 
