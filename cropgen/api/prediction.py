@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class PredictRequest:
         id_column: column of the parcel id.
         until: `MM-DD`; later dates are not used.
         prior: class shares to reweigh for: `em`, `uniform`, or a csv file of shares; None keeps those of the training.
+        smooth_neighbours: strength by which the crops are also given as smoothed over neighbours, or `auto`.
+        neighbour_m: how far apart neighbours are at most, in metres.
         adapt: first fit the run again with these parcels as unlabelled ones, into a run of its own.
         min_probability: below it the flag low_confidence is set.
     """
@@ -40,13 +43,16 @@ class PredictRequest:
     id_column: str | None = None
     until: str | None = None
     prior: str | None = None
+    smooth_neighbours: str | None = None
+    neighbour_m: float = 200.0
     adapt: bool = False
     min_probability: float = 0.5
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was predicted: counts by crop name and by flag, and the class shares assumed instead of the training's."""
+    """What was predicted: counts by crop name and by flag, the class shares assumed instead of the training's, and the
+    parcels whose crop the neighbours change, by how they were listened to."""
 
     output: Path
     run_id: str
@@ -56,6 +62,7 @@ class PredictResult:
     flags: dict[str, int]
     shares: dict[str, float]
     dry_run: bool
+    smoothed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def locate_run(workspace: Workspace, run: Path | None) -> Path:
@@ -87,6 +94,7 @@ def predict(
         DataError: an input cannot be used. UsageError: choices exclude each other or the output exists.
     """
     from cropgen.api.adaptation import adapt
+    from cropgen.api.smoothing import smoothing_field
     from cropgen.prediction.judge import Thresholds
     from cropgen.prediction.predict import PredictOptions
     from cropgen.prediction.predict import predict as write_predictions
@@ -106,8 +114,15 @@ def predict(
     report.info(f"predicting {request.parcels} with {run} from {series}")
     if dry_run:
         return PredictResult(output, RunFolder(run).run_id, series, _count(request.parcels), {}, {}, {}, dry_run=True)
+    if request.smooth_neighbours is not None:
+        strength, reach_m = request.smooth_neighbours, request.neighbour_m
+        smoothing = smoothing_field(run, series, strength, reach_m, report, request.until)
+        options = dataclasses.replace(options, smoothing=smoothing)
     done = write_predictions(run, request.parcels, series, output, options, report)
-    return PredictResult(output, done.run_id, series, done.parcels, done.crops, done.flags, done.shares, dry_run=False)
+    smoothed = {} if options.smoothing is None else {options.smoothing.name: done.changed or 0}
+    return PredictResult(
+        output, done.run_id, series, done.parcels, done.crops, done.flags, done.shares, dry_run=False, smoothed=smoothed
+    )
 
 
 def _check(request: PredictRequest) -> None:

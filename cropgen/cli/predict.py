@@ -43,6 +43,17 @@ def predict(
             help="Reweigh for other class shares: estimated from the parcels, equal, or a table crop_code,share.",
         ),
     ] = None,
+    smooth_neighbours: Annotated[
+        str | None,
+        typer.Option(
+            "--smooth-neighbours",
+            metavar="STRENGTH|auto",
+            help="Also give the crops smoothed over neighbours: 0.4 is mild, auto chooses by validation labels.",
+        ),
+    ] = None,
+    neighbour_m: Annotated[
+        float, typer.Option("--neighbour-m", min=0, help="Largest distance between the middles of neighbours, metres.")
+    ] = 200.0,
     adapt: Annotated[
         bool,
         typer.Option("--adapt", help="First adapt the run to these parcels, without labels: a new season, region."),
@@ -59,7 +70,8 @@ def predict(
     session = session_of(context)
     request = api.PredictRequest(
         parcels=parcels, run=run, series=data, scenes=scenes, output=output, year=year, id_column=id_column,
-        until=until, prior=prior, adapt=adapt, min_probability=min_probability,
+        until=until, prior=prior, smooth_neighbours=smooth_neighbours, neighbour_m=neighbour_m, adapt=adapt,
+        min_probability=min_probability,
     )  # fmt: skip
     result = api.predict(session.workspace, request, overwrite=overwrite, dry_run=dry_run, report=session.report)
     session.show("predict", result, *render.predict_summary(result))

@@ -108,6 +108,8 @@ def predict_summary(result: api.PredictResult) -> list[RenderableType]:
     lines: list[RenderableType] = [facts, table]
     if result.flags:
         lines.append(Text("flags: " + ", ".join(f"{name} {count(n)}" for name, n in result.flags.items()), "yellow"))
+    for name, changed in result.smoothed.items():
+        lines.append(Text(f"smoothed over neighbours ({name}): {count(changed)} parcels change their crop", "dim"))
     return [*lines, path_line("predictions", result.output)]
 
 

@@ -50,6 +50,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("run_id", pa.string(), "run that made the prediction"),
 )
 
+SMOOTHED_COLUMNS: tuple[Column, ...] = (
+    Column("smoothed_code", pa.string(), "code of the most probable crop given what is said of the neighbours"),
+    Column("smoothed_name", pa.string(), "its name"),
+    Column("smoothed_probability", pa.float64(), "its probability, 0–1"),
+    Column("neighbours", pa.int32(), "neighbours that were listened to"),
+)
+"""Columns that are added where predictions are smoothed over neighbours; those above are the same with and without."""
+
 FLAGS: dict[str, str] = {
     "no_series": "the parcel has no series, so nothing is predicted",
     "no_clear_date": "never clearly seen: the prediction is the most frequent crop",
@@ -70,9 +78,10 @@ def prefix_for(names: Iterable[str]) -> str:
     return prefix
 
 
-def prediction_fields(prefix: str) -> list[pa.Field]:
-    """The Arrow fields of all columns."""
-    return [pa.field(prefix + column.name, column.kind) for column in COLUMNS]
+def prediction_fields(prefix: str, *, smoothed: bool = False) -> list[pa.Field]:
+    """The Arrow fields of all columns, with those of the smoothed prediction or without."""
+    columns = COLUMNS + SMOOTHED_COLUMNS if smoothed else COLUMNS
+    return [pa.field(prefix + column.name, column.kind) for column in columns]
 
 
 def class_names(legend: Legend) -> tuple[str, ...]:

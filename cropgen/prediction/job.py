@@ -19,10 +19,13 @@ from cropgen.prediction.infer import Answer
 from cropgen.prediction.join import RowIndex, confirmed
 from cropgen.prediction.judge import Judge
 from cropgen.prediction.options import PredictOptions
+from cropgen.prediction.smoothing import Evidence, Locator, Smoothed
 from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream
 from cropgen.prediction.style import categorised_qml
 from cropgen.series.columns import as_text, as_years, find_column
 from cropgen.series.store import SeriesStore
+
+_LEAST_PROBABILITY = 1e-12
 
 
 class Job:
@@ -41,13 +44,15 @@ class Job:
         self._year = _one_year(options, self._year_column, parcels, years)
         self._stamp = f"{years.max(initial=1970)}-12-31T00:00:00.000Z"
         self.prefix = prefix_for(stream.schema.names)
+        self.smoothed: Smoothed | None = None
         self._first_ids: list[str] = []
         self._seen = 0
 
     def write(self, path: Path, metadata: dict[str, str], task: Task) -> None:
         """Write the output at a path where nothing is."""
         stream, legend = self._stream, self._judge.legend
-        schema = pa.schema([*stream.schema, *prediction_fields(self.prefix)])
+        fields = prediction_fields(self.prefix, smoothed=self.smoothed is not None)
+        schema = pa.schema([*stream.schema, *fields])
         if path.suffix.lower() in PARQUET_SUFFIXES:
             schema = pa.schema([*schema, *(pa.field(self.prefix + n, pa.float64()) for n in class_names(legend))])
             batches = (_batch([*c, *_probability_columns(a, p)], schema) for c, a, p, _ in self._predicted(task))
@@ -68,6 +73,11 @@ class Job:
     def count(self) -> int | None:
         """Parcels, where the layer says."""
         return self._stream.count
+
+    @property
+    def classes(self) -> int:
+        """Classes that can be predicted."""
+        return len(self._judge.legend)
 
     def rows(self) -> np.ndarray:
         """Rows of the store that belong to the parcels, ascending."""
@@ -98,6 +108,20 @@ class Job:
         if not found:
             raise self.no_match()
 
+    def evidence(self) -> Iterator[Evidence]:
+        """Log-probabilities (M, K) and places (M, 4) of the parcels, batch by batch; no place without a series."""
+        locate = Locator(self._stream.crs, self._where)
+        for batch in self._stream.batches:
+            ids, year = self._identity(batch)
+            answer, row = self._answer(ids, year)
+            self._first_ids = self._first_ids or ids[:3].tolist()
+            self._seen += batch.num_rows
+            known = row >= 0
+            log_posterior = np.full((batch.num_rows, self.classes), -np.log(self.classes))
+            log_posterior[known] = np.log(np.maximum(answer.probability[row[known]], _LEAST_PROBABILITY))
+            place = locate(batch.column(self._stream.geometry), year)
+            yield log_posterior, np.where(known[:, None], place, np.nan)
+
     def no_match(self) -> DataError:
         """Says that the input and the store share no parcel."""
         known = self._series.column("parcel_id", slice(0, 3))
@@ -126,9 +150,12 @@ class Job:
             ids, year = self._identity(batch)
             answer, place = self._answer(ids, year)
             fid = self._feature_ids(batch)
+            columns = [*batch.columns, *self._judge.columns(answer, place)]
+            if self.smoothed is not None:
+                columns += self.smoothed.columns(slice(self._seen, self._seen + batch.num_rows), self._judge.legend)
             self._first_ids = self._first_ids or ids[:3].tolist()
             self._seen += batch.num_rows
-            yield [*batch.columns, *self._judge.columns(answer, place)], answer, place, (fid, ids.astype(object), year)
+            yield columns, answer, place, (fid, ids.astype(object), year)
             task.advance(batch.num_rows)
 
     def _identity(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:

@@ -40,12 +40,14 @@ class Field:
     """A Markov random field over parcels, but for the parcels.
 
     Arguments:
+        name: of the compatibility and its strength.
         potential: (K, K) symmetric λ c, in nats.
         reach_m: parcels further apart, from one middle to the other, are no neighbours.
         most: neighbours a parcel chooses, the nearest ones; it may be chosen by others.
         rounds: of messages.
     """
 
+    name: str
     potential: np.ndarray
     reach_m: float = 200.0
     most: int = 8
@@ -78,7 +80,7 @@ def neighbour_pairs(place: np.ndarray, reach_m: float, most: int) -> np.ndarray:
     Of parcels equally far away, the one of the lower row is nearer.
 
     Arguments:
-        place: (N, 3) metres; rows that are not finite have no neighbours.
+        place: (N, D) metres; rows that are not finite have no neighbours.
         reach_m: largest distance.
     """
     known = np.flatnonzero(np.isfinite(place).all(1))
@@ -136,7 +138,7 @@ def smooth_by_tiles(
     """The same tile by tile: rows of the parcels and their marginals, every row once.
 
     Arguments:
-        place: (N, 3) metres.
+        place: (N, D) metres.
         log_posterior: (N, K), also of a file mapped to memory: only the rows of a tile and its margin are read.
         most: parcels in a tile without its margin.
     """

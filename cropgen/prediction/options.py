@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cropgen.prediction.judge import Thresholds
+from cropgen.prediction.neighbours import Field
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class PredictOptions:
         until: `MM-DD`; later observations are not used.
         prior: class shares the probabilities are reweighed for: `em` estimates them from the parcels, which are then
             classified twice; `uniform`; or a csv file of shares. None keeps those of the training.
+        smoothing: random field by which the crops are also given as smoothed over neighbours; parcels are then
+            classified twice. None gives them by themselves only.
         thresholds: when parcels are flagged.
         overwrite: replace an output that exists.
     """
@@ -28,5 +31,6 @@ class PredictOptions:
     layer: str | None = None
     until: str | None = None
     prior: str | Path | None = None
+    smoothing: Field | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
     overwrite: bool = False

@@ -48,7 +48,7 @@ def test_another_sensor_is_brought_to_the_training(tmp_path: Path, standardise: 
     run = RunFolder(tmp_path / "run")
     model = train(recipe, run, root=tmp_path).model
     assert (run.path / "standardisation.json").is_file() == (standardise == "region-year")
-    series = open_like(run.path, other.path, Silent()).read()
+    series = open_like(run.path, other.path, Silent())[1].read()
     probability = infer(model, make_batch(series, model.spec.calendar)).probability
     right = (probability.argmax(1) == series.label).mean()
     assert (right > 0.95) == (standardise == "region-year")
