@@ -130,22 +130,27 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     for seen in seen_dates(store, _PART):
         rows, dates, months = seen.rows, seen.dates, seen.months
-        shapes = read_rows(store.path, rows) if shaped else None
-        if shapes is None:
-            lon, lat = store.column("lon", rows), store.column("lat", rows)
-            places = np.where(np.isfinite(lon) & ~np.asarray(shaped), shapely.points(np.nan_to_num(lon), lat), None)
-        else:
-            places = shapes.to_numpy()
+        shapes = _shapes(store, rows, shaped)
         which = np.searchsorted(np.asarray(edges), dates, side="right") - 1
         columns = [
             pa.array(store.column("parcel_id", rows).tolist()), pa.array(seen.year.astype(np.int32)),
             pa.array(seen.region.tolist()), pa.array(dates.astype(np.int32)),
             pa.array(seen.longest_gap.astype(np.int32)), pa.array([legend.codes[k] for k in which]),
             *(pa.array(months[:, m].astype(np.int32)) for m in range(12)),
-            pa.array(shapely.to_wkb(places).tolist(), pa.binary()),
+            pa.array(shapely.to_wkb(shapes).tolist(), pa.binary()),
         ]  # fmt: skip
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
         task.advance(rows.stop - rows.start)
+
+
+def _shapes(store: SeriesStore, rows: slice, shaped: bool) -> np.ndarray:
+    """(N,) polygons of some rows, or points inside the parcels where the store has no polygons; None where unknown."""
+    if shaped:
+        held = read_rows(store.path, rows)
+        return np.full(rows.stop - rows.start, None, dtype=object) if held is None else held.to_numpy()
+    lon, lat = store.column("lon", rows), store.column("lat", rows)
+    places = [shapely.Point(x, y) if np.isfinite(x) and np.isfinite(y) else None for x, y in zip(lon, lat, strict=True)]
+    return np.asarray(places, dtype=object)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _read(path: Path, country: str) -> list[tuple[str, str, str]]:
             hint="rename its columns, or use the tables of EuroCrops",
         )
     if "nuts" in folded and country:
-        table = table[table[folded["nuts"]].str.casefold() == country.casefold()]
+        table = table.loc[[text.casefold() == country.casefold() for text in _texts(table, folded["nuts"])]]
     rows = []
     for name in names or [None]:
         columns = (_texts(table, each) for each in (code, name, hcat, hcat_name))

@@ -37,8 +37,8 @@ def test_settings_are_toml_or_text() -> None:
         split_numbers("2021,later", "--years")
 
 
-@pytest.mark.parametrize("verb", ["demo", "fetch", "aggregate", "import", "train", "predict", "evaluate", "report",
-                                  "models", "info", "doctor"])  # fmt: skip
+@pytest.mark.parametrize("verb", ["demo", "fetch", "aggregate", "import", "transform", "train", "predict", "evaluate",
+                                  "report", "models", "info", "doctor"])  # fmt: skip
 def test_every_verb_has_help(verb: str) -> None:
     ended = call(verb, "--help")
     assert ended.code == 0
