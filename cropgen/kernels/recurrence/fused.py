@@ -1,9 +1,9 @@
 """The kernels of the fused recurrence: a program walks a tile of rows through all dates, in one launch.
 
-The weights are loaded once, before the walk; the state of the tile (z, and h of a cell) never leaves the registers; the
-hoisted inputs of the next date are read while this one is computed. Forward and backward are the equations of
-`hoisted`; the backward walk writes the gradients of the pre-activations, and the gradients of the weights are matrix
-products over all dates and rows after it.
+The weights are loaded once, before the walk, and kept in registers where they fit (`RESIDENT`); where they would spill
+they are read again at every date, from the caches. The state of the tile (z, and h of a cell) never leaves the
+registers. Forward and backward are the equations of `hoisted`; the backward walk writes the gradients of the
+pre-activations, and the gradients of the weights are matrix products over all dates and rows after it.
 
 Layout: the hoisted inputs are read through a stride in time and one offset per row, so that axes that are broadcast are
 never copied; everything else is contiguous and time-major, (T, rows, ·). Sizes are padded to powers of two, at least
@@ -42,15 +42,6 @@ def factor(x, PRECISION: tl.constexpr, GRADIENT: tl.constexpr):
 
 
 @triton.jit
-def product(x, weight, total, PRECISION: tl.constexpr, GRADIENT: tl.constexpr):
-    """total + x weight, for a weight that is a factor already."""
-    if PRECISION == "tf32":
-        return tl.dot(x, weight, total, input_precision="tf32")
-    else:  # noqa: RET505
-        return tl.dot(factor(x, PRECISION, GRADIENT), weight, total, input_precision="ieee")
-
-
-@triton.jit
 def weight_tile(
     weight, first, height, width, stride, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
     PRECISION: tl.constexpr, GRADIENT: tl.constexpr,
@@ -67,6 +58,28 @@ def weight_tile(
 
 
 @triton.jit
+def product(x, weight, total, PRECISION: tl.constexpr, GRADIENT: tl.constexpr):
+    """total + x weight, for a weight that is a factor already."""
+    if PRECISION == "tf32":
+        return tl.dot(x, weight, total, input_precision="tf32")
+    else:  # noqa: RET505
+        return tl.dot(factor(x, PRECISION, GRADIENT), weight, total, input_precision="ieee")
+
+
+@triton.jit
+def apply(
+    x, total, kept, weight, first, height, width, stride, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr, GRADIENT: tl.constexpr, RESIDENT: tl.constexpr,
+):  # fmt: skip
+    """total + x weight, for a weight that was kept, or is read again (arguments as `weight_tile`)."""
+    if RESIDENT:
+        return product(x, kept, total, PRECISION, GRADIENT)
+    else:  # noqa: RET505
+        again = weight_tile(weight, first, height, width, stride, HEIGHT, WIDTH, PRECISION, GRADIENT)
+        return product(x, again, total, PRECISION, GRADIENT)
+
+
+@triton.jit
 def vector(bias, first, width, WIDTH: tl.constexpr):
     """(1, WIDTH) entries of a vector from `first` on."""
     j = tl.arange(0, WIDTH)
@@ -74,16 +87,16 @@ def vector(bias, first, width, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def tile(pointer, offset, first, width, live, WIDTH: tl.constexpr):
-    """(rows, WIDTH) columns from `first` on, of rows that begin at `offset`."""
+def tile(pointer, offset, width, live, WIDTH: tl.constexpr):
+    """(rows, WIDTH) numbers of rows that begin at `offset` from a pointer; 32-bit offsets leave registers free."""
     j = tl.arange(0, WIDTH)
     inside = live[:, None] & (j[None, :] < width)
-    return tl.load(pointer + offset[:, None] + first + j[None, :], mask=inside, other=0.0).to(tl.float32)
+    return tl.load(pointer + (offset[:, None] + j[None, :]), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def put(pointer, offset, first, width, live, value, WIDTH: tl.constexpr):
+def put(pointer, offset, width, live, value, WIDTH: tl.constexpr):
     """Write what `tile` reads."""
     j = tl.arange(0, WIDTH)
     inside = live[:, None] & (j[None, :] < width)
-    tl.store(pointer + offset[:, None] + first + j[None, :], value.to(pointer.dtype.element_ty), mask=inside)
+    tl.store(pointer + (offset[:, None] + j[None, :]), value.to(pointer.dtype.element_ty), mask=inside)

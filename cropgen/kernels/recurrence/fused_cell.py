@@ -13,16 +13,17 @@ from cropgen.kernels.recurrence.fused_launch import (
     cell_gradients,
     launch,
     padded,
+    placement,
     readable,
     row_offsets,
     trace_type,
-    warps,
 )
 
 
 def _constants(first_h: Tensor, mask: Tensor | None, precision: str) -> dict[str, Any]:
     units = first_h.shape[-1]
-    return {"BH": padded(units), "MASKED": mask is not None, "PRECISION": precision, "num_warps": warps(units)}
+    flags = {"BH": padded(units), "MASKED": mask is not None, "PRECISION": precision}
+    return flags | placement(units, True, precision)
 
 
 @torch.library.custom_op("cropgen::fused_cell", mutates_args=())

@@ -18,11 +18,11 @@ from cropgen.kernels.recurrence.fused_launch import (
     launch,
     outer,
     padded,
+    placement,
     readable,
     row_offsets,
     total,
     trace_type,
-    warps,
 )
 
 
@@ -41,7 +41,7 @@ def _constants(
     h = 0 if first_h is None else first_h.shape[-1]
     flags = {"CELL": h > 0, "GATED": linear is not None, "DIRECT": direct, "COMBINE": combine, "BARE": p == 0}
     tiles = {"BP": padded(p), "BQ": padded(q), "BZ": padded(z), "BH": padded(h)}
-    return (p, q, z, h), {**flags, **tiles, "PRECISION": precision, "num_warps": warps(h)}
+    return (p, q, z, h), {**flags, **tiles, "PRECISION": precision, **placement(max(p, q, h), h > 0, precision)}
 
 
 @torch.library.custom_op("cropgen::fused_chain", mutates_args=())
@@ -117,7 +117,7 @@ def fused_chain_backward(
     weights = (first_h, state_p, state_q, out_p, out_q, linear, latent, hidden)
     arguments = [
         *(x.contiguous() for x in (of_z, of_variance, of_shift, of_ratio, of_h)),
-        *inputs, *(row_offsets(x, at=len(x) - 1) for x in inputs), *(x.stride(0) for x in inputs),
+        *(x[-1] for x in inputs), *map(row_offsets, inputs), *(x.stride(0) for x in inputs),
         *(first_z if w is None else w.contiguous() for w in weights),
         variance, ratio, h_path, squashed, memory, gate, *answer,
         len(noise), rows, (len(noise) - 1) * rows, p, q, z, h,

@@ -6,15 +6,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cropgen.kernels.recurrence.fused import REACH, product, put, sigmoid, tanh, tile, vector, weight_tile
+from cropgen.kernels.recurrence.fused import REACH, apply, put, sigmoid, tanh, tile, vector, weight_tile
 
 
 @triton.jit
-def gru(h, outer_r, outer_u, outer_n, inner_r, inner_u, inner_n, bias, PRECISION: tl.constexpr):
+def gru(h, outer_r, outer_u, outer_n, hidden, H, inner_r, inner_u, inner_n, bias, BH: tl.constexpr,
+        PRECISION: tl.constexpr, RESIDENT: tl.constexpr):  # fmt: skip
     """r, u, n, the new gate's share of h, and the state after the step."""
-    reset = sigmoid(product(h, inner_r, outer_r, PRECISION, False))
-    update = sigmoid(product(h, inner_u, outer_u, PRECISION, False))
-    share = product(h, inner_n, tl.zeros_like(h) + bias, PRECISION, False)
+    reset = sigmoid(apply(h, outer_r, inner_r, hidden, 0, H, H, 3 * H, BH, BH, PRECISION, False, RESIDENT))
+    update = sigmoid(apply(h, outer_u, inner_u, hidden, H, H, H, 3 * H, BH, BH, PRECISION, False, RESIDENT))
+    share = apply(h, tl.zeros_like(h) + bias, inner_n, hidden, 2 * H, H, H, 3 * H, BH, BH, PRECISION, False, RESIDENT)
     new = tanh(outer_n + reset * share)
     return reset, update, new, share, new + update * (h - new)
 
@@ -27,19 +28,22 @@ def chain_forward(
     steps, rows, P, Q, Z, H,
     BM: tl.constexpr, BP: tl.constexpr, BQ: tl.constexpr, BZ: tl.constexpr, BH: tl.constexpr,
     CELL: tl.constexpr, GATED: tl.constexpr, DIRECT: tl.constexpr, COMBINE: tl.constexpr, BARE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
     """From hoisted inputs to the path, and what the walk back needs: hidden units, gates of the cell, gate of p."""
-    row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    start, local = tl.program_id(0).to(tl.int64) * BM, tl.arange(0, BM)
+    row = start + local
     live = row < rows
     pre_at = tl.load(pre_row + row, mask=live, other=0)
     dates_at = tl.load(dates_row + row, mask=live, other=0)
     noise_at = tl.load(noise_row + row, mask=live, other=0)
     of_q = (3 if GATED else 2) * Z
-    z = tile(first_z, row * Z, 0, Z, live, BZ)
+    S = H if CELL else Z
+    BS: tl.constexpr = BH if CELL else BZ
+    z = tile(first_z + start * Z, local * Z, Z, live, BZ)
     if CELL:
         gates_at = tl.load(gates_row + row, mask=live, other=0)
-        h = tile(first_h, row * H, 0, H, live, BH)
+        h = tile(first_h + start * H, local * H, H, live, BH)
         outer_r = weight_tile(latent, 0, Z, H, 3 * H, BZ, BH, PRECISION, False)
         outer_u = weight_tile(latent, H, Z, H, 3 * H, BZ, BH, PRECISION, False)
         outer_n = weight_tile(latent, 2 * H, Z, H, 3 * H, BZ, BH, PRECISION, False)
@@ -47,14 +51,9 @@ def chain_forward(
         inner_u = weight_tile(hidden, H, H, H, 3 * H, BH, BH, PRECISION, False)
         inner_n = weight_tile(hidden, 2 * H, H, H, 3 * H, BH, BH, PRECISION, False)
         inner_bias = vector(hidden_bias, 0, H, BH)
-        seen_q = weight_tile(state_q, 0, H, Q, Q, BH, BQ, PRECISION, False)
-    else:
-        seen_q = weight_tile(state_q, 0, Z, Q, Q, BZ, BQ, PRECISION, False)
+    seen_q = weight_tile(state_q, 0, S, Q, Q, BS, BQ, PRECISION, False)
     if not BARE:
-        if CELL:
-            seen_p = weight_tile(state_p, 0, H, P, P, BH, BP, PRECISION, False)
-        else:
-            seen_p = weight_tile(state_p, 0, Z, P, P, BZ, BP, PRECISION, False)
+        seen_p = weight_tile(state_p, 0, S, P, P, BS, BP, PRECISION, False)
         to_u = weight_tile(out_p, 0, P, Z, of_q, BP, BZ, PRECISION, False)
         to_a = weight_tile(out_p, Z, P, Z, of_q, BP, BZ, PRECISION, False)
         if GATED:
@@ -66,25 +65,27 @@ def chain_forward(
     bias_u, bias_a = vector(out_bias, 0, Z, BZ), vector(out_bias, Z, Z, BZ)
     bias_d, bias_c = vector(out_bias, of_q, Z, BZ), vector(out_bias, of_q + Z, Z, BZ)
     inside_q = vector(bias_q, 0, Q, BQ)
-    at = row
+    at = start
     for _ in range(steps):
         mask = tl.load(dates + dates_at, mask=live, other=0.0)[:, None]
         keep = tl.load(dates + dates_at + 1, mask=live, other=0.0)[:, None]
         base = tl.load(dates + dates_at + 2, mask=live, other=0.0)[:, None]
-        epsilon = tile(noise, noise_at, 0, Z, live, BZ)
+        epsilon = tile(noise, noise_at, Z, live, BZ)
         if CELL:
+            of_r = tile(gates, gates_at, H, live, BH)
+            of_u = tile(gates + H, gates_at, H, live, BH)
+            of_n = tile(gates + 2 * H, gates_at, H, live, BH)
+            of_r = apply(z, of_r, outer_r, latent, 0, Z, H, 3 * H, BZ, BH, PRECISION, False, RESIDENT)
+            of_u = apply(z, of_u, outer_u, latent, H, Z, H, 3 * H, BZ, BH, PRECISION, False, RESIDENT)
+            of_n = apply(z, of_n, outer_n, latent, 2 * H, Z, H, 3 * H, BZ, BH, PRECISION, False, RESIDENT)
             reset, update, new, share, h = gru(
-                h,
-                product(z, outer_r, tile(gates, gates_at, 0, H, live, BH), PRECISION, False),
-                product(z, outer_u, tile(gates, gates_at, H, H, live, BH), PRECISION, False),
-                product(z, outer_n, tile(gates, gates_at, 2 * H, H, live, BH), PRECISION, False),
-                inner_r, inner_u, inner_n, inner_bias, PRECISION,
-            )  # fmt: skip
-            put(h_path, at * H, 0, H, live, h, BH)
-            put(memory_path, at * 4 * H, 0, H, live, reset, BH)
-            put(memory_path, at * 4 * H, H, H, live, update, BH)
-            put(memory_path, at * 4 * H, 2 * H, H, live, new, BH)
-            put(memory_path, at * 4 * H, 3 * H, H, live, share, BH)
+                h, of_r, of_u, of_n, hidden, H, inner_r, inner_u, inner_n, inner_bias, BH, PRECISION, RESIDENT
+            )
+            put(h_path + at * H, local * H, H, live, h, BH)
+            put(memory_path + at * 4 * H, local * 4 * H, H, live, reset, BH)
+            put(memory_path + at * 4 * H + H, local * 4 * H, H, live, update, BH)
+            put(memory_path + at * 4 * H + 2 * H, local * 4 * H, H, live, new, BH)
+            put(memory_path + at * 4 * H + 3 * H, local * 4 * H, H, live, share, BH)
             seen = h
         else:
             seen = z
@@ -92,29 +93,31 @@ def chain_forward(
         if GATED:
             opening = tl.zeros_like(z) + vector(out_bias, 2 * Z, Z, BZ)
         if not BARE:
-            units = tanh(product(seen, seen_p, tile(pre, pre_at, 0, P, live, BP), PRECISION, False))
-            put(squashed_path, at * (P + Q), 0, P, live, units, BP)
-            drift = product(units, to_u, drift, PRECISION, False)
-            change = product(units, to_a, change, PRECISION, False)
+            units = tile(pre, pre_at, P, live, BP)
+            units = tanh(apply(seen, units, seen_p, state_p, 0, S, P, P, BS, BP, PRECISION, False, RESIDENT))
+            put(squashed_path + at * (P + Q), local * (P + Q), P, live, units, BP)
+            drift = apply(units, drift, to_u, out_p, 0, P, Z, of_q, BP, BZ, PRECISION, False, RESIDENT)
+            change = apply(units, change, to_a, out_p, Z, P, Z, of_q, BP, BZ, PRECISION, False, RESIDENT)
             if GATED:
-                opening = product(units, to_gate, opening, PRECISION, False)
-        given = tile(pre, pre_at, P, Q, live, BQ)
+                opening = apply(units, opening, to_gate, out_p, 2 * Z, P, Z, of_q, BP, BZ, PRECISION, False, RESIDENT)
+        given = tile(pre + P, pre_at, Q, live, BQ)
+        units_q = given
         if COMBINE:
-            units_q = tanh(product(seen, seen_q, tl.zeros_like(given) + inside_q, PRECISION, False))
-        else:
-            units_q = tanh(product(seen, seen_q, given, PRECISION, False))
-        put(squashed_path, at * (P + Q), P, Q, live, units_q, BQ)
+            units_q = tl.zeros_like(given) + inside_q
+        units_q = tanh(apply(seen, units_q, seen_q, state_q, 0, S, Q, Q, BS, BQ, PRECISION, False, RESIDENT))
+        put(squashed_path + at * (P + Q) + P, local * (P + Q), Q, live, units_q, BQ)
         if COMBINE:
             units_q += given
-        correction = product(units_q, to_d, tl.zeros_like(z) + bias_d, PRECISION, False)
-        relative = product(units_q, to_c, tl.zeros_like(z) + bias_c, PRECISION, False)
+        correction, relative = tl.zeros_like(z) + bias_d, tl.zeros_like(z) + bias_c
+        correction = apply(units_q, correction, to_d, out_q, 0, Q, Z, 2 * Z, BQ, BZ, PRECISION, False, RESIDENT)
+        relative = apply(units_q, relative, to_c, out_q, Z, Q, Z, 2 * Z, BQ, BZ, PRECISION, False, RESIDENT)
         kept = keep * z
         if GATED:
             share_z = sigmoid(opening)
-            straight = product(kept, mix, tl.zeros_like(z), PRECISION, False)
+            straight = apply(kept, tl.zeros_like(z), mix, linear, 0, Z, Z, Z, BZ, BZ, PRECISION, False, RESIDENT)
             mean = straight + share_z * (drift - straight)
-            put(gate_path, at * 2 * Z, 0, Z, live, share_z, BZ)
-            put(gate_path, at * 2 * Z, Z, Z, live, share_z * (1 - share_z) * (drift - straight), BZ)
+            put(gate_path + at * 2 * Z, local * 2 * Z, Z, live, share_z, BZ)
+            put(gate_path + at * 2 * Z + Z, local * 2 * Z, Z, live, share_z * (1 - share_z) * (drift - straight), BZ)
         else:
             mean = kept + drift
         saturation = tanh(change / REACH)
@@ -126,49 +129,50 @@ def chain_forward(
         ratio = mask * REACH * ahead
         shift = mask * correction
         z = mean + shift + tl.exp((variance + ratio) / 2) * epsilon
-        put(z_path, at * Z, 0, Z, live, z, BZ)
-        put(variance_path, at * Z, 0, Z, live, variance, BZ)
-        put(shift_path, at * Z, 0, Z, live, shift, BZ)
-        put(ratio_path, at * Z, 0, Z, live, ratio, BZ)
+        put(z_path + at * Z, local * Z, Z, live, z, BZ)
+        put(variance_path + at * Z, local * Z, Z, live, variance, BZ)
+        put(shift_path + at * Z, local * Z, Z, live, shift, BZ)
+        put(ratio_path + at * Z, local * Z, Z, live, ratio, BZ)
         if CELL:
-            gates_at += gates_time
-        pre_at += pre_time
-        dates_at += dates_time
-        noise_at += noise_time
+            gates += gates_time
+        pre += pre_time
+        dates += dates_time
+        noise += noise_time
         at += rows
 
 
 @triton.jit
 def cell_forward(
     gates, mask, first_h, hidden, hidden_bias, h_path, memory_path, gates_row, gates_time, steps, rows, H,
-    BM: tl.constexpr, BH: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BH: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
     """The GRU alone; where the mask (T, rows) is 0 the state is carried over."""
-    row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    start, local = tl.program_id(0).to(tl.int64) * BM, tl.arange(0, BM)
+    row = start + local
     live = row < rows
     gates_at = tl.load(gates_row + row, mask=live, other=0)
-    h = tile(first_h, row * H, 0, H, live, BH)
+    h = tile(first_h + start * H, local * H, H, live, BH)
     inner_r = weight_tile(hidden, 0, H, H, 3 * H, BH, BH, PRECISION, False)
     inner_u = weight_tile(hidden, H, H, H, 3 * H, BH, BH, PRECISION, False)
     inner_n = weight_tile(hidden, 2 * H, H, H, 3 * H, BH, BH, PRECISION, False)
     inner_bias = vector(hidden_bias, 0, H, BH)
-    at = row
+    at = start
     for _ in range(steps):
         reset, update, new, share, after = gru(
             h,
-            tile(gates, gates_at, 0, H, live, BH),
-            tile(gates, gates_at, H, H, live, BH),
-            tile(gates, gates_at, 2 * H, H, live, BH),
-            inner_r, inner_u, inner_n, inner_bias, PRECISION,
+            tile(gates, gates_at, H, live, BH),
+            tile(gates + H, gates_at, H, live, BH),
+            tile(gates + 2 * H, gates_at, H, live, BH),
+            hidden, H, inner_r, inner_u, inner_n, inner_bias, BH, PRECISION, RESIDENT,
         )  # fmt: skip
         if MASKED:
-            h += tl.load(mask + at, mask=live, other=0.0)[:, None] * (after - h)
+            h += tl.load(mask + at + local, mask=live, other=0.0)[:, None] * (after - h)
         else:
             h = after
-        put(h_path, at * H, 0, H, live, h, BH)
-        put(memory_path, at * 4 * H, 0, H, live, reset, BH)
-        put(memory_path, at * 4 * H, H, H, live, update, BH)
-        put(memory_path, at * 4 * H, 2 * H, H, live, new, BH)
-        put(memory_path, at * 4 * H, 3 * H, H, live, share, BH)
-        gates_at += gates_time
+        put(h_path + at * H, local * H, H, live, h, BH)
+        put(memory_path + at * 4 * H, local * 4 * H, H, live, reset, BH)
+        put(memory_path + at * 4 * H + H, local * 4 * H, H, live, update, BH)
+        put(memory_path + at * 4 * H + 2 * H, local * 4 * H, H, live, new, BH)
+        put(memory_path + at * 4 * H + 3 * H, local * 4 * H, H, live, share, BH)
+        gates += gates_time
         at += rows

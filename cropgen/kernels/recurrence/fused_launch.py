@@ -22,16 +22,24 @@ def padded(size: int) -> int:
     return max(_SMALLEST, 1 << max(size - 1, 0).bit_length())
 
 
-def warps(units: int) -> int:
-    """Warps of a program whose cell has that many units, 0 without a cell."""
-    return 8 if padded(units) > 64 else 4
+def placement(widest: int, cell: bool, precision: str) -> dict[str, Any]:
+    """Warps of a program, and whether its weights stay in registers: where they would spill they are read again.
+
+    Arguments:
+        widest: units of the widest layer or of the cell.
+        cell: whether there is one.
+        precision: see `fused`.
+    """
+    wide = padded(widest) > 64
+    resident = not wide or (precision == "fp16" and not cell)
+    return {"num_warps": 8 if wide or cell else 4, "num_stages": 2, "RESIDENT": resident}
 
 
-def row_offsets(x: Tensor, at: int = 0) -> Tensor:
-    """(rows,) where each row of (T, ..., F) begins in memory at one date."""
-    offset = torch.full((), at * x.stride(0), dtype=torch.int64, device=x.device)
+def row_offsets(x: Tensor) -> Tensor:
+    """(rows,) int32 where each row of (T, ..., F) begins in memory, from the beginning of its date."""
+    offset = torch.zeros((), dtype=torch.int32, device=x.device)
     for size, stride in zip(x.shape[1:-1], x.stride()[1:-1], strict=True):
-        offset = offset[..., None] + torch.arange(size, device=x.device) * stride
+        offset = offset[..., None] + torch.arange(size, dtype=torch.int32, device=x.device) * stride
     return offset.flatten()
 
 
