@@ -215,14 +215,14 @@ def test_real_parcels_follow_the_pixels_of_their_patch(tmp_path, shared_data):
         pytest.skip(f"{folder} is absent")
     parcels = labelled_polygons(folder)
     parcels.to_file(tmp_path / "p.gpkg")
-    options = AggregateOptions(bands=("B04", "B08"), buffer=5, clear=(), min_share=0, min_pixels=1)
+    options = AggregateOptions(bands=("B04", "B08"), buffer=4, clear=(), min_share=0, min_pixels=1)
     aggregate(folder, tmp_path / "p.gpkg", tmp_path / "s.zarr", options, Silent())
     series = SeriesStore.open(tmp_path / "s.zarr").read()
     with xr.open_dataset(next(folder.glob("S2*10m*.nc")), engine="h5netcdf", mask_and_scale=False) as data:
         x, y = np.meshgrid(data["x"], data["y"])
         days = data["timestamp"].to_numpy().astype("datetime64[D]").astype(int)
         bands = np.stack([data[band].to_numpy() for band in ("B04", "B08")]).astype(float)
-    shapes = parcels.set_index("parcel_id").geometry.buffer(-5)
+    shapes = parcels.set_index("parcel_id").geometry.buffer(-4)
     compared = 0
     for row in range(0, len(series), 4):
         inside = shapely.contains_xy(shapes[series.parcel_id[row]], x.ravel(), y.ravel()).reshape(x.shape)
