@@ -21,6 +21,7 @@ from cropgen.api.fetch import (
 )
 from cropgen.api.inventory import Doctor, Info, ModelCard, Option, doctor, info, model_card, models
 from cropgen.api.prediction import PredictRequest, PredictResult, predict
+from cropgen.api.scenes import ScenesRequest, ScenesResult, fetch_scenes, verify_scenes
 from cropgen.api.training import TrainRequest, TrainResult, train
 from cropgen.api.transform import transform
 from cropgen.core.paths import Workspace
@@ -29,7 +30,7 @@ from cropgen.models.catalog import Entry
 __all__ = [
     "DatasetListing", "DemoResult", "Doctor", "Entry", "EvaluateRequest", "EvaluateResult", "FetchRequest",
     "FetchResult", "FetchedFile", "Info", "ModelCard", "Option", "PredictRequest", "PredictResult", "ReportResult",
-    "StoreResult", "TrainRequest", "TrainResult", "VerifyResult", "Workspace", "aggregate", "demo", "doctor",
-    "evaluate", "fetch", "import_table", "info", "list_datasets", "model_card", "models", "predict", "train",
-    "transform", "verify", "write_page",
+    "ScenesRequest", "ScenesResult", "StoreResult", "TrainRequest", "TrainResult", "VerifyResult", "Workspace",
+    "aggregate", "demo", "doctor", "evaluate", "fetch", "fetch_scenes", "import_table", "info", "list_datasets",
+    "model_card", "models", "predict", "train", "transform", "verify", "verify_scenes", "write_page",
 ]  # fmt: skip

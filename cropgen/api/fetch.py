@@ -229,9 +229,9 @@ def _fetch_simulated(
 def _fetch_files(
     workspace: Workspace, manifest: DatasetManifest, selection: Selection, request: FetchRequest, report: Reporter
 ) -> FetchResult:
+    from cropgen.core.locking import exclusive
     from cropgen.datasets.fetch import (
         describe_options,
-        exclusive,
         fetch_files,
         guard_prepared,
         has_reader,
@@ -318,9 +318,9 @@ def verify(
         UsageError: there is no such data set.
         MissingInputError: nothing was fetched.
     """
+    from cropgen.core.locking import exclusive
     from cropgen.datasets.catalog import find_dataset
     from cropgen.datasets.catalog import list_datasets as read_manifests
-    from cropgen.datasets.fetch import exclusive
     from cropgen.datasets.inventory import verify as verify_files
     from cropgen.datasets.layout import FILES
     from cropgen.datasets.lock import FetchLock

@@ -1,4 +1,4 @@
-"""`cropgen fetch`: list the data sets, bring one into the workspace, or verify what was brought."""
+"""`cropgen fetch`: list the data sets, bring one or scenes into the workspace, or verify what was brought."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cropgen.cli import fetch_tables
+from cropgen.cli import fetch_scenes, fetch_tables
 from cropgen.cli.options import (
     GLOBAL_NOTE,
     DryRun,
@@ -27,7 +27,10 @@ Years = Annotated[str | None, typer.Option("--year", "--years", metavar="Y,Y", h
 Regions = Annotated[str | None, typer.Option("--regions", metavar="R,R", help="Regions. Default: the usual ones.")]
 Level = Annotated[str | None, typer.Option("--level", help="Processing level, such as L1C. Default: the usual one.")]
 Brought = Annotated[
-    Path | None, typer.Option("--from", metavar="DIR", help="Take the files from this folder, not from the network.")
+    str | None,
+    typer.Option(
+        "--from", metavar="DIR", help="Take the files from this folder, not from the network. Scenes: first date."
+    ),
 ]
 Rate = Annotated[
     str | None, typer.Option("--limit-rate", metavar="RATE", help="Bytes per second at most, all files together: 5M.")
@@ -36,6 +39,25 @@ Manifests = Annotated[
     Path | None,
     typer.Option("--manifests", metavar="DIR", help="Manifests of your own, such as mirrors inside an institute."),
 ]
+Parcels = Annotated[
+    list[str] | None,
+    typer.Option("--parcels", metavar="FILE", help="Scenes: where; several add up. Demo region: a number of parcels."),
+]
+Last = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Scenes: last date.")]
+Cloud = Annotated[float | None, typer.Option("--max-cloud", min=0, max=100, help="Scenes: per cent. Default: 60.")]
+Catalogue = Annotated[
+    str | None,
+    typer.Option(
+        "--catalog", help="Scenes: earth-search (default), planetary-computer, cdse, an address, a catalog.json."
+    ),
+]
+Collection = Annotated[str | None, typer.Option("--collection", help="Scenes: in place of the catalogue's usual one.")]
+Endpoint = Annotated[
+    str | None, typer.Option("--s3-endpoint", metavar="URL", help="Scenes: server of s3:// addresses.")
+]
+Bands = Annotated[
+    str | None, typer.Option("--bands", metavar="B,B", help="Scenes: bands. Default: the ten of the land.")
+]
 ReaderSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the data set's reader, repeatable.")
 ]
@@ -43,7 +65,9 @@ ReaderSettings = Annotated[
 
 def fetch(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="A data set; without it, list them.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A data set, or scenes; without it, list the data sets.", show_default=False)
+    ] = None,
     regions: Regions = None,
     years: Years = None,
     level: Level = None,
@@ -64,16 +88,42 @@ def fetch(
     insecure: Annotated[
         bool, typer.Option("--insecure-mirror", help="Let manifests of your own name plain http.")
     ] = False,
-    parcels: Annotated[
-        int | None, typer.Option("--parcels", min=50, help="Demo region: parcels simulated. Default: the full region.")
-    ] = None,
+    parcels: Parcels = None,
+    last: Last = None,
+    max_cloud: Cloud = None,
+    catalog: Catalogue = None,
+    collection: Collection = None,
+    endpoint: Endpoint = None,
+    bands: Bands = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """List the data sets, bring one into the workspace, or verify what was brought."""
+    """List the data sets, bring one or scenes of Sentinel-2 into the workspace, or verify what was brought."""
     from cropgen import api
 
     session = session_of(context)
+    fetch_scenes.require_words(
+        name,
+        {
+            "--to": last, "--max-cloud": max_cloud is not None, "--catalog": catalog, "--collection": collection,
+            "--s3-endpoint": endpoint, "--bands": bands,
+        },
+        {
+            "--regions": regions, "--year": years, "--level": level, "--offline": offline, "--set": settings,
+            "--no-prepare": files_only, "--keep-archives": keep_archives, "--limit-rate": limit_rate,
+            "--manifests": manifests, "--insecure-mirror": insecure, "--overwrite": overwrite,
+        },
+    )  # fmt: skip
+    if name == fetch_scenes.SCENES and verify:
+        fetch_scenes.verify_scenes(session, store)
+        return
+    if name == fetch_scenes.SCENES:
+        fetch_scenes.fetch_scenes(
+            session, parcels, brought, last, max_cloud=max_cloud, catalog=catalog, collection=collection,
+            endpoint=endpoint, bands=split_list(bands), name=store, jobs=jobs, retries=retries, timeout=timeout,
+            dry_run=dry_run,
+        )  # fmt: skip
+        return
     if insecure and manifests is None:
         raise UsageError("--insecure-mirror needs --manifests", hint="the package's own manifests are https only")
     if verify:
@@ -84,9 +134,9 @@ def fetch(
         session.show("fetch", listing, fetch_tables.datasets_table(listing))
         return
     request = api.FetchRequest(
-        name, split_list(regions), split_numbers(years, "--year"), level, store, parse_settings(settings), brought,
-        offline, not files_only, keep_archives, jobs, retries, timeout, parse_rate(limit_rate), manifests, insecure,
-        parcels, overwrite, dry_run,
+        name, split_list(regions), split_numbers(years, "--year"), level, store, parse_settings(settings),
+        Path(brought) if brought else None, offline, not files_only, keep_archives, jobs, retries, timeout,
+        parse_rate(limit_rate), manifests, insecure, fetch_scenes.parcel_count(parcels), overwrite, dry_run,
     )  # fmt: skip
     result = api.fetch(session.workspace, request, report=session.report)
     session.show("fetch", result, *fetch_tables.fetch_summary(result))

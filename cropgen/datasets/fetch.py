@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 import cropgen
 from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError
@@ -67,22 +64,6 @@ def plan(manifest: DatasetManifest, selection: Selection, folder: Path) -> list[
         kept = part.stat().st_size if part.is_file() else 0
         planned.append(PlannedFile(file, is_here(file, files, lock), kept))
     return planned
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path, report: Reporter) -> Iterator[None]:
-    """Hold a data set while it is fetched; a second process waits and then finds everything here."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".fetch.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report.info(f"another process is fetching into {folder}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def fetch_files(

@@ -13,6 +13,9 @@ from cropgen.imagery.cog import open_rasters
 from cropgen.imagery.cube import NETCDF_SUFFIXES, open_cubes
 from cropgen.imagery.safe import find_products, open_products
 from cropgen.imagery.scene import Acquisition, SceneSource
+from cropgen.imagery.stac import open_items
+
+ITEM_SUFFIXES = (".json", ".geojson")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Joined:
 
 
 def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
-    """Open a folder of rasters by date, SAFE folders or zips, NetCDF or zarr cubes, or several of these.
+    """Open a folder of rasters by date, SAFE folders or zips, NetCDF or zarr cubes, STAC items, or several of these.
 
     Cubes given together are joined where they lie over one place; of products given together that show the same, the
     one of the newest processing is taken.
@@ -44,13 +47,15 @@ def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
             cubes.extend(found)
         elif safe := find_products(path):
             products.extend(safe)
+        elif path.suffix.lower() in ITEM_SUFFIXES:
+            sources.append(open_items(path, report))
         elif path.is_dir():
             sources.append(open_rasters(path))
         else:
             raise UsageError(
                 f"{path} is neither a cube nor a product: expected {', '.join(NETCDF_SUFFIXES)}, a zarr folder or a "
                 "zipped SAFE folder",
-                hint="give the folder that holds one folder per date, a NetCDF or zarr cube, or Sentinel-2 products",
+                hint="give the folder that holds one folder per date, a cube, products, or STAC items (.json)",
             )
     name = ", ".join(path.name for path in paths)
     if cubes:
