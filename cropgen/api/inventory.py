@@ -84,19 +84,14 @@ class Info:
 
 
 def info(
-    workspace: Workspace,
-    path: Path | None,
-    *,
-    hcat_level: int | None = None,
-    columns: Mapping[str, Any] | None = None,
-    map_to: Path | None = None,
-    overwrite: bool = False,
+    workspace: Workspace, path: Path | None, *, hcat_level: int | None = None,
+    columns: Mapping[str, Any] | None = None, map_to: Path | None = None, overwrite: bool = False,
     report: Reporter | None = None,
-) -> Info:
+) -> Info:  # fmt: skip
     """Describe a series store, a run folder, an evaluation or a vector layer.
 
     Arguments:
-        hcat_level: count the classes of a store at this level of the HCAT tree; `remarks` then says what has no code.
+        hcat_level: count the classes of a store at this level of the tree; `remarks` says what has no code.
         columns: fields of `ParcelColumns` by which a vector layer is read as parcels; None means recognised.
         map_to: where a map of the coverage of a store is written: .gpkg, .html or .png.
 
@@ -110,13 +105,7 @@ def info(
         target = target / "series.zarr"
     if (target / "zarr.json").is_file():
         content = _describe_store(target, hcat_level)
-        if map_to is not None:
-            from cropgen.evaluation.coverage_map import write_coverage
-            from cropgen.series.store import SeriesStore
-
-            write_coverage(SeriesStore.open(target), content["coverage"], map_to, report, overwrite=overwrite)
-            content["map"] = str(map_to)
-        return Info("store", target, content)
+        return Info("store", target, content | _map_coverage(target, content["coverage"], map_to, report, overwrite))
     if map_to is not None:
         raise UsageError(f"{target} is no series store: there is no coverage to map", hint="leave out --map")
     if (target / "manifest.json").is_file():
@@ -131,6 +120,19 @@ def info(
         f"{target} is neither a series store, a run, an evaluation nor a vector layer",
         hint="give a folder with series.zarr, a folder of runs/, evaluation.json, or a GeoPackage",
     )
+
+
+def _map_coverage(
+    path: Path, facts: dict[str, Any], map_to: Path | None, report: Reporter | None, overwrite: bool
+) -> dict[str, Any]:
+    """Write the map where one is wanted, and say where it is."""
+    if map_to is None:
+        return {}
+    from cropgen.evaluation.coverage_map import write_coverage
+    from cropgen.series.store import SeriesStore
+
+    write_coverage(SeriesStore.open(path), facts, map_to, report, overwrite=overwrite)
+    return {"map": str(map_to)}
 
 
 def _describe_store(path: Path, hcat_level: int | None) -> dict[str, Any]:

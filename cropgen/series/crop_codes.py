@@ -131,10 +131,8 @@ def translate(
             f"{where}: no crop has an HCAT code: {', '.join(list(unlisted)[:_SHOWN]) or 'no crop is stated'}",
             hint="give a table of its country's crop codes with --crop-codes TABLE, or name another --label-column",
         )
-    remarks = (
-        _line(where, unlisted, "have no HCAT code, or several"),
-        _line(where, renamed, "have a code that the table names otherwise: check that it is of their year"),
-    )
+    renaming = "have a code that the table names otherwise: check that it is of their year"
+    remarks = (_line(where, unlisted, "have no HCAT code, or several"), _line(where, renamed, renaming))
     return Translation(code, name, np.asarray(found, dtype=object)[place], tuple(filter(None, remarks)))
 
 

@@ -95,10 +95,8 @@ def parcel_table(
     label = _first_filled(raw, roles, where, remarks)
     roles = replace(roles, label=label)
     code, name = _text(raw, label), _text(raw, roles.name)
-    remarks += [f"{where}: letters of column {c} were lost before the file was made: {v!r}" for c, v in
-                ((label, _damaged(code)), (roles.name, _damaged(name))) if c and v]  # fmt: skip
-    if label is None:
-        code = name
+    remarks += _losses(where, {label: code, roles.name: name})
+    code = name if label is None else code
     years = (
         np.full(len(raw), year(), np.int16) if roles.year is None else as_years(column(raw, roles.year), where=where)
     )
@@ -145,6 +143,12 @@ def _first_filled(raw: pd.DataFrame, roles: Roles, where: str, remarks: list[str
 
 def _is_filled(raw: pd.DataFrame, name: str) -> bool:
     return bool(column(raw, name).notna().any())
+
+
+def _losses(where: str, texts: Mapping[str | None, np.ndarray]) -> list[str]:
+    """One line for each column in which letters were replaced, with the first such text."""
+    found = {name: _damaged(content) for name, content in texts.items() if name}
+    return [f"{where}: letters of column {c} were lost before the file was made: {v!r}" for c, v in found.items() if v]
 
 
 def _damaged(texts: np.ndarray) -> str | None:

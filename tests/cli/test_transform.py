@@ -11,7 +11,8 @@ import shapely
 
 from cropgen.cli.main import run
 from cropgen.series.store import SeriesStore
-from tests.cli.conftest import Ended
+
+from .conftest import Ended
 
 
 @pytest.fixture

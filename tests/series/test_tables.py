@@ -67,6 +67,20 @@ def test_long_table_by_hand(tmp_path, name):
     assert done.years == (2021, 2022)
 
 
+def test_crops_are_translated_on_the_way_in(tmp_path):
+    codes = tmp_path / "codes.csv"
+    codes.write_text("original_name,HCAT3_code\nwheat,3301010100\nmaize,3301010600\n")
+    table, report = save(LONG.replace("rye", "Sloot"), tmp_path / "t.csv"), Silent()
+    series, _, store = run(table, tmp_path, report=report, crop_codes=str(codes), to="hcat")
+    assert [store.legend.codes[i] if i >= 0 else "" for i in series.label] == ["3301010100", "3301010600", ""]
+    assert store.legend.names == ("common soft wheat", "grain maize corn popcorn")
+    assert any(line == f"{table}: 1 parcels have no HCAT code, or several: Sloot (1)" for line in report.warnings)
+    _, _, store = run(table, tmp_path, crop_codes=str(codes))
+    assert [(c.code, c.hcat) for c in store.legend.classes] == [
+        ("Sloot", None), ("maize", "3301010600"), ("wheat", "3301010100")
+    ]  # fmt: skip
+
+
 def test_stated_year_makes_one_season(tmp_path):
     frame = LONG.assign(season=2021)
     series, _, _ = run(save(frame, tmp_path / "t.csv"), tmp_path, year="season")
