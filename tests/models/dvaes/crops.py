@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.catalog import find, load
 from cropgen.models.layers.dynamical import DynamicalModel
+from cropgen.models.layers.innovations import TiedGaussian
+from cropgen.models.layers.tied_fit import TiedOptions, fit_tied
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
@@ -43,20 +44,21 @@ TEST = seasons(9, 2).to(dtype=torch.float64)
 
 
 @lru_cache
-def _prepared(name: str, settings: tuple[tuple[str, object], ...]) -> DynamicalModel:
-    kind = load(find(name))
-    torch.manual_seed(0)
-    model = kind(SPEC, kind.Settings.model_validate({**TINY, **dict(settings)}))
-    assert isinstance(model, DynamicalModel)
-    model.prepare(DATA, Context(seed=0))
-    model = model.double().eval()
-    model.tied.chol.copy_(torch.linalg.cholesky(model.tied.cov))
-    return model
+def tied() -> TiedGaussian:
+    """The common start of all of them, its factor exact in double precision."""
+    gaussian = fit_tied(SPEC, DATA, TiedOptions.model_validate({}), Context(seed=0)).double()
+    gaussian.chol.copy_(torch.linalg.cholesky(gaussian.cov))
+    return gaussian
 
 
 def prepared(name: str, **settings: object) -> DynamicalModel:
     """A small model in double precision as it stands before its first gradient step."""
-    return deepcopy(_prepared(name, tuple(sorted(settings.items()))))
+    kind = load(find(name))
+    torch.manual_seed(0)
+    model = kind(SPEC, kind.Settings.model_validate({**TINY, **settings})).double().eval()
+    assert isinstance(model, DynamicalModel)
+    model.tied.load_state_dict(tied().state_dict())
+    return model
 
 
 def disturbed(name: str, **settings: object) -> DynamicalModel:
