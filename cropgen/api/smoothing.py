@@ -93,17 +93,27 @@ def judge(around: Neighbourhood, field: Field) -> np.ndarray:
     return -found[rows, around.label[rows]]
 
 
-def _chosen(around: Neighbourhood, reach_m: float, report: Reporter) -> Field | None:
+def choose(around: Neighbourhood, reach_m: float) -> tuple[Field, float]:
+    """The field under which the validation labels are most likely, and the nats it gains on each of them.
+
+    Not to listen to neighbours is left only for a gain of two standard errors.
+    """
     fields = candidates(around, reach_m)
     losses = [judge(around, field) for field in fields]
     best = int(np.argmin([loss.mean() for loss in losses]))
     gain = losses[0] - losses[best]
     if gain.mean() <= _LEAST_ERRORS * gain.std() / np.sqrt(len(gain)):
+        return fields[0], 0.0
+    return fields[best], float(gain.mean())
+
+
+def _chosen(around: Neighbourhood, reach_m: float, report: Reporter) -> Field | None:
+    field, gain = choose(around, reach_m)
+    if not gain:
         report.warn("neighbours do not make the validation labels more likely: predictions are not smoothed")
         return None
-    before, after = losses[0].mean(), losses[best].mean()
-    report.info(f"smoothing: {fields[best].name}; validation NLL {before:.3f} before, {after:.3f} after")
-    return fields[best]
+    report.info(f"smoothing over neighbours: {field.name}; the validation labels gain {gain:.3f} nats each")
+    return field
 
 
 def _neighbourhood(run: Path, path: Path, reach_m: float, until: str | None, report: Reporter) -> Neighbourhood:
