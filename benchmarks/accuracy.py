@@ -63,6 +63,9 @@ def _contenders() -> dict[str, Contender]:
     plain = {name: Contender(name, discriminative, {}) for name in
              ("svm", "hgb", "ncc", "lstm", "gru", "starrnn", "inceptiontime", "omniscale", "msresnet", "transformer",
               "ltae", "tempcnn2")}  # fmt: skip
+    flows = {name: Contender(name, "flow", {}) for name in
+             ("nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial", "sylvester", "resflow", "glow", "cnf",
+              "flowgmm", "semiflow")}  # fmt: skip
     return {
         "rf": Contender("rf", discriminative, {}, best=True),
         "lda": Contender("lda", classical, {}),
@@ -78,6 +81,8 @@ def _contenders() -> dict[str, Contender]:
         "tempcnn 3000 steps": Contender("tempcnn", discriminative, {"steps": 3000}),
         **plain,
         "realnvp": Contender("realnvp", "flow", {}, target=MANY, best=True),
+        **flows,
+        "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}),
         "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
         "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
         **{
