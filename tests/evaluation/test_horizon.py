@@ -1,0 +1,56 @@
+"""Errors of forecasts: one step ahead and free running, against a model that says what it is told to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from cropgen.evaluation.horizon import horizon
+from cropgen.models.base import InputSpec, Mixture
+from cropgen.series.batches import Batch
+from cropgen.series.calendar import Calendar
+from cropgen.series.legend import Legend
+
+SLOTS = 4
+
+
+class LastSeen:
+    """Expects the last value it was shown, in two classes half a step below and above it; 0 before the first."""
+
+    spec = InputSpec(("B04",), Calendar("month", 3, SLOTS), Legend.from_codes("crops", ["1", "2"]))
+
+    def predictive(self, batch: Batch, slots: torch.Tensor) -> Mixture:
+        last = torch.zeros(len(batch))
+        for date in range(batch.mask.shape[1]):
+            last = torch.where(batch.mask[:, date], batch.values[:, date, 0], last)
+        middle = last[:, None, None, None].expand(-1, 1, len(slots), 1)
+        return Mixture(
+            torch.full((len(batch), 2), 0.5), torch.cat([middle - 0.5, middle + 0.5], 1), middle[:, 0] * 0 + 1
+        )
+
+
+def test_errors_by_hand() -> None:
+    values = torch.tensor([[0.0, 1.0, 3.0, 6.0], [1.0, 1.0, 2.0, 2.0]])[..., None]
+    mask = torch.tensor([[True, True, True, True], [True, True, False, True]])
+    slot = torch.arange(SLOTS).expand(2, -1)
+    batch = Batch(values * mask[..., None], mask, 30.0 * slot, slot, torch.tensor([0, 1]))
+    model: Any = LastSeen()
+    found = horizon(model, batch, 2)
+    assert found is not None
+    nan = float("nan")
+    np.testing.assert_allclose(found.one_step, [nan, nan, 2.0, np.sqrt((3**2 + 1**2) / 2)], rtol=1e-6)
+    np.testing.assert_allclose(found.free_running, [nan, nan, 2.0, np.sqrt((5**2 + 1**2) / 2)], rtol=1e-6)
+
+
+def test_slots_nobody_saw_and_models_without_a_closed_form() -> None:
+    mask = torch.tensor([[True, True, False, True]])
+    slot = torch.arange(SLOTS)[None]
+    batch = Batch(torch.ones(1, SLOTS, 1) * mask[..., None], mask, 30.0 * slot, slot, torch.tensor([0]))
+    model: Any = LastSeen()
+    found = horizon(model, batch, 1)
+    assert found is not None
+    np.testing.assert_allclose(found.free_running, [float("nan"), 0.0, float("nan"), 0.0], atol=1e-7)
+    model.predictive = lambda batch, slots: None
+    assert horizon(model, batch, 1) is None
