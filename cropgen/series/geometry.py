@@ -193,7 +193,9 @@ def _placed(frame: gpd.GeoDataFrame, path: Path, crs: str | None) -> tuple[gpd.G
 
 def _polygons(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
     ids = frame["parcel_id"].to_numpy(str)
-    shapes = shapely.force_2d(frame.geometry.to_numpy())
+    shapes = frame.geometry.to_numpy().copy()
+    high = shapely.has_z(shapes)
+    shapes[high] = shapely.force_2d(shapes[high])
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     issues.drop("null or empty geometry", ids[missing])
     unnamed = ~missing & (ids == "")
