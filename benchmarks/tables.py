@@ -59,6 +59,29 @@ def flag_list() -> str:
     return markdown(["flag", "meaning"], [[f"`{name}`", text] for name, text in FLAGS.items()])
 
 
+FAMILIES = {
+    "classical": "classical",
+    "discriminative": "discriminative networks",
+    "flow": "normalizing flows",
+    "vae": "variational auto-encoders",
+    "dvae": "dynamical variational auto-encoders",
+    "pool": "the pool",
+}
+
+
+def family_table() -> str:
+    """The models of each family by name."""
+    from cropgen.models.catalog import CATALOG, aliases_of
+
+    rows = []
+    for family, words in FAMILIES.items():
+        names = [
+            f"`{e.name}`" + "".join(f" (`{a}`)" for a in aliases_of(e.name)) for e in CATALOG if e.family == family
+        ]
+        rows.append([words, ", ".join(names)])
+    return markdown(["family", "models"], rows)
+
+
 def model_table() -> str:
     from cropgen.models.catalog import CATALOG, aliases_of
 
@@ -198,16 +221,18 @@ def documents() -> dict[Path, str]:
     text = readme.read_text(encoding="utf-8")
     columns = prediction_columns() + "\n\nFlags:\n\n" + flag_list()
     for name, content in (
-        ("columns", columns), ("models", model_table()), ("results", headline(results["rows"])),
+        ("columns", columns), ("models", family_table()), ("results", headline(results["rows"])),
     ):  # fmt: skip
         text = filled(text, name, content)
     bench = HERE / "README.md"
     told = filled(bench.read_text(encoding="utf-8"), "results", full_results(results))
     told = filled(told, "guard", guard_report(results["rows"]))
     told = filled(told, "prepare", preparation(json.loads(PREPARE.read_text(encoding="utf-8"))))
+    models = ROOT / "docs" / "models.md"
+    listed = filled(models.read_text(encoding="utf-8"), "models", model_table())
     remedies = ROOT / "docs" / "shift.md"
     shown = filled(remedies.read_text(encoding="utf-8"), "shift", shifts(json.loads(SHIFT.read_text(encoding="utf-8"))))
-    return {readme: text, bench: told, remedies: shown}
+    return {readme: text, bench: told, models: listed, remedies: shown}
 
 
 def main() -> int:
