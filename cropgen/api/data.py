@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cropgen.core.errors import UsageError
 from cropgen.core.files import guard_output, require_input
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import validate
+
+if TYPE_CHECKING:
+    from cropgen.imagery.channels import Addition
+    from cropgen.imagery.options import AggregateOptions
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def aggregate(
     scheduler: str | None = None,
     resume: bool = False,
     keep_work: bool = False,
+    add: Sequence[str] = (),
     overwrite: bool = False,
     dry_run: bool = False,
     report: Reporter | None = None,
@@ -67,6 +72,7 @@ def aggregate(
         engine, jobs, scheduler: where acquisitions are computed, see `cropgen.core.engine`.
         resume: use what an earlier run for the same output left, and replace the output.
         keep_work: leave the results of single acquisitions for a later `resume`.
+        add: further channels as KIND=PATH, see `cropgen.imagery.channels`.
 
     Raises:
         UsageError, DataError, UnfinishedError: see `cropgen.imagery.aggregate`.
@@ -74,9 +80,13 @@ def aggregate(
     from cropgen.core.engine import Engine
     from cropgen.imagery.aggregate import AggregateOptions
     from cropgen.imagery.aggregate import aggregate as run_aggregation
+    from cropgen.imagery.channels import Addition
 
     report = report or Silent()
     require_input(scenes, "scenes")
+    additions = [Addition.parse(text) for text in add]
+    for one in additions:
+        one.check()
     for path in parcels:
         require_input(path, "parcels")
     default = scenes.resolve().parent.name if scenes.name in {"scenes", "imagery"} else scenes.stem
@@ -87,11 +97,33 @@ def aggregate(
     report.info(f"aggregating {scenes} over {', '.join(str(p) for p in parcels)} into {store}")
     if dry_run:
         return StoreResult(store, 0, (), (), 0, dry_run=True)
+    plain = store.with_name(f".{store.name}.optical") if additions else store
     done = run_aggregation(
-        scenes, list(parcels), store, chosen, report,
-        overwrite=overwrite, engine=place, resume=resume, keep_work=keep_work,
+        scenes, list(parcels), plain, chosen, report,
+        overwrite=overwrite or bool(additions), engine=place, resume=resume, keep_work=keep_work or bool(additions),
     )  # fmt: skip
+    if additions:
+        _add(additions, plain, store, parcels, chosen, report, overwrite=overwrite or resume, keep_work=keep_work)
     return stored(store, done.dropped)
+
+
+def _add(
+    additions: Sequence[Addition], plain: Path, store: Path, parcels: Sequence[Path], options: AggregateOptions,
+    report: Reporter, *, overwrite: bool, keep_work: bool,
+) -> None:  # fmt: skip
+    """Join further channels to an aggregated store, which is then removed; what it was made of stays for `resume` until
+    the channels are there."""
+    from cropgen.core.files import remove
+    from cropgen.imagery.channels import add_channels, open_channels
+    from cropgen.series.store import SeriesStore
+
+    try:
+        with open_channels(additions, list(parcels), options, store, report) as channels:
+            add_channels(SeriesStore.open(plain), store, channels, report, overwrite=overwrite)
+    finally:
+        remove(plain)
+    if not keep_work:
+        remove(plain.with_name(f".{plain.name}.work"))
 
 
 def import_table(

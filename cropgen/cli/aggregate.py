@@ -88,6 +88,10 @@ def aggregate(
     crop_codes: CropCodes = None,
     to: To = None,
     encoding: Annotated[str | None, typer.Option("--encoding", help="Encoding of the parcels' text.")] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option("--add", metavar="KIND=PATH", help="Further channels: s1, s1-db, weather or dem. Repeatable."),
+    ] = None,
     engine: Annotated[
         str | None, typer.Option("--engine", help="serial, processes or dask. Default: as --jobs and --scheduler say.")
     ] = None,
@@ -123,7 +127,7 @@ def aggregate(
     }  # fmt: skip
     result = api.aggregate(
         session.workspace, scenes, parcels, name=name, output=output, columns=columns, options=chosen,
-        engine=engine, jobs=jobs, scheduler=scheduler, resume=resume, keep_work=keep_work,
+        engine=engine, jobs=jobs, scheduler=scheduler, resume=resume, keep_work=keep_work, add=add or (),
         overwrite=overwrite, dry_run=dry_run, report=session.report,
     )  # fmt: skip
     session.show("aggregate", result, *render.store_summary(result))

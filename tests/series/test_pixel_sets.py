@@ -178,7 +178,7 @@ def test_standardisation_moves_pixels_as_it_moves_their_parcel(tmp_path: Path) -
     values = np.array([[[0.1, 0.4, 20.0], [0.3, 0.6, 10.0]]])
     sets = PixelSets.build(bands=INSIDE, values=values[:, :, None, :2], mask=np.ones((1, 2, 1), bool))
     series = ParcelSeries.build(
-        bands=BANDS, values=values, mask=np.ones((1, 2)), day=[[NEW_YEAR, NEW_YEAR + 9]], parcel_id=["a"], year=2021,
+        bands=BANDS, values=values, mask=np.ones((1, 2)), day=NEW_YEAR + np.array([[0, 9]]), parcel_id=["a"], year=2021,
         pixel_sets=sets,
     )  # fmt: skip
     path = tmp_path / "one.zarr"
