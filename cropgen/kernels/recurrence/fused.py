@@ -49,12 +49,12 @@ def weight_tile(
     """Columns `first` to `first + width` of a matrix of `stride` columns; transposed in the backward pass."""
     i, j = tl.arange(0, HEIGHT), tl.arange(0, WIDTH)
     if GRADIENT:
-        at = weight + i[None, :] * stride + first + j[:, None]
+        at = i[None, :] * stride + j[:, None]
         inside = (i[None, :] < height) & (j[:, None] < width)
     else:
-        at = weight + i[:, None] * stride + first + j[None, :]
+        at = i[:, None] * stride + j[None, :]
         inside = (i[:, None] < height) & (j[None, :] < width)
-    return factor(tl.load(at, mask=inside, other=0.0), PRECISION, GRADIENT)
+    return factor(tl.load(weight + first + at, mask=inside, other=0.0), PRECISION, GRADIENT)
 
 
 @triton.jit

@@ -83,10 +83,12 @@ class _Tensors(NamedTuple):
 
 
 class _Trace(NamedTuple):
-    """What the forward pass leaves for the backward pass, besides the path; saturation is (2, T, ..., Z), A and R."""
+    """What the forward pass leaves for the backward pass, besides the path: tanh of the hidden units, A and R, the
+    gated transition's u and g, the cell's gates."""
 
     squashed: Tensor
     saturation: Tensor
+    ahead: Tensor
     drift: Tensor | None
     gate: Tensor | None
     memory: Tensor | None
@@ -99,32 +101,42 @@ def _room(x: _Tensors) -> tuple[_Trace, ChainPath]:
     def empty(*shape: int) -> Tensor:
         return x.state.new_empty(shape)
 
+    z, variance, shift, ratio, saturation, ahead = (empty(steps, *lead, width) for _ in range(6))
     drift, gate = (empty(steps, *lead, width) if x.linear is not None else None for _ in range(2))
     cell = x.cell
     memory = None if cell is None else hoisted_cell.memory_of(cell, steps)
     states = None if cell is None else empty(steps, *cell.initial.shape)
-    trace = _Trace(empty(steps, *lead, x.state.shape[1]), empty(2, steps, *lead, width), drift, gate, memory)
-    z, variance, shift, ratio = (empty(steps, *lead, width) for _ in range(4))
+    trace = _Trace(empty(steps, *lead, x.state.shape[1]), saturation, ahead, drift, gate, memory)
     return trace, ChainPath(z, variance, shift, ratio, states)
+
+
+_DATED = ("hoisted", "added", "mask", "noise", "keep", "base", "gates")
+
+
+def _by_date(parts: Any, *names: str) -> Any:
+    """A tuple of tensors with some of them (all, when none is named) taken apart into their dates once for the loop."""
+    chosen = {name: getattr(parts, name) for name in names or parts._fields}
+    return parts._replace(**{name: part.unbind(0) for name, part in chosen.items() if part is not None})
 
 
 def _advance(x: _Tensors, facts: _Facts, t: int, seen: Tensor, before: Tensor, trace: _Trace, path: ChainPath) -> None:
     """One date: fills the trace and the path at t from z_{t−1} and the state that the perceptrons see."""
-    saturation, variance, shift, ratio = trace.saturation, path.transition_log_variance, path.shift, path.log_ratio
-    hidden = torch.tanh(x.hoisted[t] + seen @ x.state, out=trace.squashed[t])
+    saturation, ahead, variance, shift, ratio = (
+        part[t] for part in (trace.saturation, trace.ahead, path.transition_log_variance, path.shift, path.log_ratio)
+    )
+    mask, hidden = x.mask[t], torch.tanh(x.hoisted[t] + seen @ x.state, out=trace.squashed[t])
     if x.added is not None:
         hidden = hidden + x.added[t]
     drift, change, *gate, correction, relative = (hidden @ x.out + x.out_bias).split(before.shape[-1], -1)
-    torch.tanh(change / LOG_VARIANCE_REACH, out=saturation[0, t])
-    torch.tanh(relative / LOG_VARIANCE_REACH, out=saturation[1, t])
+    torch.tanh(change / LOG_VARIANCE_REACH, out=saturation)
+    torch.tanh(relative / LOG_VARIANCE_REACH, out=ahead)
     base = facts.log_variance if x.base is None else x.base[t]
-    torch.add(saturation[0, t] * LOG_VARIANCE_REACH, base, out=variance[t])
-    ahead = saturation[1, t] - saturation[0, t] if facts.direct else saturation[1, t]
-    torch.mul(x.mask[t] * LOG_VARIANCE_REACH, ahead, out=ratio[t])
-    spread = torch.exp((variance[t] + ratio[t]) / 2) * x.noise[t]
+    torch.add(saturation * LOG_VARIANCE_REACH, base, out=variance)
+    torch.mul(mask * LOG_VARIANCE_REACH, ahead - saturation if facts.direct else ahead, out=ratio)
+    spread = torch.exp((variance + ratio) / 2) * x.noise[t]
     if x.linear is None and x.keep is None and not facts.direct:
-        torch.mul(x.mask[t], correction, out=shift[t])
-        torch.add(drift + shift[t] + spread, before, alpha=facts.retention, out=path.z[t])
+        torch.mul(mask, correction, out=shift)
+        torch.add(drift + shift + spread, before, alpha=facts.retention, out=path.z[t])
         return
     kept = before * (facts.retention if x.keep is None else x.keep[t])
     if x.linear is None or trace.gate is None or trace.drift is None:
@@ -132,8 +144,8 @@ def _advance(x: _Tensors, facts: _Facts, t: int, seen: Tensor, before: Tensor, t
     else:
         share = torch.sigmoid(gate[0], out=trace.gate[t])
         mean = torch.lerp(kept @ x.linear, trace.drift[t].copy_(drift), share)
-    torch.mul(x.mask[t], correction - mean if facts.direct else correction, out=shift[t])
-    torch.add(mean + shift[t], spread, out=path.z[t])
+    torch.mul(mask, correction - mean if facts.direct else correction, out=shift)
+    torch.add(mean + shift, spread, out=path.z[t])
 
 
 class _Walk(torch.autograd.Function):
@@ -143,14 +155,15 @@ class _Walk(torch.autograd.Function):
     def forward(ctx: Any, facts: _Facts, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         x = _Tensors(*tensors)  # pyright: ignore[reportArgumentType]
         trace, path = _room(x)
-        before, cell, state = x.initial, x.cell, x.cell_initial
+        each, tracing, walked = _by_date(x, *_DATED), _by_date(trace), _by_date(path)
+        before, cell, state = x.initial, each.cell, x.cell_initial
         for t in range(len(x.noise)):
             seen = before
-            if cell is not None and state is not None and trace.memory is not None and path.state is not None:
-                state = path.state[t].copy_(hoisted_cell.step(cell, t, before, state, trace.memory))
+            if cell is not None:
+                state = walked.state[t].copy_(hoisted_cell.step(cell, cell.gates[t], before, state, tracing.memory[t]))
                 seen = state[..., : cell.hidden.shape[0]]
-            _advance(x, facts, t, seen, before, trace, path)
-            before = path.z[t]
+            _advance(each, facts, t, seen, before, tracing, walked)
+            before = walked.z[t]
         ctx.facts = facts
         ctx.save_for_backward(*x, *trace, *path)
         return tuple(part for part in path if part is not None)
@@ -174,28 +187,33 @@ class _Return:
     def __init__(self, x: _Tensors, facts: _Facts, trace: _Trace, path: ChainPath) -> None:
         self.x, self.facts, self.trace = x, facts, trace
         self.past = self.seen = torch.cat([x.initial[None], path.z[:-1]])
-        self.half = torch.exp((path.transition_log_variance + path.log_ratio) / 2) * x.noise / 2
-        self.slope = 1 - trace.saturation.square()
+        self.half = (torch.exp((path.transition_log_variance + path.log_ratio) / 2) * x.noise / 2).unbind(0)
+        self.slope = (1 - trace.saturation.square()).unbind(0)
+        self.slope_ahead = (1 - trace.ahead.square()).unbind(0)
+        self.slope_hidden = (1 - trace.squashed.square()).unbind(0)
+        self.each, self.back_out, self.back_state = _by_date(x, *_DATED), x.out.T, x.state.T
         lead = trace.squashed.shape[:-1]
         self.of_hoisted = torch.empty_like(trace.squashed)
         self.of_added = None if x.added is None else torch.empty_like(trace.squashed)
         self.of_out = x.out.new_empty(*lead, x.out.shape[1])
+        self.out_by_date, self.hoisted_by_date = self.of_out.unbind(0), self.of_hoisted.unbind(0)
         if x.linear is not None and trace.gate is not None and trace.drift is not None:
             self.kept = self.past * (facts.retention if x.keep is None else x.keep)
             self.gate_slope = trace.gate * (1 - trace.gate) * (trace.drift - self.kept @ x.linear)
             self.of_linear = torch.empty_like(self.past)
         self.cell = x.cell
         if self.cell is not None and trace.memory is not None and path.state is not None:
-            self.memory = trace.memory
+            self.memory = trace.memory.unbind(0)
             self.seen = path.state[..., : self.cell.hidden.shape[0]]
             self.past_state = torch.cat([self.cell.initial[None], path.state[:-1]])
-            self.cell_slope = hoisted_cell.slopes(self.cell, trace.memory, path.state, self.past_state)
+            self.cell_slope = hoisted_cell.slopes(self.cell, trace.memory, path.state, self.past_state).unbind(0)
             self.of_outer = x.out.new_empty(*lead, self.cell.hidden.shape[1])
             self.of_inner = self.of_outer if self.cell.is_lstm else torch.empty_like(self.of_outer)
+            self.outer_by_date, self.inner_by_date = self.of_outer.unbind(0), self.of_inner.unbind(0)
 
     def gradients(self, of: ChainPath) -> tuple[Tensor | None, ...]:
         """Gradients in the order of `_Tensors`, from those of the path."""
-        carried, carried_state = torch.zeros_like(self.x.initial), None
+        carried, carried_state, of = torch.zeros_like(self.x.initial), None, _by_date(of)
         for t in reversed(range(len(self.x.noise))):
             kept, of_seen = self._date(t, of, carried)
             if self.cell is None or of.state is None:
@@ -204,14 +222,14 @@ class _Return:
             of_state = of.state[t].clone() if carried_state is None else of.state[t] + carried_state
             of_state[..., : of_seen.shape[-1]] += of_seen
             carried_state, of_z = hoisted_cell.step_back(
-                self.cell, t, of_state, self.memory, self.cell_slope, self.of_outer, self.of_inner
+                self.cell, of_state, self.memory[t], self.cell_slope[t], self.outer_by_date[t], self.inner_by_date[t]
             )
             carried = kept if of_z is None else kept + of_z
         return self._after(carried, carried_state)
 
     def _date(self, t: int, of: ChainPath, carried: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients that date t sends to z_{t−1} past the perceptrons, and to what these see."""
-        x, slope, mask = self.x, self.slope, self.x.mask[t]
+        x, mask, of_out, of_hoisted = self.each, self.each.mask[t], self.out_by_date[t], self.hoisted_by_date[t]
         total = of.z[t] + carried
         through = total * self.half[t]
         of_variance, of_shift = of.transition_log_variance[t] + through, mask * (of.shift[t] + total)
@@ -224,14 +242,13 @@ class _Return:
             share = self.trace.gate[t]
             of_drift, gate = share * of_mean, [self.gate_slope[t] * of_mean]
             kept = retention * (torch.sub(of_mean, of_drift, out=self.of_linear[t]) @ x.linear.T)
-        torch.cat(
-            [of_drift, of_variance * slope[0, t], *gate, of_shift, of_ratio * slope[1, t]], -1, out=self.of_out[t]
-        )
-        of_hidden = self.of_out[t] @ x.out.T
+        of_variance, of_ratio = of_variance * self.slope[t], of_ratio * self.slope_ahead[t]
+        torch.cat([of_drift, of_variance, *gate, of_shift, of_ratio], -1, out=of_out)
+        of_hidden = of_out @ self.back_out
         if self.of_added is not None:
             self.of_added[t] = of_hidden
-        torch.mul(of_hidden, 1 - self.trace.squashed[t].square(), out=self.of_hoisted[t])
-        return kept, self.of_hoisted[t] @ x.state.T
+        torch.mul(of_hidden, self.slope_hidden[t], out=of_hoisted)
+        return kept, of_hoisted @ self.back_state
 
     def _after(self, of_initial: Tensor, of_cell_initial: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients in the order of `_Tensors`; those of the weights are matrix products over T·rows."""

@@ -43,16 +43,16 @@ def memory_of(cell: CellTensors, steps: int) -> Tensor:
     return cell.hidden.new_empty(steps, *cell.initial.shape[:-1], 4 * cell.hidden.shape[0])
 
 
-def step(cell: CellTensors, t: int, z: Tensor | None, before: Tensor, memory: Tensor) -> Tensor:
-    """The state after date t, (..., H or 2H); fills `memory[t]`."""
+def step(cell: CellTensors, gates: Tensor, z: Tensor | None, before: Tensor, memory: Tensor) -> Tensor:
+    """The state after a date, (..., H or 2H), from its hoisted gates; fills `memory`, that of the date."""
     size = cell.hidden.shape[0]
-    outer = cell.gates[t] if z is None or cell.latent is None else cell.gates[t] + z @ cell.latent
+    outer = gates if z is None or cell.latent is None else gates + z @ cell.latent
     inner = before[..., :size] @ cell.hidden
     if cell.is_lstm:
         pre = outer + inner
-        gates = torch.sigmoid(pre, out=memory[t])
-        gates[..., 2 * size : 3 * size] = torch.tanh(pre[..., 2 * size : 3 * size])
-        enter, forget, new, leave = gates.chunk(4, -1)
+        torch.sigmoid(pre, out=memory)
+        memory[..., 2 * size : 3 * size] = torch.tanh(pre[..., 2 * size : 3 * size])
+        enter, forget, new, leave = memory.chunk(4, -1)
         carry = forget * before[..., size:] + enter * new
         return torch.cat([leave * torch.tanh(carry), carry], -1)
     both = torch.sigmoid(outer[..., : 2 * size] + inner[..., : 2 * size])
@@ -60,7 +60,7 @@ def step(cell: CellTensors, t: int, z: Tensor | None, before: Tensor, memory: Te
     if cell.hidden_bias is not None:
         share = share + cell.hidden_bias
     new = torch.tanh(outer[..., 2 * size :] + both[..., :size] * share)
-    torch.cat([both, new, share], -1, out=memory[t])
+    torch.cat([both, new, share], -1, out=memory)
     return torch.lerp(new, before, both[..., size:])
 
 
@@ -87,26 +87,24 @@ def slopes(cell: CellTensors, memory: Tensor, states: Tensor, past: Tensor) -> T
 
 
 def step_back(
-    cell: CellTensors, t: int, of_state: Tensor, memory: Tensor, slope: Tensor, of_outer: Tensor, of_inner: Tensor
+    cell: CellTensors, of_state: Tensor, memory: Tensor, slope: Tensor, of_outer: Tensor, of_inner: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the state and of z before date t, from that of the state after it; fills both at t.
+    """Gradients of the state and of z before a date, from that of the state after it; fills the gates' of the date.
 
     The gradients of an LSTM's gates are those of both: `of_inner` is `of_outer`.
     """
     size = cell.hidden.shape[0]
     if cell.is_lstm:
         of_h, of_c = of_state[..., :size], of_state[..., size:]
-        of_c = of_c + of_h * slope[t, ..., 4, :]
-        torch.cat(
-            [(of_c[..., None, :] * slope[t, ..., :3, :]).flatten(-2), of_h * slope[t, ..., 3, :]], -1, out=of_outer[t]
-        )
-        carried = torch.cat([of_outer[t] @ cell.hidden.T, of_c * memory[t][..., size : 2 * size]], -1)
+        of_c = of_c + of_h * slope[..., 4, :]
+        torch.cat([(of_c[..., None, :] * slope[..., :3, :]).flatten(-2), of_h * slope[..., 3, :]], -1, out=of_outer)
+        carried = torch.cat([of_outer @ cell.hidden.T, of_c * memory[..., size : 2 * size]], -1)
     else:
-        both = (of_state[..., None, :] * slope[t]).flatten(-2)
-        of_outer[t] = both[..., : 3 * size]
-        torch.cat([both[..., : 2 * size], both[..., 3 * size :]], -1, out=of_inner[t])
-        carried = of_state * memory[t][..., size : 2 * size] + of_inner[t] @ cell.hidden.T
-    return carried, None if cell.latent is None else of_outer[t] @ cell.latent.T
+        both = (of_state[..., None, :] * slope).flatten(-2)
+        of_outer.copy_(both[..., : 3 * size])
+        torch.cat([both[..., : 2 * size], both[..., 3 * size :]], -1, out=of_inner)
+        carried = of_state * memory[..., size : 2 * size] + of_inner @ cell.hidden.T
+    return carried, None if cell.latent is None else of_outer @ cell.latent.T
 
 
 def weight_gradients(
@@ -132,7 +130,7 @@ class _Alone(torch.autograd.Function):
         states = initial.new_empty(len(gates), *initial.shape)
         before = initial
         for t in range(len(gates)):
-            after = step(cell, t, None, before, memory)
+            after = step(cell, gates[t], None, before, memory[t])
             before = torch.lerp(before, after, mask[t], out=states[t]) if mask is not None else states[t].copy_(after)
         ctx.save_for_backward(gates, hidden, hidden_bias, initial, mask, memory, states)
         return states
@@ -152,7 +150,7 @@ class _Alone(torch.autograd.Function):
         for t in reversed(range(len(gates))):
             total = of_states[t] + carried
             seen = total if mask is None else mask[t] * total
-            carried, _ = step_back(cell, t, seen, memory, slope, of_outer, of_inner)
+            carried, _ = step_back(cell, seen, memory[t], slope[t], of_outer[t], of_inner[t])
             if mask is not None:
                 carried = carried + (1 - mask[t]) * total
         _, of_hidden, of_bias = weight_gradients(cell, past, None, of_outer, of_inner)
