@@ -5,7 +5,8 @@
 `tgem` and `rf` at 10 % labels on Arkansas (pixels scattered at about a kilometre, so neighbours are within 1.5 km) and
 on the demo region (parcels; within 300 m), three seeds. A fifth of the blocks learnt from judges every candidate of
 `predict --smooth-neighbours auto`; the choice is then scored on held-out blocks of the source ("in") and on half of the
-other zone or year ("cross"). Neighbours may be any parcels, labelled or not. Writes `results/smoothing.json`.
+other zone or year ("cross"), beside a mild strength that nothing was chosen by (equal crops, 0.4). Neighbours may be
+any parcels, labelled or not. Writes `results/smoothing.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def run(data: str, root: str, seed: int, name: str) -> list[dict[str, Any]]:
 
     from cropgen.api.smoothing import Neighbourhood, choose
     from cropgen.prediction.infer import infer
-    from cropgen.prediction.neighbours import smooth
+    from cropgen.prediction.neighbours import Field, potts, smooth
     from cropgen.prediction.smoothing import located
     from cropgen.series.batches import make_batch
     from cropgen.series.splits import label_subset
@@ -58,7 +59,8 @@ def run(data: str, root: str, seed: int, name: str) -> list[dict[str, Any]]:
     found = smooth(place, said, field)
     head = {"data": data, "seed": seed, "model": name, "chosen": field.name, "validation_gain": round(gain, 5),
             "neighbours": round(float(found.neighbours.mean()), 2)}  # fmt: skip
-    answers = {"alone": said, "smoothed": found.log_probability}
+    mild = Field("potts 0.4", 0.4 * potts(spec.classes), REACH_M[data])
+    answers = {"alone": said, "smoothed": found.log_probability, "mild": smooth(place, said, mild).log_probability}
     return [
         head
         | {"split": split}
