@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -125,10 +123,14 @@ METHODS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
 }  # fmt: skip
 
 
-def _cores_used(before: os.times_result, after: os.times_result) -> float:
-    busy = after.user + after.system + after.children_user + after.children_system
-    busy -= before.user + before.system + before.children_user + before.children_system
-    return busy / (after.elapsed - before.elapsed)
+def _peak_mb() -> float:
+    """Most memory held since this program began: what the kernel says, which does not count whoever started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def _processor(times: os.times_result) -> float:
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def main() -> None:
@@ -139,12 +141,12 @@ def main() -> None:
     parser.add_argument("parcels", type=Path)
     chosen = parser.parse_args()
     run = METHODS[chosen.method](chosen.scenes, chosen.parcels)
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    idle = _peak_mb()
     began, before = time.perf_counter(), os.times()
     run()
-    seconds, cores = time.perf_counter() - began, _cores_used(before, os.times())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    facts = {"seconds": seconds, "peak_mb": peak, "idle_mb": idle, "cores": cores, "threads": threading.active_count()}
+    seconds, busy = time.perf_counter() - began, _processor(os.times()) - _processor(before)
+    facts = {"seconds": seconds, "processor_seconds": busy, "cores": busy / seconds}
+    facts |= {"peak_mb": _peak_mb(), "idle_mb": idle}
     print(json.dumps(facts))
 
 

@@ -19,13 +19,14 @@ import shapely
 SIZE, PIXEL, BLOCK = 10_980, 10.0, 1024
 WEST, NORTH, CRS = 600_000.0, 5_000_040.0, "EPSG:32631"
 BANDS = ("B02", "B03", "B04", "B08")
+FIRST = "20210401"
 _NOISE = 25.0
 _BYTES = 2
 
 
-def write_band(path: Path, seed: int, *, size: int = SIZE) -> None:
+def write_band(path: Path, seed: int) -> None:
     """Write one band."""
-    rng = np.random.default_rng(seed)
+    rng, size = np.random.default_rng(seed), SIZE
     path.parent.mkdir(parents=True, exist_ok=True)
     level = rng.uniform(600, 3000, (size // 60 + 3, size // 60 + 3)).astype(np.float32)
     along = np.arange(size, dtype=np.float32) / 60
@@ -45,35 +46,41 @@ def write_band(path: Path, seed: int, *, size: int = SIZE) -> None:
             raster.write(np.clip(noisy, 1, 20_000).astype("uint16"), 1, window=window)
 
 
-def write_scenes(folder: Path, dates: int, *, size: int = SIZE) -> Path:
-    """A folder of dates with four bands each, the later ones linked to the first."""
+def write_scenes(folder: Path) -> Path:
+    """A folder of one date with four bands; what is there is kept."""
     for seed, band in enumerate(BANDS):
-        first = folder / "20210401" / f"{band}.tif"
-        if not first.is_file():
-            write_band(first, seed, size=size)
-        for number in range(1, dates):
-            day = np.datetime64("2021-04-01") + 5 * number
-            link = folder / str(day).replace("-", "") / first.name
-            link.parent.mkdir(exist_ok=True)
-            if not link.exists():
-                os.link(first, link)
+        path = folder / FIRST / f"{band}.tif"
+        if not path.is_file():
+            write_band(path, seed)
+    return folder
+
+
+def link_scenes(scenes: Path, folder: Path, dates: int) -> Path:
+    """A folder of dates five days apart, all linked to one."""
+    for number in range(dates):
+        day = np.datetime64("2021-04-01") + 5 * number
+        place = folder / str(day).replace("-", "")
+        place.mkdir(parents=True, exist_ok=True)
+        for path in (scenes / FIRST).glob("*.tif"):
+            if not (place / path.name).exists():
+                os.link(path, place / path.name)
     return folder
 
 
 def compressed(folder: Path) -> float:
     """Bytes on disk of the first date per byte of its values."""
-    files = sorted((folder / "20210401").glob("*.tif"))
+    files = sorted((folder / FIRST).glob("*.tif"))
     return sum(path.stat().st_size for path in files) / (len(files) * SIZE**2 * _BYTES)
 
 
-def parcels(count: int, seed: int = 0, *, size: int = SIZE) -> gpd.GeoDataFrame:
+def parcels(count: int, seed: int = 0) -> gpd.GeoDataFrame:
     """Some parcels strewn over a tile, each in a cell of its own: polygons of twelve corners.
 
     Areas are log-normal about 2.5 ha, less where so many parcels leave each less room.
     """
     rng = np.random.default_rng(seed)
     side = int(np.ceil(np.sqrt(count)))
-    step = size * PIXEL / side
+    step = SIZE * PIXEL / side
     cell = rng.permutation(side * side)[:count]
     row, column = np.divmod(cell, side)
     radius = np.sqrt(rng.lognormal(np.log(25_000), 0.6, count) / np.pi)

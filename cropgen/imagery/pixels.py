@@ -255,7 +255,7 @@ def _by_cell(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Runs ordered by cell, and the (Q,) CELL of them."""
     across = int(runs["left"].max(initial=0)) // CELL_COLUMNS + 1
     cell = (runs["row"] // CELL_ROWS) * across + runs["left"] // CELL_COLUMNS
-    order = np.argsort(cell, kind="stable")
+    order = np.argsort(cell.astype(np.uint16) if cell.max(initial=0) < 1 << 16 else cell, kind="stable")
     runs, cell = runs[order], cell[order]
     first = np.flatnonzero(np.concatenate([[True], cell[1:] != cell[:-1]])) if len(cell) else np.zeros(0, np.intp)
     cells = np.zeros(len(first), CELL)

@@ -1,0 +1,102 @@
+"""What the times of aggregation say: a table, a plot of growth, and an extrapolation to a country."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+FRANCE = {"parcels": 10_000_000, "tiles": 60, "dates": 73}
+"""Declared parcels, tiles of a date, and dates of a season at five days."""
+_BANDS_10M, _BANDS_20M = 4, 6
+_MASK_PIXELS = 0.25
+_EURO_PER_CORE_HOUR = 0.05
+
+
+def write_report(document: dict[str, Any], folder: Path) -> None:
+    """Write `aggregate.md` and `aggregate.svg` from the rows that are there."""
+    rows = document["rows"]
+    parts = {part: [row for row in rows if row["part"] == part] for part in ("compare", "season", "parcels", "dates")}
+    text = ["# Aggregation", "", f"Machine: {document['machine']}. Written by `benchmarks/aggregate.py`.", ""]
+    if parts["compare"]:
+        text += ["## One date: four bands of a tile, 50,000 parcels", "", *_table(parts["compare"]), ""]
+    if parts["season"]:
+        text += ["## A season: thirty dates", "", *_table(parts["season"]), ""]
+    if parts["parcels"] and parts["dates"]:
+        _plot(parts["parcels"], parts["dates"], folder / "aggregate.svg")
+        text += ["## Growth", "", "![time and memory against parcels and dates](aggregate.svg)", ""]
+        text += [*_table([*parts["parcels"], *parts["dates"]]), "", "## France", "", *_france(parts), ""]
+    (folder / "aggregate.md").write_text("\n".join(text), encoding="utf-8")
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per row; times also as multiples of the bare reading of the bands where it was timed beside."""
+    floor = {row["dates"]: row for row in rows if row["method"] == "decode"}
+    lines = ["| method | parcels | dates | seconds | processor seconds | × decode | × decode, processor | peak MB |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        base = floor.get(row["dates"])
+        whole = base is not None and row["method"] != "rasterstats"
+        times = [f"{row[key] / base[key]:.2f}" if base and whole else "" for key in ("seconds", "processor_seconds")]
+        lines.append(
+            f"| {row['method']} | {row['parcels']:,} | {row['dates']} | {row['seconds']:.1f} | "
+            f"{row['processor_seconds']:.1f} | {times[0]} | {times[1]} | {row['peak_mb']:,} |"
+        )
+    return lines
+
+
+def _plot(parcels: Sequence[dict[str, Any]], dates: Sequence[dict[str, Any]], path: Path) -> None:
+    mpl.rcParams["svg.hashsalt"] = "aggregate"
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    for panel, rows, key, title in (
+        (panels[0], parcels, "parcels", "one date"), (panels[1], dates, "dates", "10,000 parcels"),
+    ):  # fmt: skip
+        x = [row[key] for row in rows]
+        panel.loglog(x, [row["seconds"] for row in rows], "o-", color="#1b6ca8", label="seconds")
+        panel.loglog(x, [row["processor_seconds"] for row in rows], "o--", color="#6aa6d6", label="processor seconds")
+        panel.set(xlabel=key, ylabel="seconds", title=title)
+        memory = panel.twinx()
+        memory.plot(x, [row["peak_mb"] for row in rows], "s-", color="#b5651d", label="peak MB")
+        memory.set(ylabel="peak MB", ylim=(0, None))
+        lines = [*panel.get_lines(), *memory.get_lines()]
+        panel.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="upper left")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _france(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Processor time of a country's season: what a date costs, and what a parcel costs, from the rows on growth."""
+    by_dates, by_parcels = parts["dates"], parts["parcels"]
+    slope = np.polyfit([r["dates"] for r in by_dates], [r["processor_seconds"] for r in by_dates], 1)
+    per_date = float(slope[0])
+    most, fewest = by_parcels[-1], by_parcels[0]
+    per_parcel = (most["processor_seconds"] - fewest["processor_seconds"]) / (most["parcels"] - fewest["parcels"])
+    bands = _BANDS_10M + (_BANDS_20M + 1) * _MASK_PIXELS
+    units = FRANCE["tiles"] * FRANCE["dates"]
+    reading = units * per_date * bands / _BANDS_10M
+    written = FRANCE["parcels"] * per_parcel * (_BANDS_10M + _BANDS_20M) / _BANDS_10M
+    hours = (reading + written * FRANCE["dates"]) / 3600
+    least = (reading + written) / 3600
+    euros = hours * _EURO_PER_CORE_HOUR
+    return [
+        f"A season of France: {FRANCE['parcels']:,} parcels, {FRANCE['tiles']} tiles of a date, {FRANCE['dates']} "
+        f"dates, ten bands and the scene classification, which is as much as {bands:.2f} bands of 10 m.",
+        "",
+        f"- A date of a tile costs {per_date:.1f} s of a core for four bands of 10 m (slope over the dates, 10,000 "
+        f"parcels), so {per_date * bands / _BANDS_10M:.1f} s for all; {units:,} acquisitions take "
+        f"{reading / 3600:.1f} core hours.",
+        f"- A parcel costs {per_parcel * 1e6:.0f} µs of a core with one date (slope over the parcels): its polygon is "
+        f"read, burnt and written once, its pixels are summed at every date. If all of it recurred at every date, "
+        f"{hours:.0f} core hours would be needed in all; if none did, {least:.1f}.",
+        f"- At most {hours:.0f} core hours: {hours / 2:.0f} hours on 2 cores, {hours / 32:.1f} hours on 32, "
+        f"about {euros:.2f} euros at {_EURO_PER_CORE_HOUR} euros per core hour. Scenes are assumed to lie on disk: "
+        f"reading {units * bands * 10_980**2 * 2 * 0.6 / 1e12:.1f} TB from elsewhere takes longer than computing.",
+        f"- Memory is that of one process on one tile for each two cores, {most['peak_mb']:,} MB at most here with a "
+        "million parcels in one tile; the layer of parcels is held in memory once.",
+    ]
