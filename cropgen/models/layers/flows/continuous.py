@@ -75,7 +75,7 @@ class Continuous(FlowLayer):
 
     def forward(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         still, step = self._still(seen), 1 / self.steps
-        probe = self._probe(seen)
+        probe = seen.probe() if self.trace == "hutchinson" else None
         if probe is None:
             loops = seen.present @ (self.enter.weight.T * self.leave.weight)
         else:
@@ -95,13 +95,6 @@ class Continuous(FlowLayer):
             v = v + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             log_det = log_det + step / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
         return v, log_det
-
-    def _probe(self, seen: Seen) -> Tensor | None:
-        if self.trace == "exact" or seen.generator is None:
-            return None
-        shape, kind = seen.present.shape, seen.present
-        noise = torch.randn(shape, generator=seen.generator, dtype=kind.dtype, device=kind.device)
-        return noise * seen.present
 
     @torch.no_grad()
     def inverse(self, v: Tensor, seen: Seen) -> Tensor:

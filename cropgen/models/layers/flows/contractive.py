@@ -11,8 +11,8 @@ from cropgen.models.layers.flows.layer import FlowLayer, Seen
 
 LogDet = Literal["series", "exact"]
 _LEAST = 1e-12
-_EXACT_TERMS = 2
-_SURVIVAL = 0.5
+_EXACT_TERMS = 4
+_SURVIVAL = 0.8
 _MOST_TERMS = 60
 _MOST_PASSES = 2000
 
@@ -83,8 +83,9 @@ class Contractive(FlowLayer):
 
     def forward(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         added, slope, first, second = self._residual(v, seen)
-        if self.log_det == "series" and seen.generator is not None:
-            change = self._series(slope, first, second, seen)
+        probe = seen.probe() if self.log_det == "series" else None
+        if probe is not None and seen.generator is not None:
+            change = self._series(slope, first, second, probe, seen.present, seen.generator)
         else:
             crossed = torch.einsum("hd,bd,dk->bhk", first, seen.present, second)
             unit = torch.eye(len(first), dtype=v.dtype, device=v.device)
@@ -92,18 +93,17 @@ class Contractive(FlowLayer):
         return v + added, change
 
     @staticmethod
-    def _series(slope: Tensor, first: Tensor, second: Tensor, seen: Seen) -> Tensor:
+    def _series(
+        slope: Tensor, first: Tensor, second: Tensor, probe: Tensor, present: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """An unbiased estimate of log |det| (B,)."""
-        generator = seen.generator
-        shape = seen.present.shape
-        probe = torch.randn(shape, generator=generator, dtype=slope.dtype, device=slope.device) * seen.present
-        draw = float(torch.rand((), generator=generator))
+        draw = float(torch.rand((), generator=generator, device=generator.device))
         terms, share = _EXACT_TERMS, 1.0
         while draw < _SURVIVAL ** (terms - _EXACT_TERMS + 1) and terms < _MOST_TERMS:
             terms += 1
         total, image = torch.zeros_like(probe[:, 0]), probe
         for k in range(1, terms + 1):
-            image = ((image @ first.T * slope) @ second.T) * seen.present
+            image = ((image @ first.T * slope) @ second.T) * present
             share = share if k <= _EXACT_TERMS else share * _SURVIVAL
             total = total + (-1) ** (k + 1) / (k * share) * (image * probe).sum(-1)
         return total

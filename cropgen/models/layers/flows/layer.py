@@ -50,6 +50,14 @@ class Seen:
         """(B, G + H) mask and context side by side: what a conditioner sees beside the values."""
         return self.mask if self.context is None else torch.cat([self.mask, self.context], -1)
 
+    def probe(self) -> Tensor | None:
+        """(B, D) standard normal noise at the observed entries, or None where nothing is drawn."""
+        if self.generator is None:
+            return None
+        where, kind = self.generator.device, self.present
+        noise = torch.randn(kind.shape, generator=self.generator, dtype=kind.dtype, device=where)
+        return noise.to(kind.device) * kind
+
     def for_each(self, context: Tensor) -> Self:
         """Every row once for each row of `context` (K, H): B·K rows, the K of a row side by side."""
         count = len(context)
