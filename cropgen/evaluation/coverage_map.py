@@ -30,7 +30,7 @@ from cropgen.core.progress import Reporter, Silent
 from cropgen.prediction.geopackage import GeoPackageWriter, LayerForm
 from cropgen.prediction.style import categorised_qml
 from cropgen.series.coverage import seen_dates
-from cropgen.series.geometry_parts import read_rows
+from cropgen.series.geometry_parts import GEOMETRY, read_rows
 from cropgen.series.legend import CropClass, Legend
 from cropgen.series.store import SeriesStore
 
@@ -105,7 +105,7 @@ def _colours(count: int) -> tuple[str, ...]:
 
 
 def _write_layer(store: SeriesStore, path: Path, edges: tuple[int, ...], report: Reporter) -> None:
-    shaped = store.crs is not None
+    shaped = store.crs is not None and any((store.path / GEOMETRY).glob("[0-9]*.parquet"))
     legend = _legend(edges)
     kind = "Unknown" if shaped else "Point"
     schema = pa.schema(
