@@ -116,11 +116,11 @@ def aggregate(
         parcels: one or more vector files, e.g. one per year.
         output: the series store to write.
         engine: where acquisitions are computed; None means here.
-        resume: use what an earlier, unfinished run for the same output left; an existing output is replaced.
-        keep_work: leave the results of single acquisitions for a later `resume`, which then does only what changed.
+        resume: use what an earlier run for the same output left; an existing output is replaced.
+        keep_work: leave the results of single acquisitions for a later `resume`, which does only what changed.
 
     Raises:
-        MissingInputError, CorruptInputError, SchemaError, DataError: an input cannot be used; see the message.
+        DataError: an input cannot be used; see the message.
         UsageError: options that do not fit the input, or another process writes this output.
         OutputExistsError: `output` exists, and neither `overwrite` nor `resume` is true.
         UnfinishedError: some acquisitions failed, or the disk is full; the rest is kept for `resume`.
@@ -132,10 +132,7 @@ def aggregate(
         finally:
             if not work.worth_keeping:
                 work.discard()
-        if keep_work:
-            work.tidy()
-        else:
-            work.discard()
+        work.tidy() if keep_work else work.discard()
     result.warn(report)
     return result
 

@@ -23,7 +23,7 @@ class Unit:
 
     Arguments:
         tile: the pixels of the parcels on its grids.
-        folder: for the result; it is there when and only when the unit is done.
+        folder: for the result.
         threads: cells read side by side.
         sample: the pixels that pixel sets are made of; None where none are wanted.
     """
@@ -37,7 +37,11 @@ class Unit:
 
     @property
     def done(self) -> bool:
-        return (self.folder / _ROWS).is_file()
+        """Whether the result is there and whole; a crash of the system may leave less than was written."""
+        try:
+            return len(self.rows()) == len(self.tile.members)
+        except (OSError, ValueError):
+            return False
 
     def rows(self) -> np.ndarray:
         """(P,) records of weight (G,) by grid and values (S·C,), as `ParcelStatistics`, for the members of the tile."""

@@ -101,6 +101,15 @@ def test_resume_does_only_what_changed(region, tmp_path, monkeypatch):
     assert not work(tmp_path).exists()
 
 
+def test_results_that_are_not_whole_are_done_again(region, tmp_path, undisturbed):
+    aggregate(*region, output(tmp_path), OPTIONS, Silent(), keep_work=True)
+    torn, empty, *_ = sorted(work(tmp_path).glob("units/*/rows.npy"))
+    truncate(torn)
+    empty.write_bytes(b"")
+    aggregate(*region, output(tmp_path), OPTIONS, Silent(), resume=True)
+    assert sha256_tree(output(tmp_path)) == undisturbed
+
+
 def test_labels_may_change_without_any_reading(region, tmp_path, monkeypatch):
     aggregate(*region, output(tmp_path), OPTIONS, Silent(), keep_work=True)
     import geopandas as gpd
