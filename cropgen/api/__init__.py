@@ -6,6 +6,7 @@ Functions take a `Workspace` and a frozen request, report progress through a `Re
 
 from __future__ import annotations
 
+from cropgen.api.bench import KernelBench, KernelRow, bench_kernels
 from cropgen.api.data import StoreResult, aggregate, import_table
 from cropgen.api.demo import DemoResult, demo
 from cropgen.api.evaluation import EvaluateRequest, EvaluateResult, ReportResult, evaluate, write_page
@@ -29,8 +30,9 @@ from cropgen.models.catalog import Entry
 
 __all__ = [
     "DatasetListing", "DemoResult", "Doctor", "Entry", "EvaluateRequest", "EvaluateResult", "FetchRequest",
-    "FetchResult", "FetchedFile", "Info", "ModelCard", "Option", "PredictRequest", "PredictResult", "ReportResult",
-    "ScenesRequest", "ScenesResult", "StoreResult", "TrainRequest", "TrainResult", "VerifyResult", "Workspace",
-    "aggregate", "demo", "doctor", "evaluate", "fetch", "fetch_scenes", "import_table", "info", "list_datasets",
-    "model_card", "models", "predict", "train", "transform", "verify", "verify_scenes", "write_page",
+    "FetchResult", "FetchedFile", "Info", "KernelBench", "KernelRow", "ModelCard", "Option", "PredictRequest",
+    "PredictResult", "ReportResult", "ScenesRequest", "ScenesResult", "StoreResult", "TrainRequest", "TrainResult",
+    "VerifyResult", "Workspace", "aggregate", "bench_kernels", "demo", "doctor", "evaluate", "fetch", "fetch_scenes",
+    "import_table", "info", "list_datasets", "model_card", "models", "predict", "train", "transform", "verify",
+    "verify_scenes", "write_page",
 ]  # fmt: skip

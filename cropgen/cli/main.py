@@ -17,6 +17,7 @@ import typer
 from cropgen import __version__
 from cropgen.cli import (
     aggregate,
+    bench,
     demo,
     doctor,
     evaluate,
@@ -47,7 +48,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, fetch, aggregate, import_, transform, train, predict, evaluate, report, models, info, doctor):
+for module in (
+    demo, fetch, aggregate, import_, transform, train, predict, evaluate,
+    report, models, info, doctor, bench,
+):  # fmt: skip
     module.register(app)
 
 

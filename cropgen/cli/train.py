@@ -55,7 +55,7 @@ def train(
     ] = None,
     settings: Settings = None,
     kernel: Annotated[
-        str | None, typer.Option("--kernel", help="Recurrence of the dynamical models: auto, hoisted or reference.")
+        str | None, typer.Option("--kernel", help="Recurrence of dynamical models: auto, hoisted, reference or triton.")
     ] = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
