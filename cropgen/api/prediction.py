@@ -146,12 +146,14 @@ def _aggregated(
     if request.scenes is None:
         return None
     from cropgen.imagery.aggregate import AggregateOptions, aggregate
+    from cropgen.series.pixel_sets import USUAL_PIXELS
 
     store = workspace.data / f"{request.parcels.stem}-predicted" / "series.zarr"
     if not dry_run:
-        bands = tuple(RunFolder(run).read_manifest()["spec"]["bands"])
+        spec = RunFolder(run).read_manifest()["spec"]
+        pixels = USUAL_PIXELS if spec.get("pixel_bands") else 0
         columns = {"id": request.id_column, "year": request.year}
-        options = AggregateOptions.model_validate({"bands": bands, "parcels": columns})
+        options = AggregateOptions.model_validate({"bands": spec["bands"], "parcels": columns, "pixels": pixels})
         remove(store)
         aggregate(require_input(request.scenes, "scenes"), request.parcels, store, options, report)
     return store

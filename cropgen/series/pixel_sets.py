@@ -26,6 +26,8 @@ UNIT = 1e-4
 SHAPE = ("area", "perimeter", "cover", "roughness")
 """What is told of a parcel's outline: hectares; kilometres; its share of the box around it; perimeter by the square
 root of the area (4 for a square)."""
+USUAL_PIXELS = 64
+"""Places in a set where nobody says how many."""
 _LARGEST = np.iinfo(np.int16).max
 NEEDED = "make the series with pixel sets: cropgen aggregate SCENES PARCELS --pixels 64"
 
