@@ -40,7 +40,7 @@ class Unit:
         """Whether the result is there and whole; a crash of the system may leave less than was written."""
         try:
             return len(self.rows()) == len(self.tile.members)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return False
 
     def rows(self) -> np.ndarray:
