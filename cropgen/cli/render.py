@@ -210,6 +210,8 @@ def _store_facts(content: dict[str, Any]) -> dict[str, Any]:
     if quantiles:
         span = f"90 % between {quantiles['0.05']:.0f} and {quantiles['0.95']:.0f}"
         facts["clear dates"] = f"median {quantiles['0.5']:.0f}, {span}"
+    if inside := content.get("pixel_sets"):
+        facts["pixel sets"] = f"{inside['pixels']} pixels of {', '.join(inside['bands'])}"
     return facts | {"fingerprint": content["fingerprint"][:16]}
 
 
