@@ -21,7 +21,7 @@ class GlowOptions(FlowOptions):
         2, ge=1, description="levels; each halves the number of dates", json_schema_extra={"search": [2, 3]}
     )
     hidden: int = Field(
-        64, ge=1, description="channels of the convolutions of a conditioner", json_schema_extra={"search": [64]}
+        64, ge=1, description="channels of the convolutions of a conditioner", json_schema_extra={"search": [32, 64]}
     )
     norm: NormKind = Field("act", description="normalising layer of each step: none, batch or act")
     linear: LinearKind = Field("plu", description="linear map of the channels: always the triangular factors, plu")

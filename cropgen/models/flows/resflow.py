@@ -14,7 +14,7 @@ class ResFlowOptions(FlowOptions):
     """Options of `resflow`."""
 
     hidden: int = Field(
-        64, ge=1, description="width of the hidden layer of a residual", json_schema_extra={"search": [64]}
+        64, ge=1, description="width of the hidden layer of a residual", json_schema_extra={"search": [32, 64]}
     )
     kappa: float = Field(0.9, gt=0, lt=1, description="bound of how fast a residual may change")
     log_det: LogDet = Field(

@@ -13,7 +13,9 @@ from cropgen.models.layers.flows.determinant_lemma import Sylvester, SylvesterKi
 class SylvesterOptions(FlowOptions):
     """Options of `sylvester`."""
 
-    rank: int = Field(8, ge=1, description="directions a layer moves seasons along", json_schema_extra={"search": [8]})
+    rank: int = Field(
+        8, ge=1, description="directions a layer moves seasons along", json_schema_extra={"search": [4, 8]}
+    )
     basis: SylvesterKind = Field(
         "orthogonal", description="directions: learnt and made orthogonal, a product of reflections, or chosen entries"
     )

@@ -99,9 +99,7 @@ def test_begins_exactly_at_the_tied_gaussian(name: str, place: str) -> None:
 
 
 def test_the_monotonic_network_begins_near_the_tied_gaussian() -> None:
-    VARIANTS["naf mnn"] = ("naf", {"transformer": "mnn"})
-    model, batch = built("naf mnn", "base", LONGER), with_gaps(LONGER)
-    del VARIANTS["naf mnn"]
+    model, batch = built("naf", "base", LONGER, transformer="mnn"), with_gaps(LONGER)
     with torch.no_grad():
         expected = model.tied.log_joint(*model.tied.grid(batch))
         assert torch.allclose(model.log_joint(batch), expected, atol=0.1)
