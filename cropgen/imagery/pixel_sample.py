@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cropgen.core.errors import UsageError
-from cropgen.core.files import atomic_output
+from cropgen.core.files import atomic_output, remove
 from cropgen.core.run import fingerprint
 from cropgen.imagery.ledger import WorkFolder
 from cropgen.imagery.masks import is_valid
@@ -51,6 +51,13 @@ class PixelSample:
         """(P, S) SAMPLE of each member of the tile, by hash; rows and columns are those of the finest grid."""
         return np.load(self.folder / _FILE, mmap_mode="r")
 
+    def holds(self, parcels: int) -> bool:
+        """Whether it is there and whole; a crash of the system may leave less than was written."""
+        try:
+            return len(self.read()) == parcels
+        except (OSError, ValueError, EOFError):
+            return False
+
 
 def check_inside(bands: Sequence[str], size: int) -> None:
     """Refuse pixel sets of bands that are no reflectances.
@@ -77,7 +84,8 @@ def keep_samples(
     for grids, tile in tiles.items() if size else ():
         ids = parcel_id[tile.members].tolist()
         sample = PixelSample(work.tile(fingerprint("sample", tile.folder.name, ids, size)[:32]))
-        if not sample.folder.is_dir():
+        if not sample.holds(len(ids)):
+            remove(sample.folder)
             write_sample(sample.folder, tile, ids, size)
         kept[grids] = sample
     return kept

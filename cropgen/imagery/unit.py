@@ -39,7 +39,8 @@ class Unit:
     def done(self) -> bool:
         """Whether the result is there and whole; a crash of the system may leave less than was written."""
         try:
-            return len(self.rows()) == len(self.tile.members)
+            kept = (self.rows(), *(self.pixels() if self.sample is not None else ()))
+            return all(len(part) == len(self.tile.members) for part in kept)
         except (OSError, ValueError, EOFError):
             return False
 

@@ -130,6 +130,17 @@ def test_the_clearest_acquisition_of_a_day_gives_the_pixels(tmp_path: Path) -> N
     assert sorted(found.values()) == sorted(round(v * 10_000) for v in numbered(6, 6, 0.2).ravel().tolist())
 
 
+def test_what_a_crash_left_torn_is_done_again(scene, tmp_path: Path) -> None:
+    scenes = scene({"20210605": {"B04": dn(numbered(6, 6)), "SCL": clear(3, 3)}})
+    parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 60, 60)})
+    once = run(scenes, parcels, tmp_path / "o.zarr", options(5), keep_work=True)
+    work = tmp_path / ".o.zarr.work"
+    for path in (*work.glob("tiles/*/sample.npy"), *work.glob("units/*/pixels.npy")):
+        path.write_bytes(b"")
+    again = run(scenes, parcels, tmp_path / "o.zarr", options(5), resume=True)
+    assert seen(again, 0, 0) == seen(once, 0, 0) != {}
+
+
 def test_without_being_asked_none_are_kept(scene, tmp_path: Path) -> None:
     scenes = scene({"20210605": {"B04": dn(numbered(4, 4)), "SCL": clear(2, 2)}})
     parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 40, 40)})
