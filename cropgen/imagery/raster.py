@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what GDAL says when a file is closed is not among the public errors
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.imagery.scene import Grid, Window
 
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 ENVIRONMENT: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_LOG_ERRORS": "OFF"}
 
 
@@ -40,7 +42,7 @@ class RasterLayer:
         try:
             with rasterio.Env(**ENVIRONMENT), rasterio.open(self.path) as raster:
                 return raster.read(self.band, window=raster_window(window))
-        except (RasterioError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise corrupt_raster(self.path, self.date, error) from error
 
 
@@ -74,7 +76,7 @@ def read_header(path: Path | str, date: str) -> Header:
     try:
         with rasterio.Env(**ENVIRONMENT), rasterio.open(path) as raster:
             return header_of(raster)
-    except (RasterioError, OSError) as error:
+    except GDAL_ERRORS as error:
         raise corrupt_raster(path, date, error) from error
 
 

@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 
 import rasterio
 import requests
-from rasterio.errors import RasterioError
 from rasterio.session import AWSSession
 
 from cropgen.core.errors import CropgenError, MissingDependencyError, MissingInputError, UnfinishedError
+from cropgen.imagery.raster import GDAL_ERRORS
 from cropgen.imagery.signatures import signed
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def open_raster(address: str, access: Access, work: Callable[[DatasetReader], _R
     try:
         with rasterio.Env(**_environment(address, access)), rasterio.open(_gdal_name(address, access)) as raster:
             return work(raster)
-    except (RasterioError, OSError) as error:
+    except GDAL_ERRORS as error:
         raise _judged(address, error) from error
 
 

@@ -17,10 +17,9 @@ import numpy as np
 import rasterio
 import rasterio.features
 import shapely
-from rasterio.errors import RasterioError
 
 from cropgen.core.errors import CorruptInputError
-from cropgen.imagery.raster import ENVIRONMENT, corrupt_raster, raster_window
+from cropgen.imagery.raster import ENVIRONMENT, GDAL_ERRORS, corrupt_raster, raster_window
 from cropgen.imagery.scene import Grid, Window
 
 CLEAR, OPAQUE, CIRRUS, SNOW = 4, 9, 10, 11
@@ -43,7 +42,7 @@ class MaskRaster:
         try:
             with rasterio.Env(**ENVIRONMENT), rasterio.open(self.path) as raster:
                 opaque, cirrus, snow = raster.read([1, 2, 3], window=raster_window(window)) > 0
-        except (RasterioError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise corrupt_raster(self.path, self.date, error) from error
         return np.select([opaque, cirrus, snow], [OPAQUE, CIRRUS, SNOW], CLEAR).astype(np.uint8)
 

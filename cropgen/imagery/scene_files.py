@@ -18,18 +18,17 @@ from typing import Any, Self
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 
 from cropgen.core.errors import CropgenError, SchemaError, UnfinishedError
 from cropgen.core.files import atomic_output, sha256_file
-from cropgen.imagery.raster import header_of, raster_window
+from cropgen.imagery.raster import ENVIRONMENT, GDAL_ERRORS, header_of, raster_window
 from cropgen.imagery.scene import Grid, Window
 from cropgen.imagery.scene_plan import Target
 
 LEDGER = "ledger.jsonl"
 _STRIPE = 2048
 _BLOCK = 512
-_NEGATIVE, _MUCH = -0.01, 0.2
+_NEGATIVE, _MUCH = -0.01, 0.15
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,12 @@ def write_piece(piece: Piece, target: Target, source: str, folder: Path) -> Reco
     """
     path = folder / target.path
     try:
-        with atomic_output(path) as part:
+        with atomic_output(path) as part, rasterio.Env(**ENVIRONMENT):
             _write_cog(part, piece, target)
             if not _reads_back(part, piece):
                 raise OSError("what was written cannot be read back")
             size, digest = part.stat().st_size, sha256_file(part)
-    except (CropgenError, RasterioError) as error:
+    except (CropgenError, *GDAL_ERRORS) as error:
         said = error.message if isinstance(error, CropgenError) else f"cannot write {path}: {error}"
         raise UnfinishedError(said, hint="free space; what came is kept, and the same command goes on") from error
     return Record(

@@ -94,24 +94,17 @@ def search(catalog: Catalog, query: Query, access: Access) -> list[dict[str, Any
         from pystac.errors import STACError
         from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
-        from pystac_client.stac_api_io import StacApiIO
         from pystac_client.warnings import PystacClientWarning
-        from urllib3 import Retry
     except ImportError as error:
         raise MissingDependencyError(
             "searching catalogues needs pystac-client, which is not installed", hint="pip install 'cropgen[stac]'"
         ) from error
     import requests
 
-    again = Retry(
-        access.retries, backoff_factor=access.backoff, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None,
-        raise_on_status=False,
-    )  # fmt: skip
     try:
-        wire = StacApiIO(headers=access.headers(catalog.url), timeout=access.timeout, max_retries=again)
         with warnings.catch_warnings():  # what a static catalogue lacks is expected of it
             warnings.simplefilter("ignore", PystacClientWarning)
-            client = pystac_client.Client.open(catalog.url, stac_io=wire)
+            client = pystac_client.Client.open(catalog.url, stac_io=_wire(catalog, access))
             found = {item["id"]: item for item in _matching(client, catalog, query)}
     except APIError as error:
         if status := getattr(error, "status_code", None):
@@ -122,6 +115,18 @@ def search(catalog: Catalog, query: Query, access: Access) -> list[dict[str, Any
     except (STACError, ClientTypeError, KeyError, ValueError, TypeError) as error:
         raise SchemaError(f"{catalog.url} is no STAC catalogue: {error}", hint="give its landing page") from error
     return [found[name] for name in sorted(found)]
+
+
+def _wire(catalog: Catalog, access: Access) -> Any:
+    """What asks the catalogue: patiently, and with the headers of its host."""
+    from pystac_client.stac_api_io import StacApiIO
+    from urllib3 import Retry
+
+    again = Retry(
+        access.retries, backoff_factor=access.backoff, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None,
+        raise_on_status=False,
+    )  # fmt: skip
+    return StacApiIO(headers=access.headers(catalog.url), timeout=access.timeout, max_retries=again)
 
 
 def _matching(client: Any, catalog: Catalog, query: Query) -> Iterator[dict[str, Any]]:

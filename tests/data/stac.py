@@ -26,6 +26,7 @@ from .server import FileServer
 
 UTM = "EPSG:32631"
 WEST, NORTH, SIZE = 600_000.0, 5_700_000.0, 1040
+_TILE = 130
 _NAMES = {
     "earth-search": {"B04": "red", "B08": "nir", "SCL": "scl"},
     "planetary-computer": {"B04": "B04", "B08": "B08", "SCL": "SCL"},
@@ -89,9 +90,11 @@ class Region:
             metres, size = (20, SIZE // 2) if band == "SCL" else (10, SIZE)
             path = self.server.folder / "cogs" / identity / f"{band}.tif"
             if band == "SCL":
-                stored = np.array([4, 4, 4, 5, 8], "uint8")[draw.integers(0, 5, (size, size))]
+                stored = np.array([4, 4, 4, 5, 8], "uint8")[
+                    np.tile(draw.integers(0, 5, (_TILE, _TILE)), (size // _TILE, size // _TILE))
+                ]
             else:
-                numbers = draw.integers(100, 4000, (size, size))
+                numbers = np.tile(draw.integers(100, 4000, (_TILE, _TILE)), (size // _TILE, size // _TILE))
                 self.truth[f"{identity}/{band}"] = numbers / 1e4
                 stored = (numbers + (1000 if shifted else 0)).astype("uint16")
             write_cog(path, stored, metres, west)

@@ -79,7 +79,7 @@ def cog(region: Region, number: int = 0, band: str = "B04") -> str:
     return f"cogs/{region.items[number]['id']}/{band}.tif"
 
 
-@pytest.mark.parametrize("searchable", [True, False], ids=["api", "static"])
+@pytest.mark.parametrize("searchable", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["api", "static"])
 def test_windows_of_every_dialect_are_reflectance(tmp_path, server, searchable):
     region = Region(server)
     region.add("2021-06-05", dialect="planetary-computer", baseline="05.00")
@@ -134,6 +134,7 @@ def test_what_is_here_is_not_fetched_again(tmp_path, server):
     assert work.files() == before
 
 
+@pytest.mark.slow
 def test_what_changed_is_fetched_again(tmp_path, server):
     region = Region(server)
     region.add("2021-06-05")
@@ -156,6 +157,7 @@ def test_what_changed_is_fetched_again(tmp_path, server):
     assert work.reflectance("31UFS/2021-06-05/B04.tif").shape == (512, 1024)
 
 
+@pytest.mark.slow
 def test_several_items_of_a_day_keep_their_folders(tmp_path, server):
     region = Region(server)
     region.add("2021-06-05", name="S2A_31UFS_20210605_1_L2A")
@@ -173,10 +175,10 @@ def test_several_items_of_a_day_keep_their_folders(tmp_path, server):
     "faults",
     [
         [Fault(status=503), Fault(status=429)],
-        [Fault(), Fault(), Fault(drop_after=50_000), Fault()],
-        [Fault(), Fault(drop_after=100), Fault()],
-        [Fault(), Fault(status=500), Fault()],
-        [Fault(), Fault(), Fault(status=502), Fault()],
+        [Fault(), Fault(), Fault(), Fault(drop_after=5_000), Fault()],
+        pytest.param([Fault(), Fault(drop_after=100), Fault()], marks=pytest.mark.slow),
+        pytest.param([Fault(), Fault(), Fault(status=500), Fault()], marks=pytest.mark.slow),
+        pytest.param([Fault(), Fault(), Fault(), Fault(status=502), Fault()], marks=pytest.mark.slow),
     ],
     ids=["asked", "dropped in the window", "dropped in the head", "500 on opening", "502 in the window"],
 )
@@ -279,6 +281,7 @@ def test_signed_addresses(tmp_path, server):
     assert layer.read(Window(0, 2, 0, 3)).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_items_are_read_where_they_are(tmp_path, server):
     region = Region(server)
     region.add("2021-06-05")
@@ -300,6 +303,7 @@ def test_an_item_without_a_band_is_left_out(tmp_path, server):
     assert "S2A_31UFS_20210615_0_L2A left out: it lacks B04" in work.report.warnings[0]
 
 
+@pytest.mark.slow
 def test_an_offset_that_was_taken_off_before_is_noticed(tmp_path, server):
     region = Region(server)
     item = region.add("2021-06-05", dialect="earth-search", applied=True)
@@ -309,6 +313,7 @@ def test_an_offset_that_was_taken_off_before_is_noticed(tmp_path, server):
     assert "much of B04 is below zero" in work.report.warnings[0]
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_misplaces_a_raster(tmp_path, server):
     region = Region(server)
     item = region.add("2021-06-05")
@@ -351,6 +356,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, server, monkeypatch):
     assert work.fetch() == 2
 
 
+@pytest.mark.slow
 def test_a_torn_ledger_line_is_none(tmp_path, server):
     region = Region(server)
     region.add("2021-06-05")
