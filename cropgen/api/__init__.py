@@ -32,7 +32,7 @@ __all__ = [
     "DatasetListing", "DemoResult", "Doctor", "Entry", "EvaluateRequest", "EvaluateResult", "FetchRequest",
     "FetchResult", "FetchedFile", "Info", "KernelBench", "KernelRow", "ModelCard", "Option", "PredictRequest",
     "PredictResult", "ReportResult", "ScenesRequest", "ScenesResult", "StoreResult", "TrainRequest", "TrainResult",
-    "VerifyResult", "Workspace", "aggregate", "bench_kernels", "demo", "doctor", "evaluate", "fetch",
-    "fetch_scenes", "import_table", "info", "list_datasets", "model_card", "models", "predict", "train",
-    "transform", "verify", "verify_scenes", "write_page",
+    "VerifyResult", "Workspace", "aggregate", "bench_kernels", "demo", "doctor", "evaluate", "fetch", "fetch_scenes",
+    "import_table", "info", "list_datasets", "model_card", "models", "predict", "train", "transform", "verify",
+    "verify_scenes", "write_page",
 ]  # fmt: skip
