@@ -1,6 +1,7 @@
 """What every normalizing flow gains over the tied Gaussian it begins at, and what it costs.
 
     python benchmarks/flows.py [--data ../shared/data] [--minutes 60] [--only arkansas] [--models maf] [--labels 0.1]
+    python benchmarks/flows.py --short         # 120 steps on 1,024 augmented copies, scored on 1,000 rows of each split
     python benchmarks/flows.py --libraries     # times beside zuko's and normflows' flows of the same architecture
 
 Every cell (data, label share, seed, flow) trains once, on one thread, on the rows and labels of `accuracy.py`, and is
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -30,6 +32,8 @@ RESULTS = HERE / "results" / "flows.json"
 DATA = ("arkansas", "fergana", "modis")
 SHARES, SEEDS = (0.1, 1.0, 0.01), (0, 1, 2)
 DRAWN = 200
+SHORT: dict[str, Any] = {"steps": 120, "copies": 1024}
+SHORT_ROWS = 1000
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "tgem": ("tgem", {}),
     **{name: (name, {}) for name in ("realnvp", "nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial",
@@ -48,12 +52,24 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One training."""
+    """One training, of the default length or a short one."""
 
     data: str
     labels: float
     seed: int
     model: str
+    short: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        name, options = MODELS[self.model]
+        return {**SHORT, **options} if self.short and name != "tgem" else options
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """The test rows that are scored."""
+        if not self.short or len(rows) <= SHORT_ROWS:
+            return rows
+        return np.sort(np.random.default_rng(0).choice(rows, SHORT_ROWS, replace=False))
 
     def key(self) -> str:
         """Fingerprint of what decides the result."""
@@ -63,9 +79,9 @@ class Cell:
         from cropgen.core.sources import code_fingerprint
         from cropgen.models.catalog import find
 
-        name, options = MODELS[self.model]
-        module = "cropgen.models." + find(name).target.partition(":")[0]
-        return fingerprint(code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME), options, asdict(self))[:20]
+        module = "cropgen.models." + find(MODELS[self.model][0]).target.partition(":")[0]
+        code = code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME)
+        return fingerprint(code, self.options, asdict(self))[:20]
 
 
 def run(cell: Cell, root: str) -> list[dict[str, Any]]:
@@ -80,7 +96,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     from cropgen.training.fit import fit_model
 
     torch.set_num_threads(1)
-    task, (name, options) = problem(cell.data, root, cell.seed), MODELS[cell.model]
+    task, name = problem(cell.data, root, cell.seed), MODELS[cell.model][0]
     series = task.series
     learnable = task.train[(series.label[task.train] >= 0) & (series.clear_dates[task.train] > 0)]
     labelled = learnable[label_subset(series.label[learnable], f"{100 * cell.labels:g}%", cell.seed)]
@@ -88,7 +104,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     spec, data = assemble(task.legend, series.take(labelled), series.take(rest) if len(rest) else None)
     classes = task.legend.encode(spec.legend.codes)
     began = time.process_time()
-    model = fit_model(name, options, spec, data, seed=cell.seed).model
+    model = fit_model(name, cell.options, spec, data, seed=cell.seed).model
     seconds = time.process_time() - began
     assert isinstance(model, GenerativeModel)
     began = time.process_time()
@@ -97,8 +113,8 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     shared = {**asdict(cell), "n_labelled": len(labelled), "seconds": round(seconds, 2),
               "sampling_seconds": round(time.process_time() - began, 3), "key": cell.key()}  # fmt: skip
     return [
-        {"split": split, **shared, **score(model, series.take(rows), classes),
-         **_densities(model, series.take(rows), classes)}
+        {"split": split, **shared, **score(model, series.take(cell.rows(rows)), classes),
+         **_densities(model, series.take(cell.rows(rows)), classes)}
         for split, rows in task.tests.items()
     ]  # fmt: skip
 
@@ -130,10 +146,10 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, float]
     }
 
 
-def cells(only: list[str] | None, models: list[str] | None, labels: list[float] | None) -> list[Cell]:
+def cells(only: list[str] | None, models: list[str] | None, labels: list[float] | None, *, short: bool) -> list[Cell]:
     """Every cell, one seed of everything first."""
     return [
-        Cell(data, share, seed, model)
+        Cell(data, share, seed, model, short)
         for seed in SEEDS
         for share in SHARES
         for data in DATA
@@ -171,16 +187,15 @@ def page(document: dict[str, Any]) -> str:
     parts = ["# Normalizing flows\n", f"Command: `{document['command']}`. Machine: {document['machine']}.\n"]
     head = ["flow", "split", "seeds", "nats per value above `tgem`", "macro-F1", "accuracy", "macro-F1, Bayes alone",
             "train, s", f"draw {DRAWN}, s"]  # fmt: skip
-    for data in DATA:
-        for labels in sorted(SHARES, reverse=True):
-            lines = []
-            for model in MODELS:
-                for split in ("in", "cross"):
-                    rows = [r for r in document["rows"]
-                            if (r["data"], r["labels"], r["model"], r["split"]) == (data, labels, model, split)]  # fmt: skip
-                    lines += [_line(model, split, rows)] if rows else []
-            if lines:
-                parts += [f"## {NAMES[data]}, {100 * labels:g} % of the labels\n", markdown(head, lines, 2) + "\n"]
+    for short, data, labels in product((False, True), DATA, sorted(SHARES, reverse=True)):
+        lines = []
+        for model, split in product(MODELS, ("in", "cross")):
+            wanted = (short, data, labels, model, split)
+            rows = [r for r in document["rows"] if tuple(r[name] for name in _PLACE) == wanted]
+            lines += [_line(model, split, rows)] if rows else []
+        if lines:
+            length = f", trained for {SHORT['steps']} steps on {SHORT['copies']} copies" if short else ""
+            parts += [f"## {NAMES[data]}, {100 * labels:g} % of the labels{length}\n", markdown(head, lines, 2) + "\n"]
     if document["libraries"]:
         head = ["architecture", "library", "its training step, ms", "ours, ms", "ours / theirs", "its draw, ms",
                 "ours, ms"]  # fmt: skip
@@ -189,6 +204,9 @@ def page(document: dict[str, Any]) -> str:
                  for r in document["libraries"]]  # fmt: skip
         parts += [f"## Beside other libraries\n\n{_SHAPE}\n", markdown(head, lines, 2) + "\n"]
     return "\n".join(parts)
+
+
+_PLACE = ("short", "data", "labels", "model", "split")
 
 
 def _line(model: str, split: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -318,13 +336,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=sorted(MODELS), help="flows")
     parser.add_argument("--labels", nargs="*", type=float, choices=SHARES, help="label shares")
     parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, help="seeds")
+    parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
     parser.add_argument("--libraries", action="store_true", help="time other libraries' flows beside ours instead")
     parser.add_argument("--rounds", type=int, default=15, help="runs of each timed call")
     options = parser.parse_args()
     if options.libraries:
         write({**stored(), "libraries": libraries(options.rounds)})
         return
-    wanted = [c for c in cells(options.only, options.models, options.labels)
+    wanted = [c for c in cells(options.only, options.models, options.labels, short=options.short)
               if options.seeds is None or c.seed in options.seeds]  # fmt: skip
     done = {row["key"] for row in stored()["rows"]}
     until = time.monotonic() + 60 * options.minutes

@@ -86,14 +86,17 @@ class FlowModel(ResidualModel):
     def prepare(self, data: TrainingData, context: Context) -> None:
         super().prepare(data, context)
         if self.settings.norm != "none" and self._bank is not None:
-            rows = self._bank.labelled.take(slice(_NORM_ROWS))
-            seen, e = self._seen(rows, None), rows.e
-            if self.context:
-                seen = replace(seen, context=self._codes()[rows.y])
-            if self.settings.class_in == "couplings":
-                e = e - self._centres(rows)[torch.arange(len(rows)), rows.y]
             with torch.no_grad():
-                self.flow.initialise(e, seen)
+                self.flow.initialise(*self._arriving(self._bank.labelled.take(slice(_NORM_ROWS))))
+
+    def _arriving(self, rows: Seasons) -> tuple[Tensor, Seen]:
+        """What labelled rows are when they enter the first layer."""
+        seen = self._seen(rows, None)
+        if not self.context:
+            return rows.e, seen
+        inner = self.settings.class_in == "couplings"
+        centre = self._centres(rows)[torch.arange(len(rows)), rows.y]
+        return rows.e - centre if inner else rows.e, replace(seen, context=self._codes()[rows.y])
 
     def _codes(self) -> Tensor:
         """(K, K) indicators of the classes."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cropgen.models.flows.flow import SPLIT_SEED, FlowModel, FlowOptions
 from cropgen.models.layers.flows.layer import FlowLayer
-from cropgen.models.layers.flows.linear import LinearKind
+from cropgen.models.layers.flows.linear import LinearKind, Permutation, band_mix, undoing
 from cropgen.models.layers.flows.multiscale import MultiScale
 from cropgen.models.layers.flows.norm import NormKind
 
@@ -24,7 +24,9 @@ class GlowOptions(FlowOptions):
         64, ge=1, description="channels of the convolutions of a conditioner", json_schema_extra={"search": [32, 64]}
     )
     norm: NormKind = Field("act", description="normalising layer of each step: none, batch or act")
-    linear: LinearKind = Field("plu", description="linear map of the channels: always the triangular factors, plu")
+    linear: LinearKind = Field(
+        "plu", description="linear map of the channels of each step (plu), or of the bands of a date before all"
+    )
 
 
 class Glow(FlowModel):
@@ -51,9 +53,13 @@ class Glow(FlowModel):
             levels=options.levels,
             steps=options.layers,
             norm=options.norm,
+            mixed=options.linear == "plu",
             seed=SPLIT_SEED,
             at_identity=self.at_identity,
         )
 
     def _layers(self) -> list[FlowLayer]:
-        return [self.layer(0)]
+        if self.settings.linear in ("none", "plu"):
+            return [self.layer(0)]
+        mix = band_mix(self.settings.linear, self.bands, 0, at_identity=self.at_identity)
+        return [mix, self.layer(0), *([undoing([mix])] if isinstance(mix, Permutation) else [])]

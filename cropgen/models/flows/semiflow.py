@@ -12,7 +12,7 @@ from cropgen.models.base import InputSpec
 from cropgen.models.flows.flow import SPLIT_SEED, ClassIn, FlowModel, FlowOptions
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.flows.coupling import Coupling, halves
-from cropgen.models.layers.flows.layer import Stack
+from cropgen.models.layers.flows.layer import Seen, Stack
 from cropgen.models.layers.flows.univariate import Affine
 
 _HEAD_SEED = 17
@@ -55,6 +55,9 @@ class SemiFlow(FlowModel):
     def layer(self, number: int) -> Coupling:
         given = halves(self.size, self.settings.layers, SPLIT_SEED)[number]
         return Coupling(given, self.size, self.slots, self.settings.hidden, Affine(), at_identity=self.at_identity)
+
+    def _arriving(self, rows: Seasons) -> tuple[Tensor, Seen]:
+        return rows.e, self._seen(rows, None)
 
     def towards_base(self, seasons: Seasons, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         seen, centres = self._seen(seasons, generator), self._centres(seasons)

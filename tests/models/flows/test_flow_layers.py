@@ -76,7 +76,8 @@ def build(name: str, at_identity: bool) -> FlowLayer:
         "sylvester": lambda: Sylvester(SIZE, 3, CLASSES, detail, 1, **here),
         "contractive": lambda: Contractive(SIZE, TOLD, 16, kappa=0.9, log_det="exact", **here),
         "continuous": lambda: Continuous(SIZE, TOLD, 16, frequencies=3, steps=24, trace="exact", **here),
-        "multiscale": lambda: MultiScale(SLOTS, BANDS, CLASSES, 8, levels=2, steps=2, norm=detail, seed=1, **here),
+        "multiscale": lambda: MultiScale(
+            SLOTS, BANDS, CLASSES, 8, levels=2, steps=2, norm=detail, mixed=True, seed=1, **here),
         "linear": lambda: band_mix(detail, BANDS, 1, **here),
         "actnorm": lambda: ActNorm(SIZE, **here),
         "batchnorm": lambda: BatchNorm(SIZE, **here),

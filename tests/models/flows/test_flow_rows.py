@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sylvester householder": ("sylvester", {"basis": "householder"}),
     "sylvester triangular": ("sylvester", {"basis": "triangular"}),
     "flowpp even-odd": ("flowpp", {"split": "even-odd"}),
+    "glow permutation": ("glow", {"linear": "permutation", "norm": "none"}),
     "maf act": ("maf", {"norm": "act"}),
     "nice batch permutation": ("nice", {"norm": "batch", "linear": "permutation"}),
     "maf plu": ("maf", {"linear": "plu"}),
@@ -194,7 +195,7 @@ def test_learns_what_the_gaussian_leaves_over(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["maf", "nsf", "glow", "nice", "resflow"])
+@pytest.mark.parametrize("name", ["maf", "nsf", "glow", "nice", "resflow", "semiflow"])
 @pytest.mark.parametrize("norm", ["none", "act", "batch"])
 def test_the_textbook_form_learns_without_the_common_start(name: str, norm: str) -> None:
     settings = {**BENT, "start": "none", "norm": norm, "class_in": "both"}

@@ -114,12 +114,20 @@ class Step(nn.Module):
     """Normalisation, linear map of the channels, and a coupling between the earlier and the later dates of a pair."""
 
     def __init__(
-        self, width: int, context: int, hidden: int, number: int, norm: NormKind, order: Tensor, *, at_identity: bool
+        self,
+        width: int,
+        context: int,
+        hidden: int,
+        number: int,
+        norm: NormKind,
+        order: Tensor | None,
+        *,
+        at_identity: bool,
     ) -> None:
         super().__init__()
         kinds = {"act": ActNorm, "batch": BatchNorm}
         self.norm = None if norm == "none" else kinds[norm](width, at_identity=at_identity)
-        self.mix = ChannelMix(width, order)
+        self.mix = None if order is None else ChannelMix(width, order)
         self.later_given = number % 2 == 1
         self.affine = TemporalAffine(width // 2, width // 2, context, hidden, at_identity=at_identity)
 
@@ -134,15 +142,18 @@ class Step(nn.Module):
             flat, log_slope = self.norm.stretched(flat, rows)
             x = flat.view_as(x)
             log_det = log_det + log_slope.view_as(x).sum((1, 2))
-        x, change = self.mix(x, present)
-        log_det = log_det + change
+        if self.mix is not None:
+            x, change = self.mix(x, present)
+            log_det = log_det + change
         (a, b), (there_a, there_b) = self._parts(x), self._parts(present)
         b, change = self.affine(b, there_b, a, there_a, context)
         return self._whole(a, b), log_det + change
 
     def inverse(self, x: Tensor, present: Tensor, context: Tensor | None) -> Tensor:
         (a, b), (there_a, there_b) = self._parts(x), self._parts(present)
-        x = self.mix.inverse(self._whole(a, self.affine.inverse(b, there_b, a, there_a, context)), present)
+        x = self._whole(a, self.affine.inverse(b, there_b, a, there_a, context))
+        if self.mix is not None:
+            x = self.mix.inverse(x, present)
         if self.norm is None:
             return x
         rows = Seen(present.flatten(0, 1), present.flatten(0, 1))
@@ -170,6 +181,7 @@ class MultiScale(FlowLayer):
         hidden: channels of the convolutions.
         levels, steps: numbers of levels, and of steps in each.
         norm: of each step.
+        mixed: whether each step has a linear map of the channels.
         seed: of the order of the channels.
         at_identity: begin with the identity.
 
@@ -188,6 +200,7 @@ class MultiScale(FlowLayer):
         levels: int,
         steps: int,
         norm: NormKind,
+        mixed: bool,
         seed: int,
         at_identity: bool,
     ) -> None:
@@ -199,7 +212,7 @@ class MultiScale(FlowLayer):
             width = 2 * bands
 
             def step(number: int, width: int = width) -> Step:
-                order = torch.randperm(width, generator=generator)
+                order = torch.randperm(width, generator=generator) if mixed else None
                 return Step(width, context, hidden, number, norm, order, at_identity=at_identity)
 
             self.steps.append(nn.ModuleList(step(number) for number in range(steps)))
