@@ -2,7 +2,8 @@
 
     python benchmarks/aggregate.py compare [--repeats 3]     one date: every method in turn, each in its own process
     python benchmarks/aggregate.py season [--repeats 2]      thirty dates: cropgen and the bare reading of the bands
-    python benchmarks/aggregate.py growth                    cropgen from a thousand to a million parcels, 1 to 30 dates
+    python benchmarks/aggregate.py growth_parcels            cropgen from a thousand to a million parcels, one date
+    python benchmarks/aggregate.py growth_dates              cropgen from one to thirty dates, 10,000 parcels
     python benchmarks/aggregate.py report                    table, plot and what follows for France, from the results
 
 Each part replaces its rows of `results/aggregate.json`; `report` writes `results/aggregate.md` and
@@ -103,34 +104,34 @@ class Bench:
         methods = ("decode", "cropgen")
         return _rows("season", methods, repeats, self.scenes(SEASON), self.parcels(PARCELS), PARCELS, SEASON)
 
-    def growth(self, repeats: int) -> list[dict[str, Any]]:
-        """More parcels, and more dates."""
-        rows = []
-        for count in GROWTH:
-            rows += _rows("parcels", ("cropgen",), repeats, self.scenes(1), self.parcels(count), count, 1)
-        for dates in GROWTH_DATES:
-            rows += _rows("dates", ("cropgen",), repeats, self.scenes(dates), self.parcels(10_000), 10_000, dates)
-        return rows
+    def growth_parcels(self, repeats: int) -> list[dict[str, Any]]:
+        """More parcels."""
+        part, methods, one = "growth_parcels", ("cropgen",), self.scenes(1)
+        return [r for count in GROWTH for r in _rows(part, methods, repeats, one, self.parcels(count), count, 1)]
+
+    def growth_dates(self, repeats: int) -> list[dict[str, Any]]:
+        """More dates."""
+        part, methods, few = "growth_dates", ("cropgen",), self.parcels(10_000)
+        return [r for n in GROWTH_DATES for r in _rows(part, methods, repeats, self.scenes(n), few, 10_000, n)]
 
 
-def _written(parts: tuple[str, ...], rows: list[dict[str, Any]], ratio: float) -> dict[str, Any]:
-    """The results with the rows of some parts replaced."""
+def _write(part: str, rows: list[dict[str, Any]], ratio: float) -> None:
+    """Replace the rows of a part in the results."""
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"rows": []}
     document = {
         "benchmark": "aggregate",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "compressed": round(ratio, 3),
-        "rows": [row for row in known["rows"] if row["part"] not in parts] + rows,
+        "rows": [row for row in known["rows"] if row["part"] != part] + rows,
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return document
 
 
 def main() -> None:
     """Run one part and keep its rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("compare", "season", "growth", "report"))
+    parser.add_argument("part", choices=("compare", "season", "growth_parcels", "growth_dates", "report"))
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="Keep the simulated input here; default: a temporary folder.")
     chosen = parser.parse_args()
@@ -139,8 +140,7 @@ def main() -> None:
             bench = Bench(chosen.folder or Path(temporary))
             run: Callable[[int], list[dict[str, Any]]] = getattr(bench, chosen.part)
             rows = run(chosen.repeats)
-            parts = ("parcels", "dates") if chosen.part == "growth" else (chosen.part,)
-            _written(parts, rows, simulated_tile.compressed(bench.scenes(1)))
+            _write(chosen.part, rows, simulated_tile.compressed(bench.scenes(1)))
     write_report(json.loads(RESULTS.read_text(encoding="utf-8")), RESULTS.parent)
 
 

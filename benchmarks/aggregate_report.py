@@ -22,16 +22,17 @@ _EURO_PER_CORE_HOUR = 0.05
 def write_report(document: dict[str, Any], folder: Path) -> None:
     """Write `aggregate.md` and `aggregate.svg` from the rows that are there."""
     rows = document["rows"]
-    parts = {part: [row for row in rows if row["part"] == part] for part in ("compare", "season", "parcels", "dates")}
+    names = ("compare", "season", "growth_parcels", "growth_dates")
+    parts = {part: [row for row in rows if row["part"] == part] for part in names}
     text = ["# Aggregation", "", f"Machine: {document['machine']}. Written by `benchmarks/aggregate.py`.", ""]
     if parts["compare"]:
         text += ["## One date: four bands of a tile, 50,000 parcels", "", *_table(parts["compare"]), ""]
     if parts["season"]:
         text += ["## A season: thirty dates", "", *_table(parts["season"]), ""]
-    if parts["parcels"] and parts["dates"]:
-        _plot(parts["parcels"], parts["dates"], folder / "aggregate.svg")
+    if parts["growth_parcels"] and parts["growth_dates"]:
+        _plot(parts["growth_parcels"], parts["growth_dates"], folder / "aggregate.svg")
         text += ["## Growth", "", "![time and memory against parcels and dates](aggregate.svg)", ""]
-        text += [*_table([*parts["parcels"], *parts["dates"]]), "", "## France", "", *_france(parts), ""]
+        text += [*_table([*parts["growth_parcels"], *parts["growth_dates"]]), "", "## France", "", *_france(parts), ""]
     (folder / "aggregate.md").write_text("\n".join(text), encoding="utf-8")
 
 
@@ -72,7 +73,7 @@ def _plot(parcels: Sequence[dict[str, Any]], dates: Sequence[dict[str, Any]], pa
 
 def _france(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Processor time of a country's season: what a date costs, and what a parcel costs, from the rows on growth."""
-    by_dates, by_parcels = parts["dates"], parts["parcels"]
+    by_dates, by_parcels = parts["growth_dates"], parts["growth_parcels"]
     slope = np.polyfit([r["dates"] for r in by_dates], [r["processor_seconds"] for r in by_dates], 1)
     per_date = float(slope[0])
     most, fewest = by_parcels[-1], by_parcels[0]

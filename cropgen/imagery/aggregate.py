@@ -48,7 +48,7 @@ from cropgen.imagery.selection import (
 )
 from cropgen.imagery.sources import open_scenes
 from cropgen.imagery.statistics import Statistic, statistics_of
-from cropgen.imagery.tiles import find_tiles, grids_of
+from cropgen.imagery.tiles import Grids, find_tiles, grids_of
 from cropgen.imagery.unit import Unit, aggregate_unit
 from cropgen.imagery.zonal import Reading
 from cropgen.series.geometry import ParcelLayer, interior_lonlat, read_parcels
@@ -59,6 +59,7 @@ from cropgen.series.store import SeriesStore
 
 __all__ = ["AggregateOptions", "AggregateReport", "aggregate"]
 
+_FEW_PARCELS = 1 << 16
 _FEW_VALUES = 1 << 23
 _WITH_PIXELS = 2048
 
@@ -208,7 +209,9 @@ def _plan_year(
     frame = frame.iloc[np.concatenate(parts)].reset_index(drop=True)
     acquisitions = [(a, grids_of(a, plan.bands)) for a in plan.acquisitions[year]]
     with report.task(f"Finding the pixels of the parcels of {year}", total=None):
-        wanted = (grids for _, grids in acquisitions)
+        wanted: dict[Grids, set[int]] = {}
+        for acquisition, grids in acquisitions:
+            wanted.setdefault(grids, set()).add(acquisition.day)
         tiles, split = find_tiles(wanted, SeasonParcels(frame.geometry), options, work, _cores())
         samples = keep_samples(tiles, frame["parcel_id"].to_numpy(str), options.pixels, work)
     threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
@@ -226,7 +229,7 @@ def _plan_year(
 
 
 def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:
-    """Where the rows end that are put together at a time: shards joined as long as they hold few values.
+    """Where the rows end that are put together at a time: shards joined as long as they are small.
 
     Arguments:
         sizes: parcels of each shard.
@@ -234,7 +237,7 @@ def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:
     """
     stops, held = [0], 0
     for size in sizes:
-        if held and (held + size) * values > _FEW_VALUES:
+        if held and (held + size > _FEW_PARCELS or (held + size) * values > _FEW_VALUES):
             stops.append(stops[-1])
             held = 0
         stops[-1] += size

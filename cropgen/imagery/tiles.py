@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import numpy as np
@@ -24,18 +24,25 @@ def grids_of(acquisition: Acquisition, bands: Iterable[str]) -> Grids:
 
 
 def find_tiles(
-    wanted: Iterable[Grids], parcels: SeasonParcels, options: AggregateOptions, work: WorkFolder, threads: int = 1
+    wanted: Mapping[Grids, set[int]],
+    parcels: SeasonParcels,
+    options: AggregateOptions,
+    work: WorkFolder,
+    threads: int = 1,
 ) -> tuple[dict[Grids, TilePixels], np.ndarray]:
     """The pixels of the parcels on every tile, taken from the work folder where they are there.
 
-    Tiles near no parcel are left out. Where a parcel is whole in no tile, tiles of one grid system share its pixels
-    out: each belongs to the first that holds it, from west to east and north to south.
+    Tiles near no parcel are left out. Where a parcel is whole in no tile, tiles of one grid system that have a day in
+    common share its pixels out: each belongs to the first that holds it, from west to east and north to south.
+
+    Arguments:
+        wanted: the days on which each tile was seen.
 
     Returns:
         the tiles, and (N,) bool by rank: parcels that are seen but lie whole in no tile.
     """
     tiles: dict[Grids, TilePixels] = {}
-    for grids in dict.fromkeys(wanted):
+    for grids in wanted:
         tile = _find(grids, parcels, options, work, threads)
         if len(tile.members):
             tiles[grids] = tile
@@ -47,7 +54,11 @@ def find_tiles(
     split = seen & ~whole
     if not split.any():
         return tiles, split
-    return {grids: _owned(tile, tiles, split, work) for grids, tile in tiles.items()}, split
+    beside = {
+        grids: [other for near, other in tiles.items() if wanted[near] & wanted[grids] and _comes_first(other, tile)]
+        for grids, tile in tiles.items()
+    }
+    return {grids: _owned(tile, beside[grids], split, work) for grids, tile in tiles.items()}, split
 
 
 def _find(
@@ -63,10 +74,9 @@ def _find(
     return tile
 
 
-def _owned(tile: TilePixels, tiles: dict[Grids, TilePixels], split: np.ndarray, work: WorkFolder) -> TilePixels:
+def _owned(tile: TilePixels, earlier: Iterable[TilePixels], split: np.ndarray, work: WorkFolder) -> TilePixels:
     """The tile less the pixels of split parcels that belong to earlier tiles."""
     shared = split[tile.members]
-    earlier = [other for other in tiles.values() if _place(other) < _place(tile) and _same_systems(tile, other)]
     taken = [[_window(grid, other.grids[g]) for other in earlier] for g, grid in enumerate(tile.grids)]
     taken = [[window for window in windows if 0 not in window.shape] for windows in taken]
     if not shared.any() or not any(taken):
@@ -78,13 +88,15 @@ def _owned(tile: TilePixels, tiles: dict[Grids, TilePixels], split: np.ndarray, 
     return owned
 
 
+def _comes_first(tile: TilePixels, other: TilePixels) -> bool:
+    """Whether a tile of the same grid systems lies further west, or else further north, or else reaches further."""
+    same = [lattice(grid) for grid in tile.grids] == [lattice(grid) for grid in other.grids]
+    return same and _place(tile) < _place(other)
+
+
 def _place(tile: TilePixels) -> tuple[float, ...]:
     west, south, east, north = tile.grids[tile.finest].bounds
-    return west, -north, east, -south
-
-
-def _same_systems(tile: TilePixels, other: TilePixels) -> bool:
-    return [lattice(grid) for grid in tile.grids] == [lattice(grid) for grid in other.grids]
+    return west, -north, -east, south
 
 
 def _window(grid: Grid, other: Grid) -> Window:

@@ -115,6 +115,13 @@ def test_days_on_which_one_of_the_tiles_is_missing(tmp_path):
     )
 
 
+def test_windows_of_one_tile_that_differ_by_date_keep_their_pixels(tmp_path):
+    write_tile(tmp_path / "s", "20210605", "A", 0)
+    write_tile(tmp_path / "s", "20210610", "A", 4)
+    series, _ = run(tmp_path / "s", tmp_path, {"a": square(20, 20, 260, 60)})
+    assert series.pixels[0].tolist() == [18 * 4, 20 * 4]
+
+
 def test_two_orbits_of_one_day_give_the_clearest_view_of_each_tile(tmp_path):
     write_tile(tmp_path / "s", "20210605", "A_R008", 0, nodata=slice(12, 20))
     write_tile(tmp_path / "s", "20210605", "A_R051", 0, add=0.1)
