@@ -39,7 +39,7 @@ from cropgen.series.batches import Batch
 
 _NOISE_SEED = 13
 _LARGEST_BLOCK = 1 << 22
-_FORESEEN_AT_ONCE = 32
+_LARGEST_FORESIGHT = 1 << 23
 
 
 class DynamicalOptions(ResidualOptions):
@@ -214,7 +214,9 @@ class DynamicalModel(ResidualModel):
         The latent path is the mean of q, and of the transition where nothing was observed; it and the past are plugged
         in, not integrated over. At the start this is the answer of the tied Gaussian.
         """
-        parts = [self._foreseen(batch.take(rows), slots) for rows in torch.arange(len(batch)).split(_FORESEEN_AT_ONCE)]
+        per_row = len(slots) * len(self.spec.bands) * self.size * self.spec.classes
+        at_once = max(1, _LARGEST_FORESIGHT // per_row)
+        parts = [self._foreseen(batch.take(rows), slots) for rows in torch.arange(len(batch)).split(at_once)]
         return Mixture(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Mixture)))
 
     def _foreseen(self, batch: Batch, slots: Tensor) -> Mixture:
