@@ -19,6 +19,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -92,7 +93,10 @@ def version_of(address: str, access: Access) -> Version:
         return _s3_version(address, access)
     if scheme in ("http", "https"):
         return _http_version(address, access)
-    state = os.stat(address.removeprefix("file://"))  # noqa: PTH116 - a path as the catalogue spells it
+    path = Path(address.removeprefix("file://"))
+    if not path.is_file():
+        raise MissingInputError(f"{path} is not there", hint="the catalogue names a file that is not there")
+    state = path.stat()
     return Version(str(state.st_mtime_ns), state.st_size)
 
 

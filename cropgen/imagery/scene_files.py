@@ -89,12 +89,22 @@ class Ledger:
         return record is not None and record.item == target.item.id and path.is_file()
 
     def put(self, record: Record) -> None:
-        """Record a file, on disk when this returns."""
+        """Record a file, on disk when this returns.
+
+        Raises:
+            UnfinishedError: it cannot be written.
+        """
+        path = self.folder / LEDGER
         with self._guard:
-            path = self.folder / LEDGER
-            torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write(("\n" if torn else "") + json.dumps(asdict(record)) + "\n")
+            try:
+                torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+                with path.open("a", encoding="utf-8") as stream:
+                    stream.write(("\n" if torn else "") + json.dumps(asdict(record)) + "\n")
+            except OSError as error:
+                raise UnfinishedError(
+                    f"cannot write {path}: {error.strerror or error}",
+                    hint="free space; what came is kept, and the same command goes on",
+                ) from error
             self._records[record.path] = record
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cropgen.cli.main import run
+from cropgen.imagery.scene_files import Ledger
 from cropgen.series.store import SeriesStore
 from tests.data.server import Fault, FileServer, serve
 from tests.data.stac import Region, write_parcels
@@ -138,7 +139,7 @@ def test_a_full_disk_and_a_kill(tmp_path: Path, server: FileServer) -> None:
     hold = threading.Event()
     server.always["cogs/S2A_31UFS_20210615_0_L2A/SCL.tif"] = Fault(hold=hold)
     process = started(tmp_path, url)
-    until(lambda: len(files(tmp_path)) >= 5)
+    until(lambda: len(Ledger.read(tmp_path / "w/data/fields/scenes").all()) == 5)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
     hold.set()
