@@ -8,7 +8,11 @@ python -m tests.kernels.fused_checks compile CAPABILITY UNITS PRECISION KERNELâ€
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,9 +130,69 @@ def autocast() -> dict[str, Any]:
     return {"path": worst, "dtype": str(found.z.dtype)}
 
 
+def machine_code(capability: str, units: str, precision: str, *names: str) -> dict[str, dict[str, int]]:
+    """Registers, bytes of spilled registers and bytes of shared memory of the kernels as they are launched."""
+    return {
+        f"{name} {way}": figures(*kernel_of(name, way, int(units), precision), int(capability), precision)
+        for name in names
+        for way in ("forward", "backward")
+    }
+
+
+def kernel_of(name: str, way: str, units: int, precision: str) -> tuple[Any, dict[str, Any]]:
+    """A kernel and the constants with which the operators launch it, for 16 latent dimensions."""
+    from cropgen.kernels.recurrence import fused_cell, fused_chain, fused_launch
+
+    if name == "gru":
+        constants = fused_cell._constants(torch.empty(1, units), torch.empty(1), precision)
+        return getattr(fused_launch, f"CELL_{way.upper()}"), constants
+    kind, latent = KINDS[name], 16
+    state = units if kind.cell else latent
+    out_p = torch.empty(0 if kind.bare else units, (3 if kind.gated else 2) * latent)
+    first_h, linear = torch.empty(1, units) if kind.cell else None, torch.empty(latent, latent) if kind.gated else None
+    _, constants = fused_chain._constants(
+        torch.empty(state, units), out_p, torch.empty(1, latent), first_h, linear, kind.direct, kind.combine, precision
+    )
+    return getattr(fused_launch, f"CHAIN_{way.upper()}"), constants
+
+
+def figures(kernel: Any, constants: dict[str, Any], capability: int, precision: str) -> dict[str, int]:
+    """Compile for a GPU that need not be there, and read what the assembler used."""
+    import triton as compiler
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    constants |= {"BM": 16}
+    places = {p.name: i for i, p in enumerate(kernel.params)}
+    types = {p.name: "constexpr" if p.is_constexpr else type_of(p.name, precision) for p in kernel.params}
+    source = ASTSource(
+        fn=kernel,
+        signature=types,
+        constexprs={(places[name],): value for name, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for name, i in places.items() if name not in ("steps", *constants)},
+    )
+    built = compiler.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    tool = next(Path(compiler.__file__).parent.rglob("cuobjdump"))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = {name: int(number) for name, number in re.findall(r"(REG|STACK):(\d+)", said)}
+    return {"registers": used["REG"], "spilled": used["STACK"], "shared": built.metadata.shared}
+
+
+def type_of(argument: str, precision: str) -> str:
+    if argument in ("steps", "rows", "last", "P", "Q", "Z", "H") or argument.endswith("_time"):
+        return "i32"
+    if argument.endswith("_row"):
+        return "*i32"
+    return "*fp16" if precision == "fp16" and argument in ("squashed_path", "memory_path") else "*fp32"
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     task, *rest = sys.argv[1:]
-    sys.stdout.write(
-        json.dumps({"equal": equal, "cell": cell, "operators": operators, "autocast": autocast}[task](*rest))
-    )
+    tasks = {"equal": equal, "cell": cell, "operators": operators, "autocast": autocast, "compile": machine_code}
+    sys.stdout.write(json.dumps(tasks[task](*rest)))

@@ -79,6 +79,23 @@ def test_autocast_rounds_factors_to_half_precision() -> None:
     assert found["dtype"] == "torch.float32"
 
 
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "chain", "units"), [(80, "srnn", 128), (90, "srnn", 64), (90, "srnn", 128),
+                                                            (90, "gru", 128)])  # fmt: skip
+def test_machine_code_keeps_everything_on_the_chip(capability: int, chain: str, units: int) -> None:
+    """Compiled without a GPU: no register is spilled, and a program's shared memory is there."""
+    found = checked("compile", str(capability), str(units), "fp16", chain, interpret=False)
+    assert len(found) == 2
+    for kernel, used in found.items():
+        assert used["spilled"] == 0, kernel
+        assert used["registers"] <= 255, kernel
+        assert 0 < used["shared"] <= SHARED_MEMORY[capability], kernel
+
+
 def test_chains_that_the_kernel_cannot_run_are_refused_with_the_reason() -> None:
     chain, inputs = random_problem(KINDS["vrnn-lstm"], Shape(2, 2, 4, 2), dtype=torch.float32)
     assert "LSTM" in (triton.why_not(chain) or "")

@@ -23,7 +23,7 @@ from cropgen.kernels.recurrence.fused_launch import (
 def _constants(first_h: Tensor, mask: Tensor | None, precision: str) -> dict[str, Any]:
     units = first_h.shape[-1]
     flags = {"BH": padded(units), "MASKED": mask is not None, "PRECISION": precision}
-    return flags | placement(units, True, precision)
+    return flags | placement(units, precision, cell=True, alone=True)
 
 
 @torch.library.custom_op("cropgen::fused_cell", mutates_args=())

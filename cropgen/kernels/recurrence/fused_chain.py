@@ -40,8 +40,8 @@ def _constants(
     p, q, z = out_p.shape[0], state_q.shape[1], first_z.shape[-1]
     h = 0 if first_h is None else first_h.shape[-1]
     flags = {"CELL": h > 0, "GATED": linear is not None, "DIRECT": direct, "COMBINE": combine, "BARE": p == 0}
-    tiles = {"BP": padded(p), "BQ": padded(q), "BZ": padded(z), "BH": padded(h)}
-    return (p, q, z, h), {**flags, **tiles, "PRECISION": precision, **placement(max(p, q, h), h > 0, precision)}
+    tiles = {"BP": padded(p), "BQ": padded(q), "BZ": padded(z, least=32), "BH": padded(h)}
+    return (p, q, z, h), {**flags, **tiles, "PRECISION": precision, **placement(max(p, q, h), precision, cell=h > 0)}
 
 
 @torch.library.custom_op("cropgen::fused_chain", mutates_args=())

@@ -10,29 +10,36 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
+from cropgen.core.errors import DeviceError
 from cropgen.kernels.recurrence import fused_backward, fused_forward
 
 TILE = 16
-_SMALLEST = 16
 
 
-def padded(size: int) -> int:
-    """The power of two, at least 16, that a size is padded to."""
-    return max(_SMALLEST, 1 << max(size - 1, 0).bit_length())
+def padded(size: int, least: int = 16) -> int:
+    """The power of two that a size is padded to.
+
+    A matrix no wider than the tile is high would be held by every warp of a program: latent dimensions are padded to
+    32, which leaves each warp its columns.
+    """
+    return max(least, 1 << max(size - 1, 0).bit_length())
 
 
-def placement(widest: int, cell: bool, precision: str) -> dict[str, Any]:
-    """Warps of a program, and whether its weights stay in registers: where they would spill they are read again.
+def placement(widest: int, precision: str, *, cell: bool, alone: bool = False) -> dict[str, Any]:
+    """Warps of a program, and whether its weights stay in registers: where they do not fit they are read again.
 
     Arguments:
         widest: units of the widest layer or of the cell.
-        cell: whether there is one.
         precision: see `fused`.
+        cell: whether there is a cell.
+        alone: whether there is nothing else.
     """
-    wide = padded(widest) > 64
-    resident = not wide or (precision == "fp16" and not cell)
-    return {"num_warps": 8 if wide or cell else 4, "num_stages": 2, "RESIDENT": resident}
+    wide, half = padded(widest) > 64, precision == "fp16"
+    if alone:
+        return {"num_warps": 16 if wide and half else 8 if wide else 4, "num_stages": 2, "RESIDENT": half or not wide}
+    return {"num_warps": 8 if wide or cell else 4, "num_stages": 2, "RESIDENT": half or not wide}
 
 
 def row_offsets(x: Tensor) -> Tensor:
@@ -49,12 +56,19 @@ def readable(x: Tensor) -> Tensor:
 
 
 def launch(kernel: Any, rows: int, device: torch.device, arguments: Sequence[Any], constants: dict[str, Any]) -> None:
-    """Run a kernel over tiles of rows, on the device of the tensors."""
+    """Run a kernel over tiles of rows, on the device of the tensors.
+
+    Raises:
+        DeviceError: a tile does not fit on the chip.
+    """
     if not rows:
         return
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    with guard:
-        kernel[(triton.cdiv(rows, TILE),)](*arguments, BM=TILE, **constants)
+    try:
+        with guard:
+            kernel[(triton.cdiv(rows, TILE),)](*arguments, BM=TILE, **constants)
+    except OutOfResources as error:
+        raise DeviceError(f"kernel 'triton' does not fit this device: {error}", hint="pass --kernel hoisted") from error
 
 
 def trace_type(precision: str) -> torch.dtype:
