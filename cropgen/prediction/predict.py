@@ -109,13 +109,17 @@ def predict(
             job.write(part, _metadata(run, series, parcels, options, job.prefix), task)
             if not judge.tally.predicted:
                 raise job.no_match()
+    return _summed_up(judge, run, store, output, job, report)
+
+
+def _summed_up(judge: Judge, run: Path, store: Path, output: Path, job: Job, report: Reporter) -> PredictReport:
     tally = judge.tally
     flags = {name: tally.flags[name] for name in FLAGS if tally.flags[name]}
     if "no_series" in flags:
         report.warn(f"{flags['no_series']} of {tally.parcels} parcels have no series in {store} and no prediction")
     return PredictReport(
         output, RunFolder(run).run_id, tally.parcels, tally.predicted, dict(tally.crops), flags, job.prefix,
-        _shares(judge), None if smoothed is None else smoothed.changed,
+        _shares(judge), None if job.smoothed is None else job.smoothed.changed,
     )  # fmt: skip
 
 
