@@ -122,6 +122,8 @@ def fused_chain_backward(
         variance, ratio, h_path, squashed, memory, gate, *answer,
         len(noise), rows, (len(noise) - 1) * rows, p, q, z, h,
     ]  # fmt: skip
+    if h > 64:
+        constants["num_stages"] = 1  # the weights leave no shared memory to read ahead into
     launch(CHAIN_BACKWARD, rows, first_z.device, arguments, constants)
     return answer
 

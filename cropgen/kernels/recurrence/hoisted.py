@@ -190,7 +190,7 @@ class _Return:
         self.half = (torch.exp((path.transition_log_variance + path.log_ratio) / 2) * x.noise / 2).unbind(0)
         self.slope = (1 - trace.saturation.square()).unbind(0)
         self.slope_ahead = (1 - trace.ahead.square()).unbind(0)
-        self.slope_hidden = (1 - trace.squashed.square()).unbind(0)
+        self.squashed = trace.squashed.unbind(0)
         self.each, self.back_out, self.back_state = _by_date(x, *_DATED), x.out.T, x.state.T
         lead = trace.squashed.shape[:-1]
         self.of_hoisted = torch.empty_like(trace.squashed)
@@ -206,7 +206,7 @@ class _Return:
             self.memory = trace.memory.unbind(0)
             self.seen = path.state[..., : self.cell.hidden.shape[0]]
             self.past_state = torch.cat([self.cell.initial[None], path.state[:-1]])
-            self.cell_slope = hoisted_cell.slopes(self.cell, trace.memory, path.state, self.past_state).unbind(0)
+            self.state_by_date, self.past_by_date = path.state.unbind(0), self.past_state.unbind(0)
             self.of_outer = x.out.new_empty(*lead, self.cell.hidden.shape[1])
             self.of_inner = self.of_outer if self.cell.is_lstm else torch.empty_like(self.of_outer)
             self.outer_by_date, self.inner_by_date = self.of_outer.unbind(0), self.of_inner.unbind(0)
@@ -221,8 +221,9 @@ class _Return:
                 continue
             of_state = of.state[t].clone() if carried_state is None else of.state[t] + carried_state
             of_state[..., : of_seen.shape[-1]] += of_seen
+            slope = hoisted_cell.slopes(self.cell, self.memory[t], self.state_by_date[t], self.past_by_date[t])
             carried_state, of_z = hoisted_cell.step_back(
-                self.cell, of_state, self.memory[t], self.cell_slope[t], self.outer_by_date[t], self.inner_by_date[t]
+                self.cell, of_state, self.memory[t], slope, self.outer_by_date[t], self.inner_by_date[t]
             )
             carried = kept if of_z is None else kept + of_z
         return self._after(carried, carried_state)
@@ -247,7 +248,7 @@ class _Return:
         of_hidden = of_out @ self.back_out
         if self.of_added is not None:
             self.of_added[t] = of_hidden
-        torch.mul(of_hidden, self.slope_hidden[t], out=of_hoisted)
+        torch.mul(of_hidden, 1 - self.squashed[t].square(), out=of_hoisted)
         return kept, of_hoisted @ self.back_state
 
     def _after(self, of_initial: Tensor, of_cell_initial: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -1,7 +1,7 @@
 """The recurrent cell of the hoisted chain: one step forward, one step backward, and the cell alone.
 
-What is known before the walk, the inputs' share of the gates, comes in as (T, ..., 3H or 4H); what can be computed for
-all dates at once after the walk, the slopes of the gates and the gradients of the weights, is.
+What is known before the walk, the inputs' share of the gates, comes in as (T, ..., 3H or 4H); the gradients of the
+weights are matrix products over all dates after it.
 
     GRU     h_t = (1 − u) n + u h_{t−1},      n = tanh(outer_n + r inner_n),   inner = h_{t−1} W + (0, 0, b)
     LSTM    c_t = f c_{t−1} + i g,            h_t = o tanh(c_t)
@@ -64,16 +64,16 @@ def step(cell: CellTensors, gates: Tensor, z: Tensor | None, before: Tensor, mem
     return torch.lerp(new, before, both[..., size:])
 
 
-def slopes(cell: CellTensors, memory: Tensor, states: Tensor, past: Tensor) -> Tensor:
-    """Factors that turn the gradient of the state into that of the gates, for all dates at once.
+def slopes(cell: CellTensors, memory: Tensor, state: Tensor, past: Tensor) -> Tensor:
+    """Factors that turn the gradient of a date's state into that of the gates.
 
     Returns:
-        GRU: (T, ..., 4, H), of the pre-activations r, u, outer_n and inner_n from ∂h. LSTM: (T, ..., 5, H), of i, f and
-        g from ∂c, of o from ∂h, and of c from ∂h.
+        GRU: (..., 4, H), of the pre-activations r, u, outer_n and inner_n from ∂h. LSTM: (..., 5, H), of i, f and g
+        from ∂c, of o from ∂h, and of c from ∂h.
     """
     if cell.is_lstm:
         enter, forget, new, leave = memory.chunk(4, -1)
-        squashed = torch.tanh(states[..., cell.hidden.shape[0] :])
+        squashed = torch.tanh(state[..., cell.hidden.shape[0] :])
         of_enter = new * enter * (1 - enter)
         of_forget = past[..., cell.hidden.shape[0] :] * forget * (1 - forget)
         of_new = enter * (1 - new.square())
@@ -143,14 +143,14 @@ class _Alone(torch.autograd.Function):
         gates, hidden, hidden_bias, initial, mask, memory, states = ctx.saved_tensors
         cell = CellTensors(gates, None, hidden, hidden_bias, initial)
         past = torch.cat([initial[None], states[:-1]])
-        slope = slopes(cell, memory, states, past)
         of_outer = hidden.new_empty(len(gates), *initial.shape[:-1], hidden.shape[1])
         of_inner = of_outer if cell.is_lstm else torch.empty_like(of_outer)
         carried = torch.zeros_like(initial)
         for t in reversed(range(len(gates))):
             total = of_states[t] + carried
             seen = total if mask is None else mask[t] * total
-            carried, _ = step_back(cell, seen, memory[t], slope[t], of_outer[t], of_inner[t])
+            slope = slopes(cell, memory[t], states[t], past[t])
+            carried, _ = step_back(cell, seen, memory[t], slope, of_outer[t], of_inner[t])
             if mask is not None:
                 carried = carried + (1 - mask[t]) * total
         _, of_hidden, of_bias = weight_gradients(cell, past, None, of_outer, of_inner)
