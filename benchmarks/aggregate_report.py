@@ -27,6 +27,7 @@ def write_report(document: dict[str, Any], folder: Path) -> None:
     text = ["# Aggregation", "", f"Machine: {document['machine']}. Written by `benchmarks/aggregate.py`.", ""]
     if parts["compare"]:
         text += ["## One date: four bands of a tile, 50,000 parcels", "", *_table(parts["compare"]), ""]
+        text += [_summary(parts["compare"]), ""]
     if parts["season"]:
         text += ["## A season: thirty dates", "", *_table(parts["season"]), ""]
     if parts["growth_parcels"] and parts["growth_dates"]:
@@ -50,6 +51,19 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['processor_seconds']:.1f} | {times[0]} | {times[1]} | {row['peak_mb']:,} |"
         )
     return lines
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> str:
+    """How many times faster than the others; rasterstats in proportion to its sample."""
+    by_method = {row["method"]: row for row in rows}
+    own, sample = by_method.pop("cropgen"), by_method.pop("rasterstats")
+    by_method.pop("decode")
+    best = min(by_method.values(), key=lambda row: row["seconds"])
+    slow = sample["seconds"] / sample["parcels"] * own["parcels"]
+    return (
+        f"cropgen is {best['seconds'] / own['seconds']:.1f} times as fast as the best of the others ({best['method']}) "
+        f"and {slow / own['seconds']:.0f} times as fast as rasterstats, which would need {slow:,.0f} s for all parcels."
+    )
 
 
 def _plot(parcels: Sequence[dict[str, Any]], dates: Sequence[dict[str, Any]], path: Path) -> None:
@@ -77,6 +91,7 @@ def _france(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
     slope = np.polyfit([r["dates"] for r in by_dates], [r["processor_seconds"] for r in by_dates], 1)
     per_date = float(slope[0])
     most, fewest = by_parcels[-1], by_parcels[0]
+    kilobytes = (most["peak_mb"] - fewest["peak_mb"]) * 1e3 / (most["parcels"] - fewest["parcels"])
     per_parcel = (most["processor_seconds"] - fewest["processor_seconds"]) / (most["parcels"] - fewest["parcels"])
     bands = _BANDS_10M + (_BANDS_20M + 1) * _MASK_PIXELS
     units = FRANCE["tiles"] * FRANCE["dates"]
@@ -98,6 +113,7 @@ def _france(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
         f"- At most {hours:.0f} core hours: {hours / 2:.0f} hours on 2 cores, {hours / 32:.1f} hours on 32, "
         f"about {euros:.2f} euros at {_EURO_PER_CORE_HOUR} euros per core hour. Scenes are assumed to lie on disk: "
         f"reading {units * bands * 10_980**2 * 2 * 0.6 / 1e12:.1f} TB from elsewhere takes longer than computing.",
-        f"- Memory is that of one process on one tile for each two cores, {most['peak_mb']:,} MB at most here with a "
-        "million parcels in one tile; the layer of parcels is held in memory once.",
+        f"- Memory: {fewest['peak_mb']:,} MB whatever the scene, and {kilobytes:.1f} kB for each parcel, whose "
+        f"polygons are held once: {FRANCE['parcels'] * kilobytes / 1e6:.0f} GB for all parcels of the country in one "
+        "run; in runs by region, as much less as the region is smaller.",
     ]
