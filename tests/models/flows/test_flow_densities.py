@@ -112,7 +112,6 @@ def test_learns_a_density_of_the_plane(flow: str, name: str, steps: int, nats: f
     everyone = Seen.of_dates(torch.ones(len(fresh), 1, dtype=torch.bool), 2, torch.float32)
     with torch.no_grad():
         reached = float(density(stack, fresh, everyone).mean())
-    print(f"{flow} {name}: {truth - reached:.3f} nats below {truth:.3f}")
     assert truth - nats < reached < truth + 0.03
 
 
@@ -137,10 +136,9 @@ def test_learns_a_gaussian_of_450_values() -> None:
 
     seen = Seen.of_dates(torch.ones(rows, slots, dtype=torch.bool), bands, torch.float32)
     entropy = 0.5 * (slots * bands * math.log(2 * math.pi * math.e) + (slots - 1) * bands * math.log(1 - rho**2))
-    before = entropy + float(density(stack, series(1), seen).mean())
+    before = entropy + float(density(stack, series(1), seen).detach().mean())
     learn(stack, lambda step: series(step + 10), seen, steps=250, rate=1e-2)
     with torch.no_grad():
         after = torch.stack([density(stack, series(seed), seen).mean() for seed in range(10_000, 10_008)]).mean()
-    print(f"{-entropy - float(after):.2f} nats below {-entropy:.1f}, before {-before:.1f}")
     assert before < -300
-    assert float(after) > -entropy - 12
+    assert float(after) > -entropy - 4
