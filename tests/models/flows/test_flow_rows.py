@@ -182,7 +182,7 @@ BENT = {"steps": 150, "copies": 400, "augmentation": "none", "unlabelled_batch":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["maf", "nsf", "naf", "flowpp", "glow", "cnf", "resflow", "flowgmm", "semiflow"])
+@pytest.mark.parametrize("name", ["maf", "nsf", "naf", "flowpp", "glow", "resflow", "flowgmm"])
 def test_learns_what_the_gaussian_leaves_over(name: str) -> None:
     model_name, options = VARIANTS[name]
     model = fit_model(model_name, {**BENT, **options}, SPEC, TrainingData(bent(400, 1)), seed=0).model
@@ -197,7 +197,7 @@ def test_learns_what_the_gaussian_leaves_over(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [("maf", "none"), ("nsf", "act"), ("glow", "batch"), ("nice", "batch"), ("resflow", "none"), ("semiflow", "act")],
+    [("maf", "none"), ("nsf", "act"), ("nice", "batch"), ("semiflow", "act")],
 )
 def test_the_textbook_form_learns_without_the_common_start(name: str, norm: str) -> None:
     settings = {**BENT, "start": "none", "norm": norm, "class_in": "both"}
