@@ -78,7 +78,7 @@ def _plot(parcels: Sequence[dict[str, Any]], dates: Sequence[dict[str, Any]], pa
         panel.set(xlabel=key, ylabel="seconds", title=title)
         memory = panel.twinx()
         memory.plot(x, [row["peak_mb"] for row in rows], "s-", color="#b5651d", label="peak MB")
-        memory.set(ylabel="peak MB", ylim=(0, None))
+        memory.set(ylabel="peak MB", ylim=(0, 1.8 * max(row["peak_mb"] for row in rows)))
         lines = [*panel.get_lines(), *memory.get_lines()]
         panel.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="upper left")
     figure.savefig(path, metadata={"Date": None})
