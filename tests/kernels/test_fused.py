@@ -54,7 +54,7 @@ def test_interpreter_equals_reference_in_small() -> None:
 def test_interpreter_equals_reference_for_every_chain() -> None:
     """Rows that are no multiple of the tile, one date, ragged seasons with holes, a row never observed."""
     found = checked("equal", "wide", *FUSED)
-    assert len(found) == 3 * len(FUSED)
+    assert len(found) == 2 * len(FUSED)
     assert_close_to_reference(found)
 
 
@@ -85,7 +85,7 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize(("capability", "chain", "units"), [(80, "srnn", 128), (90, "srnn", 64), (90, "srnn", 128),
-                                                            (90, "gru", 128)])  # fmt: skip
+                                                            (90, "gru", 128), (90, "vrnn", 64)])  # fmt: skip
 def test_machine_code_keeps_everything_on_the_chip(capability: int, chain: str, units: int) -> None:
     """Compiled without a GPU: no register is spilled, and a program's shared memory is there."""
     found = checked("compile", str(capability), str(units), "fp16", chain, interpret=False)
