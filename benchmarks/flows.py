@@ -18,7 +18,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -226,14 +226,16 @@ _SHAPE = (
 )
 
 
-def libraries(rounds: int) -> list[dict[str, Any]]:
-    """Times of the same architecture here and in zuko and normflows, in turn in one process."""
+def libraries(rounds: int, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Times of the same architecture here and in zuko and normflows, in turn in one process: all rows after each."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = []
+    found = list(done)
     for architecture, library, theirs, ours in _pairs():
+        if any((row["architecture"], row["library"]) == (architecture, library) for row in done):
+            continue
         calls: dict[str, Callable[[], object]] = {
             "train": theirs[0], "train_ours": ours[0], "draw": theirs[1], "draw_ours": ours[1],
         }  # fmt: skip
@@ -247,7 +249,7 @@ def libraries(rounds: int) -> list[dict[str, Any]]:
         found.append({"architecture": architecture, "library": library,
                       **{name: round(median(times), 2) for name, times in spent.items()}})  # fmt: skip
         print(found[-1], flush=True)
-    return found
+        yield found
 
 
 Timed = tuple[Callable[[], object], Callable[[], object]]
@@ -273,8 +275,11 @@ def _pairs() -> list[tuple[str, str, Timed, Timed]]:
     return [
         ("maf", "zuko", of_zuko(zuko.flows.MAF(ENTRIES, transforms=LAYERS, hidden_features=pair)),
          _ours(x, "maf", {"layers": LAYERS})),
-        ("maf", "normflows", of_normflows([nf.MaskedAffineAutoregressive(ENTRIES, HIDDEN) for _ in range(LAYERS)]),
-         _ours(x, "maf", {"layers": LAYERS})),
+        ("cnf", "zuko", of_zuko(zuko.flows.CNF(ENTRIES, hidden_features=(HIDDEN,), activation=torch.nn.Tanh)),
+         _ours(x, "cnf", {})),
+        ("realnvp", "normflows", of_normflows([layer for i in range(LAYERS) for layer in (
+            nf.AffineCouplingBlock(normflows.nets.MLP([ENTRIES // 2, *pair, ENTRIES], init_zeros=True)),
+            nf.Permute(ENTRIES, mode="swap"))]), _ours(x, "semiflow", {"layers": LAYERS})),
         ("nsf, autoregressive", "zuko", of_zuko(zuko.flows.NSF(ENTRIES, transforms=LAYERS, hidden_features=pair)),
          _ours(x, "nsf", {"layers": LAYERS, "conditioner": "autoregressive"})),
         ("nsf, coupling", "normflows",
@@ -283,15 +288,6 @@ def _pairs() -> list[tuple[str, str, Timed, Timed]]:
         ("naf, monotonic network", "zuko",
          of_zuko(zuko.flows.NAF(ENTRIES, transforms=1, signal=8, network={"hidden_features": pair},
                                 hidden_features=pair)), _ours(x, "naf", {"transformer": "mnn"})),
-        ("cnf", "zuko", of_zuko(zuko.flows.CNF(ENTRIES, hidden_features=(HIDDEN,), activation=torch.nn.Tanh)),
-         _ours(x, "cnf", {})),
-        ("realnvp", "normflows", of_normflows([layer for i in range(LAYERS) for layer in (
-            nf.AffineCouplingBlock(normflows.nets.MLP([ENTRIES // 2, *pair, ENTRIES], init_zeros=True)),
-            nf.Permute(ENTRIES, mode="swap"))]), _ours(x, "semiflow", {"layers": LAYERS})),
-        ("planar", "normflows", of_normflows([nf.Planar((ENTRIES,)) for _ in range(LAYERS)]),
-         _ours(x, "planar", {"layers": LAYERS})),
-        ("radial", "normflows", of_normflows([nf.Radial((ENTRIES,)) for _ in range(LAYERS)]),
-         _ours(x, "radial", {"layers": LAYERS})),
     ]  # fmt: skip
 
 
@@ -341,7 +337,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="runs of each timed call")
     options = parser.parse_args()
     if options.libraries:
-        write({**stored(), "libraries": libraries(options.rounds)})
+        for rows in libraries(options.rounds, stored()["libraries"]):
+            write({**stored(), "libraries": rows})
         return
     wanted = [c for c in cells(options.only, options.models, options.labels, short=options.short)
               if options.seeds is None or c.seed in options.seeds]  # fmt: skip
