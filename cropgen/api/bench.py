@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from cropgen.core.errors import DeviceError, UsageError
 from cropgen.core.progress import Reporter
-from cropgen.kernels.dispatch import resolve_kernel
-from cropgen.kernels.measure import CHAINS, Size, chain_pass, interleaved, largest_error
 
-_CHECKED = Size(rows=19, steps=7, units=24, latent=5)
+if TYPE_CHECKING:
+    import torch
+
+_CHECKED = {"rows": 19, "steps": 7, "units": 24, "latent": 5}
 _PRECISIONS = ("float32", "tf32")
 
 
@@ -52,7 +52,7 @@ class KernelBench:
 
 def bench_kernels(
     *,
-    chains: tuple[str, ...] = CHAINS,
+    chains: tuple[str, ...] = (),
     rows: tuple[int, ...] = (16, 256),
     steps: int = 70,
     units: int = 64,
@@ -64,6 +64,7 @@ def bench_kernels(
     """Check and time every kernel that runs on a device, on every chain.
 
     Arguments:
+        chains: names of `kernels.measure.CHAINS`; none: all of them.
         rows, steps, units, latent: B, T, H and Z of what is timed.
         rounds: passes of each kernel, which take turns; the median counts.
         device: cpu, cuda or cuda:N.
@@ -72,18 +73,23 @@ def bench_kernels(
         UsageError: a chain is unknown, or a size is not positive.
         DeviceError: there is no such device.
     """
-    where = _device(device)
+    import torch
+
+    from cropgen.kernels.dispatch import resolve_kernel
+    from cropgen.kernels.measure import CHAINS, Size, chain_pass, interleaved, largest_error
+
+    where, checked, chains = _device(device), Size(**_CHECKED), chains or CHAINS
     unknown = [name for name in chains if name not in CHAINS]
     if unknown:
         raise UsageError(f"unknown chain {unknown[0]!r}", hint=f"one of {', '.join(CHAINS)}")
-    if not chains or not rows or min(*rows, steps, units, latent, rounds) < 1:
+    if not rows or min(*rows, steps, units, latent, rounds) < 1:
         raise UsageError("sizes and rounds must be at least 1", hint="cropgen bench kernels --help")
     kernels = ("reference", "hoisted", *(("triton",) if resolve_kernel("auto", where) == "triton" else ()))
     remarks = () if "triton" in kernels else ("triton: not measured, it needs a CUDA device and the extra `kernels`",)
     found = []
     with report.task("kernels", len(chains) * len(rows)) as task:
         for chain in chains:
-            errors = {kernel: largest_error(chain, kernel, _CHECKED, where) for kernel in kernels}
+            errors = {kernel: largest_error(chain, kernel, checked, where) for kernel in kernels}
             for count in rows:
                 size = Size(count, steps, units, latent)
                 task.note(f"{chain}, {count} rows")
@@ -103,6 +109,8 @@ def bench_kernels(
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -113,10 +121,14 @@ def _device(name: str) -> torch.device:
 
 
 def _precision(kernel: str) -> str:
+    import torch
+
     return _PRECISIONS[kernel == "triton" and torch.backends.cudnn.allow_tf32]
 
 
 def _machine(device: torch.device) -> str:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU"
