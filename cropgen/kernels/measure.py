@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,11 +82,10 @@ def random_chain(name: str, size: Size, *, dtype: torch.dtype, device: torch.dev
 
 def learnt(chain: Chain, inputs: ChainInputs) -> list[Tensor]:
     """Every tensor that a gradient reaches."""
-    found = [chain.initial, *inputs.transition, *inputs.inference, *inputs.cell]
+    found: list[Any] = [chain.initial, chain.linear, *inputs.transition, *inputs.inference, *inputs.cell]
     for part in (chain.transition, chain.inference, chain.cell or ()):
         for value in part:
             found += value if isinstance(value, tuple) else [value]
-    found.append(chain.linear)
     return [x for x in found if isinstance(x, Tensor) and x.requires_grad and x.numel()]
 
 
@@ -128,7 +128,7 @@ def chain_pass(name: str, kernel: str, size: Size, device: torch.device) -> Call
     return once
 
 
-def interleaved(passes: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+def interleaved(passes: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
     """Median milliseconds of each pass over rounds in which they take turns, after one round that does not count."""
     taken: dict[str, list[float]] = {name: [] for name in passes}
     for turn in range(rounds + 1):

@@ -96,12 +96,12 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     ctx.save_for_backward(gates, mask, first_h, hidden, *output)
 
 
-def _differentiate(ctx: Any, of_states: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, of_states: Tensor, of_memory: Tensor) -> tuple[Tensor | None, ...]:
     gates, mask, first_h, hidden, states, memory = ctx.saved_tensors
-    of_gates, of_first = fused_cell_backward(of_states, mask, first_h, hidden, states, memory, ctx.precision)
+    of_pre, of_first = fused_cell_backward(of_states, mask, first_h, hidden, states, memory, ctx.precision)
     past = torch.cat([first_h[None], states[:-1]])
-    of_outer, _, of_hidden, of_bias, of_initial = cell_gradients(of_gates, past, None, of_first)
-    return None if of_outer is None else of_outer.to(gates.dtype), None, of_initial, of_hidden, of_bias, None
+    of_gates, _, of_hidden, of_bias, of_initial = cell_gradients(of_pre, past, None, of_first)
+    return None if of_gates is None else of_gates.to(gates.dtype), None, of_initial, of_hidden, of_bias, None
 
 
 fused_cell.register_autograd(_differentiate, setup_context=_remember)

@@ -159,7 +159,7 @@ class _Walk(torch.autograd.Function):
         before, cell, state = x.initial, each.cell, x.cell_initial
         for t in range(len(x.noise)):
             seen = before
-            if cell is not None:
+            if cell is not None and state is not None:
                 state = walked.state[t].copy_(hoisted_cell.step(cell, cell.gates[t], before, state, tracing.memory[t]))
                 seen = state[..., : cell.hidden.shape[0]]
             _advance(each, facts, t, seen, before, tracing, walked)
