@@ -51,8 +51,9 @@ from cropgen.imagery.statistics import Statistic, statistics_of
 from cropgen.imagery.tiles import Grids, find_tiles, grids_of
 from cropgen.imagery.unit import Unit, aggregate_unit
 from cropgen.imagery.zonal import Reading
-from cropgen.series.geometry import ParcelLayer, interior_lonlat, read_parcels
+from cropgen.series.geometry import interior_lonlat
 from cropgen.series.legend import Legend
+from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels
 from cropgen.series.pixel_sets import PixelSets
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
@@ -68,7 +69,7 @@ _WITH_PIXELS = 2048
 class _Plan:
     """What is settled before the first pixel is read."""
 
-    layer: ParcelLayer
+    layer: SpooledLayer
     legend: Legend
     acquisitions: Mapping[int, Sequence[Acquisition]]
     bands: tuple[str, ...]
@@ -86,7 +87,7 @@ class _Plan:
 class _Year:
     """The parcels of a year in the order of the output, in shards that end at `stops`, and the units that see them."""
 
-    frame: gpd.GeoDataFrame
+    parcels: SpooledParcels
     stops: tuple[int, ...]
     units: tuple[Unit, ...]
     split: np.ndarray
@@ -129,7 +130,9 @@ def aggregate(
     guard_output(output, overwrite=overwrite or resume)
     with WorkFolder.beside(output, resume=resume) as work:
         try:
-            result = _aggregate(scenes, parcels, output, options, report, engine or Engine(), work)
+            with work.parcels() as spool:
+                plan, source = _prepare(scenes, parcels, options, spool, report)
+                result = _aggregate(plan, source, output, engine or Engine(), work, report)
         finally:
             if not work.worth_keeping:
                 work.discard()
@@ -139,15 +142,9 @@ def aggregate(
 
 
 def _aggregate(
-    scenes: Path | Sequence[Path],
-    parcels: Path | Sequence[Path],
-    output: Path,
-    options: AggregateOptions,
-    report: Reporter,
-    engine: Engine,
-    work: WorkFolder,
+    plan: _Plan, source_name: str, output: Path, engine: Engine, work: WorkFolder, report: Reporter
 ) -> AggregateReport:
-    plan, source_name = _prepare(scenes, parcels, options, report)
+    options = plan.options
     issues = plan.layer.issues
     result = AggregateReport(
         years=tuple(plan.acquisitions), bands=plan.columns, repaired=issues.repaired, dropped=issues.dropped
@@ -174,15 +171,19 @@ def _aggregate(
 
 
 def _prepare(
-    scenes: Path | Sequence[Path], parcels: Path | Sequence[Path], options: AggregateOptions, report: Reporter
+    scenes: Path | Sequence[Path],
+    parcels: Path | Sequence[Path],
+    options: AggregateOptions,
+    spool: Path,
+    report: Reporter,
 ) -> tuple[_Plan, str]:
     statistics = statistics_of(options.statistics)
     source = open_scenes(scenes, report)
     bands = choose_bands(source.acquisitions, options.bands)
     check_inside(bands, options.pixels)
     usable = usable_acquisitions(source, bands, options.mask, report)
-    layer = read_parcels(parcels, options.parcels, default_year=only_year(usable), report=report)
-    require_overlap(layer.frame, usable)
+    layer = spool_parcels(parcels, options.parcels, spool, default_year=only_year(usable), report=report)
+    require_overlap(layer.parcels.polygons, usable)
     first = parcels if isinstance(parcels, Path) else parcels[0]
     plan = _Plan(
         layer=layer,
@@ -200,20 +201,21 @@ def _plan_year(
     plan: _Plan, year: int, work: WorkFolder, engine: Engine, result: AggregateReport, report: Reporter
 ) -> _Year:
     """Order the parcels of a year, find their pixels on every tile, and name the units."""
-    frame, options = plan.layer.of_year(year), plan.options
-    ids, overlaps = frame["parcel_id"].to_numpy(str), find_overlaps(frame.geometry)
-    pairs = zip(overlaps.pairs.tolist(), overlaps.share.tolist(), strict=True)
-    result.overlaps.extend((str(ids[a]), str(ids[b]), share) for (a, b), share in pairs)
+    parcels, options = plan.layer.of_year(year), plan.options
+    overlaps = find_overlaps(parcels.polygons)
+    ids = parcels.ids(overlaps.pairs.ravel()).reshape(-1, 2)
+    result.overlaps.extend((a, b, share) for (a, b), share in zip(ids.tolist(), overlaps.share.tolist(), strict=True))
     result.dates[year] = len({a.day for a in plan.acquisitions[year]})
-    parts = list(shards(frame.geometry, options.shard))
-    frame = frame.iloc[np.concatenate(parts)].reset_index(drop=True)
+    parts = list(shards(parcels.polygons, options.shard))
+    sizes = [len(part) for part in parts]
+    parcels = parcels.take(np.concatenate(parts))
     acquisitions = [(a, grids_of(a, plan.bands)) for a in plan.acquisitions[year]]
     with report.task(f"Finding the pixels of the parcels of {year}", total=None):
         wanted: dict[Grids, set[int]] = {}
         for acquisition, grids in acquisitions:
             wanted.setdefault(grids, set()).add(acquisition.day)
-        tiles, split = find_tiles(wanted, SeasonParcels(frame.geometry), options, work, _cores())
-        samples = keep_samples(tiles, frame["parcel_id"].to_numpy(str), options.pixels, work)
+        tiles, split = find_tiles(wanted, SeasonParcels(parcels.polygons), options, work, _cores())
+        samples = keep_samples(tiles, parcels.ids, options.pixels, work)
     threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
     units = []
     for acquisition, grids in acquisitions:
@@ -224,8 +226,8 @@ def _plan_year(
             sample = samples.get(grids)
             key = unit_key((sample or tiles[grids]).folder.name, acquisition, names, reading.facts())
             units.append(Unit(acquisition, tiles[grids], reading, work.unit(key), threads, sample))
-    stops = _stops([len(part) for part in parts], result.dates[year] * len(plan.columns))
-    return _Year(frame, stops, tuple(units), split)
+    stops = _stops(sizes, result.dates[year] * len(plan.columns))
+    return _Year(parcels, stops, tuple(units), split)
 
 
 def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:
@@ -279,13 +281,13 @@ def _run(years: Sequence[_Year], engine: Engine, report: Reporter) -> None:
 def _assemble(plan: _Plan, year: _Year, store: SeriesStore, result: AggregateReport, report: Reporter) -> None:
     """Put the observations of a year together and append them, shard by shard."""
     if not year.units:
-        outside = year.frame["parcel_id"].to_numpy(str).tolist()
+        outside = year.parcels.ids().tolist()
         result.dropped.setdefault("outside the scenes", []).extend(outside)
         return
     season = Season(year.units, year.split, plan.statistics, plan.options)
-    with report.task("Writing", total=len(year.frame)) as task:
-        for first, stop in year.shards(_WITH_PIXELS if plan.options.pixels else len(year.frame)):
-            frame = year.frame.iloc[first:stop].reset_index(drop=True)
+    with report.task("Writing", total=len(year.parcels)) as task:
+        for first, stop in year.shards(_WITH_PIXELS if plan.options.pixels else len(year.parcels)):
+            frame = year.parcels.frame(first, stop)
             shard = season.shard(first, stop)
             sets = gather_sets(year.units, shard, first, frame.geometry) if plan.options.pixels else None
             _append(store, plan.legend, frame, shard, sets, result)

@@ -4,6 +4,7 @@
       .lock          held while the aggregation runs
       tiles/<key>/   the pixels of the parcels on a tile's grids
       units/<key>/   the statistics of one acquisition
+      parcels/       the polygons, while the aggregation runs
 
 A key is a fingerprint of all that decides the content: for a tile its grids, the geometry of the parcels near it and
 how pixels are chosen; for a unit its tile, the stamps of the layers that are read, what is computed, and the code. So a
@@ -72,6 +73,16 @@ class WorkFolder:
     def unit(self, key: str) -> Path:
         """The folder of a unit."""
         return self._place("units", key)
+
+    @contextlib.contextmanager
+    def parcels(self) -> Iterator[Path]:
+        """A folder for the polygons, removed in the end."""
+        folder = self.path / "parcels"
+        remove(folder)
+        try:
+            yield folder
+        finally:
+            remove(folder)
 
     def _place(self, kind: str, key: str) -> Path:
         folder = self.path / kind / key

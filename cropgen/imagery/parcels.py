@@ -13,6 +13,7 @@ from pyproj import CRS, Transformer
 
 from cropgen.imagery.pixels import ParcelShapes
 from cropgen.imagery.scene import Grid, metres_to_units
+from cropgen.series.parcel_spool import Polygons
 
 OVERLAP_SHARE = 0.1
 """An overlap is reported from this share of the smaller parcel's area; its pixels count in both parcels anyway."""
@@ -33,52 +34,79 @@ class Overlaps:
     share: np.ndarray
 
 
-def find_overlaps(geometry: gpd.GeoSeries) -> Overlaps:
+def find_overlaps(polygons: Polygons) -> Overlaps:
     """Pairs of polygons that share more than `OVERLAP_SHARE` of the smaller one's area.
 
+    A few thousand neighbours at a time are compared with those whose boxes meet theirs, again a few thousand at a time.
+
     Arguments:
-        geometry: (N,) valid polygons in one coordinate system.
+        polygons: N valid ones in one coordinate system.
     """
-    shapes = geometry.to_numpy()
-    first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    once = first < second
+    box = polygons.bounds
+    pairs, share = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    for these in parts_of(_along_curve(polygons)):
+        shapes, reach = polygons.shapes(these), box[these]
+        tree, last = shapely.STRtree(shapes), these.max()
+        west, south, east, north = *reach[:, :2].min(0), *reach[:, 2:].max(0)
+        meets = (box[:last, 2] >= west) & (box[:last, 0] <= east) & (box[:last, 3] >= south) & (box[:last, 1] <= north)
+        for those in parts_of(np.flatnonzero(meets)):
+            found = _overlaps(tree, shapes, these, polygons.shapes(those), those)
+            pairs.append(found.pairs)
+            share.append(found.share)
+    joined = np.concatenate(pairs)
+    order = np.lexsort((joined[:, 1], joined[:, 0]))
+    return Overlaps(joined[order], np.concatenate(share)[order])
+
+
+def _overlaps(
+    tree: shapely.STRtree, shapes: np.ndarray, ranks: np.ndarray, earlier: np.ndarray, earlier_ranks: np.ndarray
+) -> Overlaps:
+    """The overlaps of some polygons, which stand in a tree, with those of lower rank among others."""
+    first, second = tree.query(earlier, predicate="intersects")
+    once = earlier_ranks[first] < ranks[second]
     first, second = first[once], second[once]
-    area = shapely.area(shapes)
-    share = shapely.area(shapely.intersection(shapes[first], shapes[second]))
-    share = share / np.maximum(np.minimum(area[first], area[second]), np.finfo(float).tiny)
+    share = shapely.area(shapely.intersection(earlier[first], shapes[second]))
+    smaller = np.minimum(shapely.area(earlier[first]), shapely.area(shapes[second]))
+    share = share / np.maximum(smaller, np.finfo(float).tiny)
     large = share > OVERLAP_SHARE
-    pairs = np.stack([first, second], axis=1)[large]
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    return Overlaps(pairs[order], share[large][order])
+    return Overlaps(np.stack([earlier_ranks[first], ranks[second]], axis=1)[large], share[large])
 
 
-def shards(geometry: gpd.GeoSeries, size: int) -> Iterator[np.ndarray]:
+def shards(polygons: Polygons, size: int) -> Iterator[np.ndarray]:
     """Positions of parcels in groups of at most `size` that lie together; each group in the order of the input.
 
     Neighbours are found along a Hilbert curve through the parcels' boxes.
     """
-    if len(geometry) <= size:
-        yield np.arange(len(geometry))
+    if len(polygons) <= size:
+        yield np.arange(len(polygons))
         return
-    along = np.argsort(geometry.hilbert_distance().to_numpy(), kind="stable")
+    along = _along_curve(polygons)
     for part in np.array_split(along, -(-len(along) // size)):
         yield np.sort(part)
+
+
+def _along_curve(polygons: Polygons) -> np.ndarray:
+    """Positions of polygons along a Hilbert curve through their boxes."""
+    box = polygons.bounds
+    whole = np.concatenate([box[:, :2].min(0), box[:, 2:].max(0)]) if len(box) else np.zeros(4)
+    parts = (gpd.GeoSeries(shapely.box(*box[part].T)) for part in parts_of(np.arange(len(box))))
+    place = [part.hilbert_distance(total_bounds=whole).to_numpy() for part in parts]
+    return np.argsort(np.concatenate(place), kind="stable") if place else np.zeros(0, np.int64)
 
 
 class SeasonParcels:
     """The parcels of one year in the order of the output.
 
     Arguments:
-        geometry: (N,) valid polygons; a parcel's position is its rank.
+        polygons: N valid ones; a parcel's position is its rank.
     """
 
-    def __init__(self, geometry: gpd.GeoSeries) -> None:
-        self._shapes = geometry.to_numpy()
-        self._crs = CRS.from_user_input(geometry.crs)
-        self._box = shapely.bounds(self._shapes)
+    def __init__(self, polygons: Polygons) -> None:
+        self._polygons = polygons
+        self._crs = polygons.crs
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self._polygons)
 
     def near(self, grid: Grid) -> np.ndarray:
         """Ranks of the parcels that may meet a grid, ascending: all that do are among them."""
@@ -87,7 +115,7 @@ class SeasonParcels:
         if not np.isfinite([west, south, east, north]).all() or east < west:
             return np.arange(len(self))
         margin = _MARGIN * max(east - west, north - south)
-        box = self._box
+        box = self._polygons.bounds
         meets = (box[:, 2] >= west - margin) & (box[:, 0] <= east + margin)
         return np.flatnonzero(meets & (box[:, 3] >= south - margin) & (box[:, 1] <= north + margin))
 
@@ -96,7 +124,7 @@ class SeasonParcels:
         digest = hashlib.sha256(self._crs.to_wkt().encode())
         for part in parts_of(ranks):
             digest.update(part.astype("<i8").tobytes())
-            digest.update(b"".join(shapely.to_wkb(self._shapes[part])))
+            digest.update(b"".join(self._polygons.binary(part)))
         return digest.hexdigest()
 
     def shapes(self, ranks: np.ndarray, grid: Grid, buffer: float) -> ParcelShapes:
@@ -105,7 +133,7 @@ class SeasonParcels:
         Arguments:
             buffer: inward, in metres; a parcel that vanishes has an empty inner polygon.
         """
-        outline, system = self._shapes[ranks], CRS.from_wkt(grid.crs)
+        outline, system = self._polygons.shapes(ranks), CRS.from_wkt(grid.crs)
         if system != self._crs:
             outline = gpd.GeoSeries(outline, crs=self._crs).to_crs(system).to_numpy()
             broken = ~shapely.is_valid(outline)

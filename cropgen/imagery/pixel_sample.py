@@ -15,7 +15,7 @@ Reference: Fast Splittable Pseudorandom Number Generators, Steele, Lea and Flood
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +72,17 @@ def check_inside(bands: Sequence[str], size: int) -> None:
 
 
 def keep_samples(
-    tiles: Mapping[Grids, TilePixels], parcel_id: np.ndarray, size: int, work: WorkFolder
+    tiles: Mapping[Grids, TilePixels], ids_of: Callable[[np.ndarray], np.ndarray], size: int, work: WorkFolder
 ) -> dict[Grids, PixelSample]:
     """The sample of every tile, taken from the work folder where it is there; none where the size is 0.
 
     Arguments:
-        parcel_id: (N,) by rank.
+        ids_of: gives the parcel ids of some ranks.
         size: S.
     """
     kept: dict[Grids, PixelSample] = {}
     for grids, tile in tiles.items() if size else ():
-        ids = parcel_id[tile.members].tolist()
+        ids = ids_of(tile.members).tolist()
         sample = PixelSample(work.tile(fingerprint("sample", tile.folder.name, ids, size)[:32]))
         if not sample.holds(len(ids)):
             remove(sample.folder)

@@ -15,7 +15,8 @@ from cropgen.core.progress import Reporter
 from cropgen.imagery.masks import CLOUD_PROBABILITY, CloudMask
 from cropgen.imagery.scene import Acquisition, SceneSource, source_bands
 from cropgen.series.bands import LAND_BANDS, SCENE_CLASSIFICATION, order_bands
-from cropgen.series.geometry import WGS84, ParcelLayer
+from cropgen.series.geometry import WGS84
+from cropgen.series.parcel_spool import Polygons, SpooledLayer
 
 
 def choose_bands(acquisitions: Sequence[Acquisition], wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -82,15 +83,14 @@ def _day(year: int, text: str) -> int:
 
 
 def by_season(
-    layer: ParcelLayer, acquisitions: Sequence[Acquisition], season: tuple[str, str]
+    layer: SpooledLayer, acquisitions: Sequence[Acquisition], season: tuple[str, str]
 ) -> dict[int, list[Acquisition]]:
     """The acquisitions of each year's season; parcels of years without any are noted as left out.
 
     Raises:
         DataError: no acquisition lies in the season of any year.
     """
-    of_row = layer.frame["year"].to_numpy()
-    years = np.unique(of_row).tolist()
+    years = np.unique(layer.years).tolist()
     chosen: dict[int, list[Acquisition]] = {}
     for year in years:
         first, last = season_days(year, season)
@@ -98,8 +98,7 @@ def by_season(
         if members:
             chosen[year] = members
         else:
-            ids = layer.frame["parcel_id"].to_numpy(str)[of_row == year]
-            layer.issues.drop(f"no scene in the season of {year}", ids.tolist())
+            layer.issues.drop(f"no scene in the season of {year}", layer.of_year(year).ids())
     if not chosen:
         raise DataError(
             f"no scene lies in the season {season[0]} to {season[1]} of {', '.join(map(str, years))}; "
@@ -115,7 +114,7 @@ def only_year(acquisitions: Sequence[Acquisition]) -> int | None:
     return years.pop() if len(years) == 1 else None
 
 
-def require_overlap(frame: gpd.GeoDataFrame, acquisitions: Sequence[Acquisition]) -> None:
+def require_overlap(polygons: Polygons, acquisitions: Sequence[Acquisition]) -> None:
     """Check that the box around the parcels meets the box of some scene.
 
     Raises:
@@ -124,8 +123,8 @@ def require_overlap(frame: gpd.GeoDataFrame, acquisitions: Sequence[Acquisition]
     boxes: dict[str, list[Any]] = {}
     for grid in dict.fromkeys(layer.grid for a in acquisitions for layer in a.layers.values()):
         boxes.setdefault(grid.crs, []).append(shapely.box(*grid.bounds))
-    west, south, east, north = frame.total_bounds.tolist()
-    parcels = gpd.GeoSeries([shapely.box(west, south, east, north)], crs=frame.crs)
+    box = polygons.bounds
+    parcels = gpd.GeoSeries([shapely.box(*box[:, :2].min(0), *box[:, 2:].max(0))], crs=polygons.crs)
     if any(shapely.intersects(parcels.to_crs(crs).iloc[0], scenes).any() for crs, scenes in boxes.items()):
         return
     crs, scenes = next(iter(boxes.items()))

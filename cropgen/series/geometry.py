@@ -13,7 +13,7 @@ heights and measures           left out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,14 @@ WGS84 = "EPSG:4326"
 _SHOWN = 5
 _MOST_DEGREES = 360.0
 _COLLECTION = 7
+_AT_A_TIME = 8192
+_NULL = "null or empty geometry"
+_NO_ID = "no id"
+_FLAT = "not a polygon"
+_HOPELESS = "nothing left after repair"
+_AGAIN = "repeats a parcel with the same id and geometry"
+REASONS = (_NULL, _NO_ID, _FLAT, _HOPELESS, _AGAIN)
+"""Why parcels are left out, in the order in which it is found."""
 
 
 @dataclass
@@ -123,10 +131,19 @@ def read_parcels(
     joined = frames[0] if len(frames) == 1 else _concatenated(frames)
     issues = LayerIssues()
     clean = _unique(_polygons(joined, issues), issues)
-    if clean.empty:
+    require_usable(len(clean), files, issues)
+    return ParcelLayer(clean, issues, meanings)
+
+
+def require_usable(parcels: int, files: Sequence[Path], issues: LayerIssues) -> None:
+    """Refuse layers of which no parcel is left.
+
+    Raises:
+        DataError: none is; the message says what was wrong with them.
+    """
+    if not parcels:
         reasons = "; ".join(f"{len(ids)} {reason}" for reason, ids in issues.dropped.items()) or "the layer is empty"
         raise DataError(f"no usable parcel in {', '.join(map(str, files))}: {reasons}", hint="check the parcel layer")
-    return ParcelLayer(clean, issues, meanings)
 
 
 def _read_file(
@@ -136,8 +153,7 @@ def _read_file(
     layer = find_layer(find_file(path, columns.layer), columns.layer, is_register)
     roles, year = roles_of(layer, columns, default_year)
     raw, remarks = read_fields(layer, roles.needed, encoding=columns.encoding)
-    if raw.empty:
-        raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export, or name another --layer")
+    require_rows(len(raw), path)
     raw, said = _placed(gpd.GeoDataFrame(raw), path, columns.crs)
     table = parcel_table(raw, roles, columns, year, where=str(path), rows_of=path.stem if several else "")
     report.info(table.roles.told(str(path)))
@@ -157,9 +173,18 @@ def read_layer(path: Path, *, layer: str | None = None, crs: str | None = None) 
         MissingInputError, CorruptInputError, SchemaError, DataError: see `read_parcels`.
     """
     frame, _ = read_fields(find_layer(find_file(path, layer), layer, is_register), None)
-    if frame.empty:
-        raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export, or name another --layer")
+    require_rows(len(frame), path)
     return _placed(gpd.GeoDataFrame(frame), path, crs)[0]
+
+
+def require_rows(rows: int, path: Path) -> None:
+    """Refuse a layer without rows.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not rows:
+        raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export, or name another --layer")
 
 
 def _placed(frame: gpd.GeoDataFrame, path: Path, crs: str | None) -> tuple[gpd.GeoDataFrame, list[str]]:
@@ -169,39 +194,78 @@ def _placed(frame: gpd.GeoDataFrame, path: Path, crs: str | None) -> tuple[gpd.G
         SchemaError: none is known, or the coordinates are none of it.
         UsageError: `crs` is none.
     """
-    said: list[str] = []
-    if crs is not None:
+    system, said = coordinate_system(frame.crs, path, crs)
+    check_degrees(float(np.abs(frame.total_bounds).max()), system, path)
+    return frame.set_crs(system, allow_override=True), said
+
+
+def coordinate_system(stated: Any, path: Path, wanted: str | None) -> tuple[CRS, list[str]]:
+    """The coordinate system a file states, or the one wanted, and one line where the two differ.
+
+    Raises:
+        SchemaError: none is known.
+        UsageError: the one wanted is none.
+    """
+    if wanted is not None:
         try:
-            given = CRS.from_user_input(crs)
+            given = CRS.from_user_input(wanted)
         except CRSError as error:
-            raise UsageError(f"--crs {crs}: no such coordinate system", hint="for example --crs EPSG:25832") from error
-        if frame.crs is not None and not given.equals(frame.crs):
-            said.append(f"{path} states coordinate system {CRS(frame.crs).name}; read as {given.name}, as --crs says")
-        frame = frame.set_crs(given, allow_override=True)
-    elif frame.crs is None:
+            raise UsageError(
+                f"--crs {wanted}: no such coordinate system", hint="for example --crs EPSG:25832"
+            ) from error
+        if stated is not None and not given.equals(CRS(stated)):
+            return given, [f"{path} states coordinate system {CRS(stated).name}; read as {given.name}, as --crs says"]
+        return given, []
+    if stated is None:
         raise SchemaError(
             f"{path} states no coordinate system", hint="add it to the file, or say which it is with --crs EPSG:…"
         )
-    farthest = float(np.abs(frame.total_bounds).max())
-    if CRS(frame.crs).is_geographic and farthest > _MOST_DEGREES:
+    return CRS.from_user_input(stated), []
+
+
+def check_degrees(farthest: float, system: CRS, path: Path) -> None:
+    """Refuse coordinates that are no degrees where they should be.
+
+    Arguments:
+        farthest: the largest coordinate, whatever its sign.
+
+    Raises:
+        SchemaError: they are none.
+    """
+    if not are_degrees(farthest, system):
         raise SchemaError(
-            f"{path}: coordinates up to {farthest:,.0f} are no degrees, but it states {CRS(frame.crs).name}",
+            f"{path}: coordinates up to {farthest:,.0f} are no degrees, but it states {system.name}",
             hint="say which coordinate system it is with --crs EPSG:…",
         )
-    return frame, said
+
+
+def are_degrees(farthest: float, system: CRS) -> bool:
+    """Whether coordinates up to `farthest` can be of a system: only those of a geographic one are bounded."""
+    return not (system.is_geographic and farthest > _MOST_DEGREES)
 
 
 def _polygons(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
-    ids = frame["parcel_id"].to_numpy(str)
-    shapes = frame.geometry.to_numpy().copy()
+    rest, shapes = clean_polygons(frame["parcel_id"].to_numpy(str), frame.geometry.to_numpy(), 0, issues)
+    return frame.iloc[rest].set_geometry(shapes, crs=frame.crs).reset_index(drop=True)
+
+
+def clean_polygons(
+    ids: np.ndarray, shapes: np.ndarray, first: int, issues: LayerIssues
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of the geometries (N,) of rows from `first` on, and what was wrong with the others noted.
+
+    Returns:
+        (M,) which of them are left, ascending, and (M,) their polygons.
+    """
+    shapes = shapes.copy()
     high = shapely.has_z(shapes)
     shapes[high] = shapely.force_2d(shapes[high])
     missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
-    issues.drop("null or empty geometry", ids[missing])
+    issues.drop(_NULL, ids[missing])
     unnamed = ~missing & (ids == "")
-    issues.drop("no id", [f"row {i}" for i in np.flatnonzero(unnamed)])
+    issues.drop(_NO_ID, [f"row {first + i}" for i in np.flatnonzero(unnamed)])
     flat = ~missing & ~unnamed & (shapely.get_dimensions(shapes) < 2)
-    issues.drop("not a polygon", ids[flat])
+    issues.drop(_FLAT, ids[flat])
     keep = np.flatnonzero(~missing & ~unnamed & ~flat)
     shapes = shapes[keep]
     broken = ~shapely.is_valid(shapes)
@@ -209,10 +273,9 @@ def _polygons(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
     mixed = broken | (shapely.get_type_id(shapes) == _COLLECTION)
     shapes[mixed] = [_polygonal(shape) for shape in shapes[mixed]]
     hopeless = shapely.is_empty(shapes)
-    issues.drop("nothing left after repair", ids[keep][hopeless])
+    issues.drop(_HOPELESS, ids[keep][hopeless])
     issues.repaired.extend(ids[keep][broken & ~hopeless].tolist())
-    rest = keep[~hopeless]
-    return frame.iloc[rest].set_geometry(shapes[~hopeless], crs=frame.crs).reset_index(drop=True)
+    return keep[~hopeless], shapes[~hopeless]
 
 
 def _polygonal(shape: Any) -> Any:
@@ -222,20 +285,36 @@ def _polygonal(shape: Any) -> Any:
 
 
 def _unique(frame: gpd.GeoDataFrame, issues: LayerIssues) -> gpd.GeoDataFrame:
-    ids, shapes = frame["parcel_id"].to_numpy(), np.asarray(frame.geometry.array, dtype=object)
-    code, who = pd.factorize(pd.MultiIndex.from_arrays([ids, frame["year"].to_numpy()]))
+    shapes = np.asarray(frame.geometry.array, dtype=object)
+    rows = unique_rows(frame, lambda rows: shapes[rows], issues)
+    return frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
+
+
+def unique_rows(table: pd.DataFrame, shapes: Callable[[np.ndarray], np.ndarray], issues: LayerIssues) -> np.ndarray:
+    """The first row of each parcel id and year, ascending.
+
+    Arguments:
+        table: parcel_id and year.
+        shapes: gives the polygons of some rows.
+
+    Raises:
+        SchemaError: a row repeats a parcel with another polygon.
+    """
+    ids = table["parcel_id"].to_numpy()
+    code, who = pd.factorize(pd.MultiIndex.from_arrays([ids, table["year"].to_numpy()]))
     if len(who) == len(ids):
-        return frame
+        return np.arange(len(ids))
     first = np.unique(code, return_index=True)[1][code]
-    again = first != np.arange(len(ids))
-    clash = again & ~shapely.equals(shapes[first], shapes)
-    if clash.any():
+    again = np.flatnonzero(first != np.arange(len(ids)))
+    parts = [again[start : start + _AT_A_TIME] for start in range(0, len(again), _AT_A_TIME)]
+    clash = np.concatenate([part[~shapely.equals(shapes(first[part]), shapes(part))] for part in parts])
+    if len(clash):
         raise SchemaError(
-            f"{clash.sum()} rows repeat a parcel id of their year with another polygon: {shown(np.unique(ids[clash]))}",
+            f"{len(clash)} rows repeat a parcel id of their year with another polygon: {shown(np.unique(ids[clash]))}",
             hint=f"name a unique column with --id-column (A+B joins two, {ROW_NUMBER} counts), or dissolve the parts",
         )
-    issues.drop("repeats a parcel with the same id and geometry", ids[again])
-    return frame.iloc[np.flatnonzero(~again)].reset_index(drop=True)
+    issues.drop(_AGAIN, ids[again])
+    return np.setdiff1d(np.arange(len(ids)), again, assume_unique=True)
 
 
 def shown(ids: Sequence[str] | np.ndarray, limit: int = _SHOWN) -> str:

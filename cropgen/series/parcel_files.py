@@ -211,7 +211,7 @@ def _describe(file: ParcelFile, name: str) -> FileLayer:
 def _parquet_layer(file: ParcelFile) -> FileLayer:
     import pyarrow.parquet as pq
 
-    with _parquet_source(file) as source:
+    with parquet_source(file) as source:
         facts = pq.ParquetFile(source)
         if b"geo" not in (facts.schema_arrow.metadata or {}):
             raise SchemaError(f"{file.path} has no geometry column", hint="give GeoParquet, or a layer of polygons")
@@ -219,7 +219,7 @@ def _parquet_layer(file: ParcelFile) -> FileLayer:
 
 
 @contextmanager
-def _parquet_source(file: ParcelFile) -> Iterator[Any]:
+def parquet_source(file: ParcelFile) -> Iterator[Any]:
     """The file itself, or its content out of the zip."""
     if not file.member:
         yield file.path
@@ -266,7 +266,7 @@ def _check_encoding(encoding: str | None) -> None:
 
 
 def _read_parquet(layer: FileLayer, columns: Sequence[str] | None, geometry: bool) -> pd.DataFrame:
-    with _parquet_source(layer.file) as source:
+    with parquet_source(layer.file) as source:
         if not geometry:
             return pd.read_parquet(source, columns=list(columns) if columns is not None else None)
         if columns is None:

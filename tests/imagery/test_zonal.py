@@ -19,6 +19,7 @@ from cropgen.imagery.parcels import SeasonParcels, find_overlaps, shards
 from cropgen.imagery.pixels import ParcelShapes, TilePixels, write_pixels
 from cropgen.imagery.scene import Grid, Window, metres_to_units
 from cropgen.imagery.selection import season_days
+from cropgen.series.parcel_spool import Polygons, spool_polygons
 
 WKT = CRS.from_epsg(32631).to_wkt()
 
@@ -98,39 +99,43 @@ def cell_box(position):
     return column * 10, 220 - row * 10, column * 10 + 10, 230 - row * 10
 
 
-def test_overlaps():
+def spooled(geometry: gpd.GeoSeries, folder: Path) -> Polygons:
+    return spool_polygons(geometry.set_crs(32631, allow_override=True), folder / "polygons.wkb")
+
+
+def test_overlaps(tmp_path):
     shapes = gpd.GeoSeries(
         [shapely.box(0, 0, 10, 10), shapely.box(9.5, 0, 20, 10), shapely.box(5, 0, 15, 10), shapely.box(50, 0, 60, 10)]
     )
-    found = find_overlaps(shapes)
+    found = find_overlaps(spooled(shapes, tmp_path))
     assert found.pairs.tolist() == [[0, 2], [1, 2]]
     assert found.share.tolist() == pytest.approx([0.5, 5.5 / 10])
 
 
-def test_parcels_that_share_an_edge_do_not_overlap():
+def test_parcels_that_share_an_edge_do_not_overlap(tmp_path):
     shapes = gpd.GeoSeries([shapely.box(i * 10, 0, i * 10 + 10, 10) for i in range(5)])
-    found = find_overlaps(shapes)
+    found = find_overlaps(spooled(shapes, tmp_path))
     assert found.pairs.shape == (0, 2)
 
 
 @given(st.integers(1, 60), st.integers(1, 20))
 @settings(max_examples=25, deadline=None)
-def test_shards_part_the_parcels(count, size):
+def test_shards_part_the_parcels(tmp_path_factory, count, size):
     rng = np.random.default_rng(count)
     place = rng.uniform(0, 1000, (count, 2))
     geometry = gpd.GeoSeries(shapely.box(place[:, 0], place[:, 1], place[:, 0] + 5, place[:, 1] + 5))
-    parts = list(shards(geometry, size))
+    parts = list(shards(spooled(geometry, tmp_path_factory.mktemp("p")), size))
     assert max(map(len, parts)) <= size
     assert sorted(np.concatenate(parts).tolist()) == list(range(count))
     assert all((np.diff(part) > 0).all() for part in parts)
 
 
-def test_buffer_is_in_metres_whatever_the_unit():
+def test_buffer_is_in_metres_whatever_the_unit(tmp_path):
     feet = CRS.from_epsg(2263).to_wkt()
     assert metres_to_units(WKT, 5) == 5
     assert metres_to_units(feet, 0.3048) == pytest.approx(1, rel=1e-4)
     assert metres_to_units(CRS.from_epsg(4326).to_wkt(), 111_320) == pytest.approx(1)
-    parcels = SeasonParcels(gpd.GeoSeries([shapely.box(0, 0, 100, 100)], crs=32631))
+    parcels = SeasonParcels(spooled(gpd.GeoSeries([shapely.box(0, 0, 100, 100)]), tmp_path))
     shapes = parcels.shapes(parcels.near(grid(10, 10)), grid(10, 10), 5)
     assert shapes.inner[0].area == pytest.approx(90 * 90)
 

@@ -1,0 +1,101 @@
+"""The polygons of a parcel file a few thousand at a time, in the order of its rows, without their attributes.
+
+OGR formats    one stream of well-known binary; layers with arcs, measures or collections, which OGR has to put into
+               line segments and coordinates first, in stretches of rows
+GeoParquet     row by row as it is decoded; polygons in another encoding than well-known binary are read at once
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pyarrow.parquet as pq
+import pyogrio
+import shapely
+from pyogrio.raw import open_arrow
+
+from cropgen.series.parcel_files import FileLayer, parquet_source, readable
+
+_SIMPLE = 6
+_THOUSANDS, _WITH_Z = 1000, 1
+_BUFFER = 1 << 20
+
+
+def stated_system(layer: FileLayer) -> Any:
+    """The coordinate system a layer states; None where it states none.
+
+    Raises:
+        CorruptInputError: it cannot be read.
+    """
+    file = layer.file
+    with readable(file.path):
+        if not file.is_parquet:
+            return pyogrio.read_info(file.address, layer=layer.name, **file.options)["crs"]
+        bare: Any = io.BytesIO()
+        with parquet_source(file) as source:
+            pq.write_table(pq.read_schema(source).empty_table(), bare)
+        return gpd.read_parquet(bare).crs
+
+
+def polygon_batches(layer: FileLayer, rows: int) -> Iterator[np.ndarray]:
+    """The geometries (R,) of a layer, R at most `rows`; None where a row has none.
+
+    Raises:
+        CorruptInputError: it cannot be read.
+    """
+    parts = _of_parquet(layer, rows) if layer.file.is_parquet else _of_ogr(layer, rows)
+    while True:
+        with readable(layer.file.path):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
+
+
+def _of_ogr(layer: FileLayer, rows: int) -> Iterator[np.ndarray]:
+    file, done = layer.file, 0
+    options: dict[str, Any] = {"layer": layer.name, "columns": [], **file.options}
+    with open_arrow(file.address, batch_size=rows, use_pyarrow=True, **options) as (facts, stream):
+        place = facts["geometry_name"] or "wkb_geometry"
+        for batch in stream:
+            binary = batch.column(place).to_numpy(zero_copy_only=False)
+            if not _is_plain(binary):
+                break
+            yield shapely.from_wkb(binary)
+            done += len(binary)
+        else:
+            return
+    while True:
+        frame = pyogrio.read_dataframe(file.address, skip_features=done, max_features=rows, **options)
+        if not len(frame):
+            return
+        yield frame.geometry.to_numpy()
+        done += len(frame)
+
+
+def _is_plain(binary: np.ndarray) -> bool:
+    """Whether well-known binary holds only points, lines and polygons, in one or many parts, without measures."""
+    for order in (b"\x00", b"\x01"):
+        heads = b"".join(one[1:5] for one in binary if one is not None and one[:1] == order)
+        kind = np.frombuffer(heads, ">u4" if order == b"\x00" else "<u4")
+        if (kind % _THOUSANDS > _SIMPLE).any() or (kind // _THOUSANDS > _WITH_Z).any():
+            return False
+    return True
+
+
+def _of_parquet(layer: FileLayer, rows: int) -> Iterator[np.ndarray]:
+    with parquet_source(layer.file) as source:
+        schema = pq.read_schema(source)
+        facts = json.loads(schema.metadata[b"geo"])
+        main = facts["primary_column"]
+        if facts["columns"][main]["encoding"] != "WKB":
+            shapes = gpd.read_parquet(source, columns=[main]).geometry.to_numpy()
+            yield from (shapes[first : first + rows] for first in range(0, len(shapes), rows))
+            return
+        for batch in pq.ParquetFile(source, buffer_size=_BUFFER).iter_batches(batch_size=rows, columns=[main]):
+            yield shapely.from_wkb(batch.column(0).to_numpy(zero_copy_only=False))
