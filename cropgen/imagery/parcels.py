@@ -18,6 +18,7 @@ from cropgen.series.parcel_spool import Polygons
 OVERLAP_SHARE = 0.1
 """An overlap is reported from this share of the smaller parcel's area; its pixels count in both parcels anyway."""
 _AT_A_TIME = 5_000
+_NEIGHBOURS = 20_000
 _MARGIN = 0.002
 
 
@@ -37,19 +38,19 @@ class Overlaps:
 def find_overlaps(polygons: Polygons) -> Overlaps:
     """Pairs of polygons that share more than `OVERLAP_SHARE` of the smaller one's area.
 
-    A few thousand neighbours at a time are compared with those whose boxes meet theirs, again a few thousand at a time.
+    Some thousands of neighbours at a time are compared with those whose boxes meet theirs, again some thousands.
 
     Arguments:
         polygons: N valid ones in one coordinate system.
     """
     box = polygons.bounds
     pairs, share = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
-    for these in parts_of(_along_curve(polygons)):
+    for these in parts_of(_along_curve(polygons), _NEIGHBOURS):
         shapes, reach = polygons.shapes(these), box[these]
         tree, last = shapely.STRtree(shapes), these.max()
         west, south, east, north = *reach[:, :2].min(0), *reach[:, 2:].max(0)
         meets = (box[:last, 2] >= west) & (box[:last, 0] <= east) & (box[:last, 3] >= south) & (box[:last, 1] <= north)
-        for those in parts_of(np.flatnonzero(meets)):
+        for those in parts_of(np.flatnonzero(meets), _NEIGHBOURS):
             found = _overlaps(tree, shapes, these, polygons.shapes(those), those)
             pairs.append(found.pairs)
             share.append(found.share)
@@ -86,12 +87,15 @@ def shards(polygons: Polygons, size: int) -> Iterator[np.ndarray]:
 
 
 def _along_curve(polygons: Polygons) -> np.ndarray:
-    """Positions of polygons along a Hilbert curve through their boxes."""
+    """Positions of polygons along a Hilbert curve through the middles of their boxes."""
     box = polygons.bounds
-    whole = np.concatenate([box[:, :2].min(0), box[:, 2:].max(0)]) if len(box) else np.zeros(4)
+    if not len(box):
+        return np.zeros(0, np.int64)
+    middle = (box[:, :2] + box[:, 2:]) / 2.0
+    whole = np.concatenate([middle.min(0), middle.max(0)])
     parts = (gpd.GeoSeries(shapely.box(*box[part].T)) for part in parts_of(np.arange(len(box))))
     place = [part.hilbert_distance(total_bounds=whole).to_numpy() for part in parts]
-    return np.argsort(np.concatenate(place), kind="stable") if place else np.zeros(0, np.int64)
+    return np.argsort(np.concatenate(place), kind="stable")
 
 
 class SeasonParcels:
@@ -146,6 +150,6 @@ class SeasonParcels:
         return ParcelShapes(ranks[meets], outline, inner)
 
 
-def parts_of(ranks: np.ndarray) -> list[np.ndarray]:
+def parts_of(ranks: np.ndarray, size: int = _AT_A_TIME) -> list[np.ndarray]:
     """Ranks a few thousand at a time."""
-    return [ranks[first : first + _AT_A_TIME] for first in range(0, len(ranks), _AT_A_TIME)]
+    return [ranks[first : first + size] for first in range(0, len(ranks), size)]

@@ -97,5 +97,6 @@ def _of_parquet(layer: FileLayer, rows: int) -> Iterator[np.ndarray]:
             shapes = gpd.read_parquet(source, columns=[main]).geometry.to_numpy()
             yield from (shapes[first : first + rows] for first in range(0, len(shapes), rows))
             return
-        for batch in pq.ParquetFile(source, buffer_size=_BUFFER).iter_batches(batch_size=rows, columns=[main]):
+        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
+        for batch in file.iter_batches(batch_size=rows, columns=[main]):
             yield shapely.from_wkb(batch.column(0).to_numpy(zero_copy_only=False))
