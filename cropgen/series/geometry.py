@@ -320,11 +320,10 @@ def unique_rows(table: pd.DataFrame, shapes: Callable[[np.ndarray], np.ndarray],
 
 
 def _differ(table: pd.DataFrame) -> bool:
-    """Whether hashes of 64 bits tell all ids and years apart: so it is where none is repeated, but for chance."""
-    keys = table[["parcel_id", "year"]]
-    parts = [keys.iloc[first : first + _AT_A_TIME] for first in range(0, len(keys), _AT_A_TIME)]
-    hashes = [pd.util.hash_pandas_object(part, index=False, categorize=False).to_numpy() for part in parts]
-    return not hashes or len(np.unique(np.concatenate(hashes))) == len(table)
+    """Whether hashes tell all ids and years apart: so it is where none is repeated, but for chance."""
+    ids, years = table["parcel_id"], table["year"].to_numpy()
+    hashes = np.fromiter((hash(key) for key in zip(ids, years, strict=True)), np.int64, len(table))
+    return len(np.unique(hashes)) == len(table)
 
 
 def shown(ids: Sequence[str] | np.ndarray, limit: int = _SHOWN) -> str:

@@ -222,11 +222,12 @@ def spool_parcels(
             crs = crs or source.crs
             kept = _spool(source, crs, before, writer, issues, batch)
             source.tell(report)
-            tables.append(source.table.frame.iloc[kept])
             before += len(source.table.frame)
             hcat |= source.table.hcat
-    polygons = writer.polygons(path, crs or CRS(WGS84))
-    table = _as_categories(tables)
+            tables.append(source.table.frame if len(kept) == len(source.table.frame) else source.table.frame.iloc[kept])
+            del source
+    polygons, table = writer.polygons(path, crs or CRS(WGS84)), _as_categories(tables)
+    del tables, writer
     rows = unique_rows(table, polygons.shapes, issues)
     require_usable(len(rows), files, issues)
     ordered = {reason: issues.dropped[reason] for reason in REASONS if reason in issues.dropped}
