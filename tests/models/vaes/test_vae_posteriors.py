@@ -136,3 +136,16 @@ def test_reflections_make_a_full_covariance_of_a_diagonal_one() -> None:
     spread = torch.linalg.eigvalsh(z.detach().T.cov()).sqrt()
     assert spread.tolist() == pytest.approx([math.exp(-1), math.exp(1)], rel=0.05)
     assert abs(float(z.detach().T.corrcoef()[0, 1])) > 0.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_and_classes_are_drawn_as_rows_alone(kind: PosteriorKind) -> None:
+    """(2 rows, 3 classes) with noise common to the classes, and context of the rows."""
+    made, noise = posterior(kind), normal(4, 2, 1, 2)
+    mean, log_std = normal(2, 3, 2, seed=8), 0.2 * normal(2, 3, 2, seed=9)
+    drawn = made.draw(mean, log_std, noise, CONTEXT[:, None])
+    assert drawn.z.shape == (4, 2, 3, 2)
+    for label in range(3):
+        alone = made.draw(mean[:, label], log_std[:, label], noise[:, :, 0], CONTEXT)
+        assert torch.allclose(drawn.z[:, :, label], alone.z)
+        assert torch.allclose(drawn.log_q[:, :, label], alone.log_q)

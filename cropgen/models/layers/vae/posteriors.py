@@ -70,12 +70,12 @@ class Householder(FlowLayer):
 
 @dataclass(frozen=True)
 class PosteriorDraws:
-    """S draws of q(z | x) for B rows.
+    """S draws of q(z | x).
 
     Arguments:
-        z: (S, B, Z).
-        log_q: (S, B).
-        log_q_held: (S, B) with the parameters of q held, of the diagonal Gaussian; else None.
+        z: (S, …, Z).
+        log_q: (S, …).
+        log_q_held: (S, …) with the parameters of q held, of the diagonal Gaussian; else None.
     """
 
     z: Tensor
@@ -83,7 +83,7 @@ class PosteriorDraws:
     log_q_held: Tensor | None
 
     def beside(self, log_joint: Tensor) -> Draws:
-        """The draws with what the model says of them, log p(x, z_s) (S, B)."""
+        """The draws with what the model says of them, log p(x, z_s) (S, …)."""
         return Draws(self.z, log_joint, self.log_q, self.log_q_held)
 
 
@@ -137,17 +137,17 @@ class Posterior(nn.Module):
         """Draws with a gradient to everything they are made of.
 
         Arguments:
-            mean: (B, Z).
-            log_std: (B, Z).
-            noise: (S, B, Z) or (S, 1, Z) standard normal; the latter is common to all rows.
-            context: (B, H).
+            mean: (…, Z), of rows or of rows and classes.
+            log_std: (…, Z).
+            noise: (S, …, Z) standard normal; axes of length 1 are common to what they stand for.
+            context: (…, H).
         """
         first = mean + log_std.exp() * noise
         log_q = gaussian_log_prob(first, mean, log_std)
         if self.flow is None:
             return PosteriorDraws(first, log_q, gaussian_log_prob(first, mean.detach(), log_std.detach()))
-        repeated = None if context is None else context.repeat(len(noise), 1)
-        z, log_det = self._mapped(first.flatten(0, 1), repeated)
+        told = None if context is None else context.expand(*first.shape[:-1], -1).flatten(0, -2)
+        z, log_det = self._mapped(first.flatten(0, -2), told)
         return PosteriorDraws(z.reshape(first.shape), log_q - log_det.reshape(log_q.shape), None)
 
     def _mapped(self, first: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
