@@ -178,6 +178,7 @@ def sleep(log_q: Tensor) -> Tensor:
     return log_q.mean(0)
 
 
+# Those that need nothing but the draws; `nvil` takes a baseline and `sleep` what the model has drawn.
 ESTIMATORS: dict[Estimator, Callable[[Draws], Tensor]] = {
     "elbo": elbo,
     "stl": stl,
