@@ -79,3 +79,13 @@ class DeviceError(CropgenError):
     """A device was asked for that this machine does not have."""
 
     exit_code = 5
+
+
+def innermost_reason(error: BaseException) -> str:
+    """The reason of a failed connection, without the objects that requests and urllib3 wrap around it."""
+    inner = error
+    while inner.args and isinstance(inner.args[-1], BaseException):
+        inner = inner.args[-1]
+    reason = getattr(inner, "reason", None)
+    text = str(innermost_reason(reason) if isinstance(reason, BaseException) else inner)
+    return text.rpartition(">: ")[2].rpartition("): ")[2] or type(inner).__name__

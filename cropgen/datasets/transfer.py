@@ -26,7 +26,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from cropgen.core.errors import CorruptInputError, CropgenError
+from cropgen.core.errors import CorruptInputError, CropgenError, innermost_reason
 from cropgen.core.files import remove, write_text
 from cropgen.datasets.addresses import is_loopback, is_safe
 from cropgen.datasets.manifest import RemoteFile
@@ -149,23 +149,13 @@ def transfer(session: Session, url: str, part: Part, file: RemoteFile, wire: Wir
             _append(response, part, begin, total, wire)
     except requests.exceptions.SSLError as error:
         raise CropgenError(
-            f"{url}: the server's certificate is not accepted: {_core(error)}",
+            f"{url}: the server's certificate is not accepted: {innermost_reason(error)}",
             hint="behind a proxy that inspects traffic, set REQUESTS_CA_BUNDLE to its certificates",
         ) from error
     except (requests.exceptions.ConnectionError, requests.exceptions.Timeout, urllib3.exceptions.HTTPError) as error:
-        raise Again(f"connection failed: {_core(error)}") from error
+        raise Again(f"connection failed: {innermost_reason(error)}") from error
     except requests.exceptions.RequestException as error:
         raise CropgenError(f"{url} cannot be asked for: {error}", hint="check the proxy variables") from error
-
-
-def _core(error: BaseException) -> str:
-    """The innermost reason, without the objects that requests and urllib3 wrap around it."""
-    inner = error
-    while inner.args and isinstance(inner.args[-1], BaseException):
-        inner = inner.args[-1]
-    reason = getattr(inner, "reason", None)
-    text = str(_core(reason) if isinstance(reason, BaseException) else inner)
-    return text.rpartition(">: ")[2].rpartition("): ")[2] or type(inner).__name__
 
 
 def _open(session: Session, url: str, headers: dict[str, str], wire: Wire) -> requests.Response:

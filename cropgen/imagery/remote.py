@@ -27,7 +27,13 @@ import rasterio
 import requests
 from rasterio.session import AWSSession
 
-from cropgen.core.errors import CropgenError, MissingDependencyError, MissingInputError, UnfinishedError
+from cropgen.core.errors import (
+    CropgenError,
+    MissingDependencyError,
+    MissingInputError,
+    UnfinishedError,
+    innermost_reason,
+)
 from cropgen.imagery.raster import GDAL_ERRORS
 from cropgen.imagery.signatures import signed
 
@@ -149,7 +155,7 @@ def _http_version(address: str, access: Access) -> Version:
             tag = stated.get("ETag") or stated.get("Last-Modified") or ""
             return Version(tag.strip('"'), int(size) if size.isdigit() else None)
     except requests.exceptions.RequestException as error:
-        raise Again(f"{address_host(address)}: connection failed: {_core(error)}") from error
+        raise Again(f"{address_host(address)}: connection failed: {innermost_reason(error)}") from error
 
 
 def require_success(status: int, reason: str, address: str) -> None:
@@ -274,13 +280,3 @@ def _session() -> requests.Session:
     if not hasattr(_local, "session"):
         _local.session = requests.Session()
     return _local.session
-
-
-def _core(error: BaseException) -> str:
-    """The innermost reason of a failed connection."""
-    inner = error
-    while inner.args and isinstance(inner.args[-1], BaseException):
-        inner = inner.args[-1]
-    reason = getattr(inner, "reason", None)
-    text = str(_core(reason) if isinstance(reason, BaseException) else inner)
-    return text.rpartition(">: ")[2].rpartition("): ")[2] or type(inner).__name__

@@ -49,12 +49,23 @@ def test_a_composite_is_a_store_like_any_other(workspace: Path, tmp_path: Path, 
     assert {group["year"] for group in told["coverage"]["region_years"]} == set(made["years"])
 
 
+def test_a_new_store_is_named_after_what_is_done(workspace: Path, call: Callable[..., Ended]) -> None:
+    source = next(workspace.glob("data/*/series.zarr"))
+    for options, name in (
+        (("--composite", "10D"), "10D"),
+        (("--composite", "month", "--statistic", "median", "--interpolate", "linear"), "month-median-filled"),
+        (("--smooth", "whittaker:100"), "smooth"),
+    ):
+        planned = call("transform", source, *options, "--dry-run", "--workspace", workspace, "--json").json()["result"]
+        assert Path(planned["series"]) == workspace / "data" / f"{source.parent.name}-{name}" / "series.zarr"
+
+
 def test_options_that_do_not_fit(workspace: Path, tmp_path: Path, call: Callable[..., Ended]) -> None:
     source = next(workspace.glob("data/*/series.zarr"))
     for options, said in (
         (("-o", tmp_path / "x"), "nothing to transform"),
         (("--composite", "weekly", "-o", tmp_path / "x"), "'weekly'"),
-        (("--composite", "10D"), "needs a name"),
+        (("--composite", "10D", "--name", "x", "-o", tmp_path / "x"), "two names"),
         (("--composite", "10D", "--statistic", "mode", "-o", tmp_path / "x"), "statistic"),
     ):
         refused = call("transform", source, *options)

@@ -127,10 +127,11 @@ def test_a_key_holds_what_decides_and_no_more(store):
 
 def edited(monkeypatch, module):
     """Pretend that the source of a module has changed."""
-    plain = sources._file_of(module).read_bytes()
-    real = sources.Path.read_bytes
+    changed, real = sources._file_of(module), sources.Path.read_text
     monkeypatch.setattr(
-        sources.Path, "read_bytes", lambda path: b"#" + plain if path == sources._file_of(module) else real(path)
+        sources.Path,
+        "read_text",
+        lambda path, **how: real(path, **how) + "\nchanged = True\n" * (path == changed),
     )
 
 

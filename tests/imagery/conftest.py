@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_files import write_date
+
+from tests.imagery.scene_files import write_date
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from scene_files import NORTH, UTM, WEST, square, write_date, write_parcels, write_raster
 
 from cropgen.core.errors import (
     CorruptInputError,
@@ -25,6 +24,7 @@ from cropgen.core.progress import Silent
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_date, write_parcels, write_raster
 
 VEGETATION, CLOUD = 4, 9
 PLAIN = AggregateOptions(buffer=0, min_pixels=1, min_share=0)

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import shapely
 import xarray
-from scene_files import NORTH, UTM, WEST, square, write_date, write_parcels, write_raster
 
 from cropgen.api.data import aggregate
 from cropgen.core.errors import CropgenError, MissingInputError, SchemaError, UsageError
@@ -20,6 +19,7 @@ from cropgen.imagery.relief import open_relief, slope
 from cropgen.imagery.weather import Weather, open_weather
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_date, write_parcels, write_raster
 
 JUNE = int(np.datetime64("2021-06-01", "D").astype(int))
 

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from scene_files import NORTH, WEST, write_raster
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.imagery.cog import open_rasters
 from cropgen.imagery.scene import Window
+from tests.imagery.scene_files import NORTH, WEST, write_raster
 
 RED = np.arange(1, 17, dtype="uint16").reshape(4, 4)
 

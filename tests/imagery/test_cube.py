@@ -13,7 +13,6 @@ import rasterio.features
 import shapely
 import xarray as xr
 from pyproj import CRS
-from scene_files import NORTH, UTM, WEST, square, write_parcels
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.progress import Silent
@@ -21,6 +20,7 @@ from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.imagery.scene import Window
 from cropgen.imagery.sources import open_scenes
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_parcels
 
 TIMES = np.array(["2021-05-01T10:50:31", "2021-05-06T10:50:29", "2021-05-11T10:50:31"], "datetime64[ns]")
 PLAIN = AggregateOptions(buffer=0, min_pixels=1, min_share=0)

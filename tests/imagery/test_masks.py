@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scene_files import square, write_date, write_parcels, write_raster
 
 from cropgen.core.errors import SchemaError
 from cropgen.core.progress import Silent
@@ -15,6 +14,7 @@ from cropgen.imagery.masks import CloudMask, grown, probability_band
 from cropgen.imagery.scene import Acquisition
 from cropgen.imagery.sources import open_scenes
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import square, write_date, write_parcels, write_raster
 
 VEGETATION, SNOW, CLOUD = 4, 11, 9
 

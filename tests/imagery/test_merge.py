@@ -6,11 +6,11 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from scene_files import NORTH, UTM, WEST, square, write_parcels, write_raster
 
 from cropgen.core.progress import Silent
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_parcels, write_raster
 
 SIDE, CLOUD, CLEAR = 20, 9, 4
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
-from scene_files import NORTH, UTM, WEST, square, write_date, write_parcels
 
 from cropgen.core.engine import Engine
 from cropgen.core.errors import UsageError
@@ -18,6 +17,7 @@ from cropgen.imagery.pixel_sets import outline_features
 from cropgen.imagery.scene import Grid
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_date, write_parcels
 
 VEGETATION, CLOUD = 4, 9
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scene_files import square, write_date, write_parcels
 
 from cropgen.core.engine import Engine
 from cropgen.core.errors import CorruptInputError, OutputExistsError, UnfinishedError, UsageError
@@ -23,6 +22,7 @@ from cropgen.imagery import aggregate as module
 from cropgen.imagery import unit as units
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.imagery.ledger import WorkFolder
+from tests.imagery.scene_files import square, write_date, write_parcels
 
 OPTIONS = AggregateOptions(buffer=0, statistics=("std", "median"), shard=5)
 DATES = ("20210601", "20210606", "20210611", "20210616")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scene_files import square, write_parcels
 
 from cropgen.core.errors import UsageError
 from cropgen.core.progress import Silent
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.imagery.statistics import Statistic, combined, statistics_of
 from cropgen.series.store import SeriesStore
+from tests.imagery.scene_files import square, write_parcels
 
 EVERY = ("mean", "std", "median", "p10", "p90", "count")
 

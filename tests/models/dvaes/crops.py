@@ -69,3 +69,18 @@ def disturbed(name: str, **settings: object) -> DynamicalModel:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.15)
     return model
+
+
+def taught(model: DynamicalModel, labelled_and_not: Batch) -> tuple[set[str], list[float]]:
+    """Names of the parameters that thirty steps of learning have moved, and the loss of each step."""
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    losses, moved = [], set()
+    for step in range(30):
+        view = model.augmented(labelled_and_not, torch.Generator().manual_seed(2 * step))
+        objective = model.objective(view, torch.Generator().manual_seed(2 * step + 1))
+        optimiser.zero_grad()
+        objective.total.backward()
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimiser.step()
+        losses.append(float(objective.total.detach()))
+    return moved, losses
