@@ -8,7 +8,6 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
-from scene_files import NORTH, UTM, WEST, square, write_date
 
 from cropgen.core.files import sha256_tree
 from cropgen.core.progress import Silent
@@ -19,6 +18,7 @@ from cropgen.imagery.aggregate import AggregateOptions, AggregateReport, aggrega
 from cropgen.imagery.parcels import find_overlaps, shards
 from cropgen.series.geometry import read_parcels
 from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels, spool_polygons
+from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_date
 
 OPTIONS = AggregateOptions(buffer=0, min_pixels=1, min_share=0, shard=4)
 
