@@ -33,7 +33,7 @@ RESULTS = HERE / "results" / "accuracy.json"
 TASKS = ("arkansas", "fergana", "modis")
 FURTHER = ("france", "bavaria", "demo")
 SEEDS = {0.01: tuple(range(10)), 0.05: (0, 1, 2), 0.1: (0, 1, 2), 1.0: (0, 1, 2)}
-BUDGETS, MANY = (0.1, 0.01, 1.0), (0.1, 1.0)
+BUDGETS, MANY, ONE = (0.1, 1.0, 0.01), (0.1, 1.0), (0.1,)
 PREFIXES = (12, 15, 18, 21)
 ROOTS = ("cropgen.training.fit", "cropgen.training.data", "cropgen.series.splits")
 CHOSEN_BY_NAME = ("cropgen.models.catalog",)
@@ -44,6 +44,7 @@ class Contender:
     """A model with its options, and the family its scores are compared in.
 
     Arguments:
+        budgets: label shares at which it is run.
         target: label shares at which it is also run with unlabelled rows of the target.
         best: of its family; run on the further data and at 5 % too.
         early: run on prefixes of the season: "cut" at prediction only, "trained" for each, or "distilled": its network
@@ -53,6 +54,7 @@ class Contender:
     model: str
     family: str
     options: dict[str, Any]
+    budgets: tuple[float, ...] = BUDGETS
     target: tuple[float, ...] = ()
     best: bool = False
     early: str = ""
@@ -63,7 +65,7 @@ def _contenders() -> dict[str, Contender]:
     plain = {name: Contender(name, discriminative, {}) for name in
              ("svm", "hgb", "ncc", "lstm", "gru", "starrnn", "inceptiontime", "omniscale", "msresnet", "transformer",
               "ltae", "tempcnn2")}  # fmt: skip
-    flows = {name: Contender(name, "flow", {}) for name in
+    flows = {name: Contender(name, "flow", {}, ONE) for name in
              ("nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial", "sylvester", "resflow", "glow", "cnf",
               "flowgmm", "semiflow")}  # fmt: skip
     return {
@@ -82,14 +84,15 @@ def _contenders() -> dict[str, Contender]:
         **plain,
         "realnvp": Contender("realnvp", "flow", {}, target=MANY, best=True),
         **flows,
-        "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}),
+        "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}, ONE),
         "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
         "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
         **{
-            name: Contender(name, "dvae", {}) for name in ("dkf", "dmm", "kvae", "storn", "vrnn", "rvae", "dsae", "rfn")
+            name: Contender(name, "dvae", {}, ONE)
+            for name in ("dkf", "dmm", "kvae", "storn", "vrnn", "rvae", "dsae", "rfn")
         },
-        "dkf textbook": Contender("dkf", "dvae", {"start": "none"}),
-        "srnn textbook": Contender("srnn", "dvae", {"start": "none"}),
+        "dkf textbook": Contender("dkf", "dvae", {"start": "none"}, ONE),
+        "srnn textbook": Contender("srnn", "dvae", {"start": "none"}, ONE),
         "pool distilled": Contender("pool", "pool", {}, early="distilled"),
         "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
         "pool, realnvp": Contender("pool", "pool", {"generative": "realnvp"}, target=MANY),
@@ -232,11 +235,13 @@ def season_end(dates: int) -> Any:
 def cells(only: list[str] | None, models: list[str] | None, *, quick: bool = False) -> list[Cell]:
     """Every cell, the ones that decide most first."""
     found: list[Cell] = []
-    everywhere = [name for name, contender in CONTENDERS.items() if contender.early != "distilled"]
+    everywhere = {name: contender for name, contender in CONTENDERS.items() if contender.early != "distilled"}
     for labels in BUDGETS:
-        for data in TASKS:
-            found += _grid(data, labels, everywhere)
-            found += _grid(data, labels, [n for n, c in CONTENDERS.items() if labels in c.target], target=True)
+        for strongest in (True, False):
+            here = {name: contender for name, contender in everywhere.items() if contender.best == strongest}
+            for data in TASKS:
+                found += _grid(data, labels, [n for n, c in here.items() if labels in c.budgets])
+                found += _grid(data, labels, [n for n, c in here.items() if labels in c.target], target=True)
     best = [name for name, contender in CONTENDERS.items() if contender.best]
     for data in FURTHER:
         for labels in (0.1, 1.0):
