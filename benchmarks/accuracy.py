@@ -102,6 +102,16 @@ def _contenders() -> dict[str, Contender]:
 CONTENDERS = _contenders()
 
 
+def training_key(model: str, options: dict[str, Any], cell: dict[str, Any]) -> str:
+    """Fingerprint of a cell, the options of its model, and the code that the model reaches."""
+    from cropgen.core.run import fingerprint
+    from cropgen.core.sources import code_fingerprint
+    from cropgen.models.catalog import find
+
+    module = "cropgen.models." + find(model).target.partition(":")[0]
+    return fingerprint(code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME), options, cell)[:20]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training; `dates` is the number of calendar slots seen, 0 for the whole season."""
@@ -115,14 +125,7 @@ class Cell:
 
     def key(self) -> str:
         """Fingerprint of what decides the result: this cell, the options, and the code the model reaches."""
-        from cropgen.core.run import fingerprint
-        from cropgen.core.sources import code_fingerprint
-        from cropgen.models.catalog import find
-
-        entry = find(CONTENDERS[self.model].model)
-        module = "cropgen.models." + entry.target.partition(":")[0]
-        code = code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME)
-        return fingerprint(code, self.options, asdict(self))[:20]
+        return training_key(CONTENDERS[self.model].model, self.options, asdict(self))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -73,15 +73,9 @@ class Cell:
 
     def key(self) -> str:
         """Fingerprint of what decides the result."""
-        from accuracy import CHOSEN_BY_NAME, ROOTS
+        from accuracy import training_key
 
-        from cropgen.core.run import fingerprint
-        from cropgen.core.sources import code_fingerprint
-        from cropgen.models.catalog import find
-
-        module = "cropgen.models." + find(MODELS[self.model][0]).target.partition(":")[0]
-        code = code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME)
-        return fingerprint(code, self.options, asdict(self))[:20]
+        return training_key(MODELS[self.model][0], self.options, asdict(self))
 
 
 def run(cell: Cell, root: str) -> list[dict[str, Any]]:

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import cropgen
-from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError, UsageError
+from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError
 from cropgen.core.files import remove, write_text
-from cropgen.core.sources import code_fingerprint
+from cropgen.core.locking import sole_writer
+from cropgen.core.sources import package_digest
 
 MANIFEST_SCHEMA = 1
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "zarr", "rasterio", "geopandas")
@@ -79,17 +78,9 @@ class RunFolder:
         Raises:
             UsageError: another process is writing this run.
         """
-        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(
-                f"{self.path} is being written by another process", hint="wait for it, or choose another --name"
-            ) from error
-        try:
+        lock_file = self.path.parent / f".{self.path.name}.lock"
+        with sole_writer(lock_file, self.path, "wait for it, or choose another --name"):
             yield
-        finally:
-            lock.release()
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
         """Make the folder ready for a training.
@@ -142,7 +133,7 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "cropgen": cropgen.__version__,
-        "code": code_fingerprint(),
+        "code": package_digest(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": versions,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cropgen
@@ -17,18 +17,26 @@ import cropgen
 _ROOT = Path(cropgen.__file__).parent
 
 
-def code_fingerprint(roots: Iterable[str] | None = None, *, without: Iterable[str] = ()) -> str:
-    """Hex SHA-256 over source files of the package, as Python reads them: comments, docstrings and layout do not count.
+def code_fingerprint(roots: Iterable[str], *, without: Iterable[str] = ()) -> str:
+    """Hex SHA-256 over source files as Python reads them: comments, docstrings and layout do not count.
 
     Arguments:
-        roots: dotted names of modules; what they reach counts. None: the whole package.
+        roots: dotted names of modules; what they reach counts.
         without: modules that decide nothing, such as a table of names; they are left out, with what only they reach.
     """
-    names = all_modules() if roots is None else reached(roots, without=without)
+    return _digest(reached(roots, without=without), lambda source: _statements(source.read_text(encoding="utf-8")))
+
+
+def package_digest() -> str:
+    """Hex SHA-256 over every source file of the package as it lies there."""
+    return _digest(all_modules(), lambda source: source.read_text(encoding="utf-8"))
+
+
+def _digest(names: Iterable[str], content: Callable[[Path], str]) -> str:
     digest = hashlib.sha256()
     for source in sorted(map(_file_of, names)):
         digest.update(source.relative_to(_ROOT).as_posix().encode())
-        digest.update(_statements(source.read_text(encoding="utf-8")).encode())
+        digest.update(content(source).encode())
     return digest.hexdigest()
 
 

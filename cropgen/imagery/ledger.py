@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
-from cropgen.core.errors import CropgenError, UsageError
+from cropgen.core.errors import CropgenError
 from cropgen.core.files import remove
+from cropgen.core.locking import sole_writer
 from cropgen.core.run import fingerprint
 from cropgen.core.sources import code_fingerprint
 from cropgen.imagery.scene import Acquisition, Grid
@@ -51,20 +50,11 @@ class WorkFolder:
             raise CropgenError(
                 f"cannot write {path}: {error.strerror or error}", hint="choose another output"
             ) from error
-        lock = FileLock(path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(
-                f"{output} is being written by another process", hint="wait for it, or choose another output"
-            ) from error
-        try:
+        with sole_writer(path / ".lock", output, "wait for it, or choose another output"):
             work = cls(path)
             if not resume:
                 work.tidy()
             yield work
-        finally:
-            lock.release()
 
     def tile(self, key: str) -> Path:
         """The folder of a tile."""

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import zarr
-from filelock import FileLock, Timeout
 from zarr.codecs import ZstdCodec
 
-from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError, UsageError
+from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError
 from cropgen.core.files import atomic_output, require_input
+from cropgen.core.locking import sole_writer
 from cropgen.series.geometry_parts import GEOMETRY, read_parts, same_crs, write_part
 from cropgen.series.layout import (
     AXES,
@@ -266,15 +266,8 @@ class SeriesStore:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         (self.path / GEOMETRY).mkdir(exist_ok=True)
-        lock = FileLock(self.path / GEOMETRY / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(f"{self.path} is being written by another process", hint="wait for it") from error
-        try:
+        with sole_writer(self.path / GEOMETRY / ".lock", self.path, "wait for it"):
             yield
-        finally:
-            lock.release()
 
     def _check_array(self, group: zarr.Group, name: str) -> zarr.Array:
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cropgen.core import sources
-from cropgen.core.sources import all_modules, code_fingerprint, reached
+from cropgen.core.sources import all_modules, code_fingerprint, package_digest, reached
 
 
 def test_a_module_reaches_what_it_imports_and_no_more():
@@ -51,10 +51,10 @@ def change(path: Path) -> None:
     [("data/table", True), ("models/a", True), ("models/b", False), ("report", False), ("data/__init__", True)],
 )
 def test_only_an_edit_of_what_decides_changes_the_fingerprint(copy, edited, changes):
-    before, whole = code_fingerprint(["cropgen.models.a"]), code_fingerprint()
+    before, whole = code_fingerprint(["cropgen.models.a"]), package_digest()
     change(copy / f"{edited}.py")
     assert (code_fingerprint(["cropgen.models.a"]) != before) is changes
-    assert code_fingerprint() != whole
+    assert package_digest() != whole
     assert len(all_modules()) == 8
 
 

@@ -21,7 +21,7 @@ from cropgen.models.layers.latent_dynamics import gap_days, gaussian_per_date, k
 from cropgen.series.batches import Batch, concatenate_batches
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
-from tests.models.dvaes.crops import taught
+from tests.models.dvaes.crops import Growth, green_up, taught
 
 SLOTS, BANDS, CLASSES = 7, 2, 3
 SPEC = InputSpec(("B04", "B08"), Calendar("month", 2, SLOTS), Legend.from_codes("crops", ["1", "2", "3"]))
@@ -29,20 +29,7 @@ SPEC = InputSpec(("B04", "B08"), Calendar("month", 2, SLOTS), Legend.from_codes(
 
 def seasons(count: int, seed: int, *, known: bool = True, gaps: float = 0.25) -> Batch:
     """Three crops that green up at different times; dates are missing at random."""
-    rng = np.random.default_rng(seed)
-    y = np.arange(count) % CLASSES
-    time = np.arange(SLOTS)
-    green = np.exp(-0.5 * ((time - 1.5 - 1.5 * y[:, None]) / 1.2) ** 2)
-    values = np.stack([0.15 - 0.1 * green, 0.2 + 0.3 * green], -1) + rng.normal(0, 0.03, (count, SLOTS, BANDS))
-    mask = rng.random((count, SLOTS)) >= gaps
-    day = np.broadcast_to(SPEC.calendar.start_days() + 9, mask.shape)
-    return Batch(
-        values=torch.from_numpy((values * mask[..., None]).astype(np.float32)),
-        mask=torch.from_numpy(mask),
-        day=torch.from_numpy(day.astype(np.float32)),
-        slot=torch.arange(SLOTS).expand(count, -1),
-        y=torch.from_numpy(y if known else np.full(count, -1)),
-    )
+    return green_up(SPEC, Growth(1.5, 1.5, 1.2), count, seed, known=known, gaps=gaps)
 
 
 DATA = TrainingData(seasons(24, 0), seasons(48, 1, known=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cropgen.models.layers.coupling import LOG_SCALE_BOUND
+from cropgen.models.layers.coupling import LOG_SCALE_BOUND, divide
 
 
 class ConditionalCoupling(nn.Module):
@@ -32,10 +32,10 @@ class ConditionalCoupling(nn.Module):
 
     def __init__(self, given: Tensor, bands: int, condition: int, hidden: int) -> None:
         super().__init__()
-        changed = torch.tensor([band for band in range(bands) if band not in given.tolist()], dtype=torch.int64)
+        changed, order = divide(given, bands)
         self.register_buffer("given", given)
         self.register_buffer("changed", changed)
-        self.register_buffer("order", torch.argsort(torch.cat([given, changed])))
+        self.register_buffer("order", order)
         self.embed = nn.Linear(len(given) + condition, hidden)
         self.out = nn.Linear(hidden, 2 * len(changed))
         nn.init.zeros_(self.out.weight)

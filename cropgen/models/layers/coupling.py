@@ -8,6 +8,19 @@ from torch import Tensor, nn
 LOG_SCALE_BOUND = 0.5
 
 
+def divide(given: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Positions of the part that is changed, and the order that puts [given, changed] back into place.
+
+    Arguments:
+        given: positions of the part that is left as it is.
+        size: number of entries D.
+    """
+    rest = torch.ones(size, dtype=torch.bool)
+    rest[given] = False
+    changed = rest.nonzero()[:, 0]
+    return changed, torch.argsort(torch.cat([given, changed]))
+
+
 class MaskedCoupling(nn.Module):
     """An affine coupling that starts at the identity and leaves missing entries untouched.
 
@@ -32,12 +45,10 @@ class MaskedCoupling(nn.Module):
 
     def __init__(self, given: Tensor, size: int, slots: int, hidden: int, *, start_at_identity: bool = True) -> None:
         super().__init__()
-        rest = torch.ones(size, dtype=torch.bool)
-        rest[given] = False
-        changed = rest.nonzero()[:, 0]
+        changed, order = divide(given, size)
         self.register_buffer("given", given)
         self.register_buffer("changed", changed)
-        self.register_buffer("order", torch.argsort(torch.cat([given, changed])))
+        self.register_buffer("order", order)
         last = nn.Linear(hidden, 2 * len(changed))
         if start_at_identity:
             nn.init.zeros_(last.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -21,22 +22,35 @@ SPEC = InputSpec(("B04", "B08"), Calendar("month", 2, SLOTS), Legend.from_codes(
 TINY = {"hidden": 6, "latent": 3, "smoothing": 4, "copies": 64}
 
 
-def seasons(count: int, seed: int, *, known: bool = True, gaps: float = 0.25) -> Batch:
-    """Three crops that green up at different times; dates are missing at random."""
-    rng = np.random.default_rng(seed)
-    y = np.arange(count) % CLASSES
-    time = np.arange(SLOTS)
-    green = np.exp(-0.5 * ((time - 1.2 - 1.3 * y[:, None]) / 1.1) ** 2)
-    values = np.stack([0.15 - 0.1 * green, 0.2 + 0.3 * green], -1) + rng.normal(0, 0.03, (count, SLOTS, BANDS))
-    mask = rng.random((count, SLOTS)) >= gaps
-    day = np.broadcast_to(SPEC.calendar.start_days() + 9, mask.shape)
+@dataclass(frozen=True)
+class Growth:
+    """When the first crop is greenest, how many slots later the next, and for how long each is."""
+
+    first: float
+    apart: float
+    long: float
+
+
+def green_up(spec: InputSpec, growth: Growth, count: int, seed: int, *, known: bool, gaps: float) -> Batch:
+    """Crops that green up at different times, seen in two bands; dates are missing at random."""
+    slots, rng = spec.calendar.count, np.random.default_rng(seed)
+    y = np.arange(count) % spec.classes
+    green = np.exp(-0.5 * ((np.arange(slots) - growth.first - growth.apart * y[:, None]) / growth.long) ** 2)
+    values = np.stack([0.15 - 0.1 * green, 0.2 + 0.3 * green], -1) + rng.normal(0, 0.03, (count, slots, 2))
+    mask = rng.random((count, slots)) >= gaps
+    day = np.broadcast_to(spec.calendar.start_days() + 9, mask.shape)
     return Batch(
         values=torch.from_numpy((values * mask[..., None]).astype(np.float32)),
         mask=torch.from_numpy(mask),
         day=torch.from_numpy(day.astype(np.float32)),
-        slot=torch.arange(SLOTS).expand(count, -1),
+        slot=torch.arange(slots).expand(count, -1),
         y=torch.from_numpy(y if known else np.full(count, -1)),
     )
+
+
+def seasons(count: int, seed: int, *, known: bool = True, gaps: float = 0.25) -> Batch:
+    """Rows of the three crops."""
+    return green_up(SPEC, Growth(1.2, 1.3, 1.1), count, seed, known=known, gaps=gaps)
 
 
 DATA = TrainingData(seasons(24, 0), seasons(48, 1, known=False))

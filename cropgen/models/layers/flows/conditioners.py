@@ -111,6 +111,15 @@ def _spread(width: int, lowest: int, highest: int) -> Tensor:
     return torch.linspace(lowest, highest, width).round().long()
 
 
+def _over_bands(
+    bands: int, told: int, hidden: int, univariate: Univariate, *, backwards: bool, at_identity: bool
+) -> MaskedPerceptron:
+    """A masked perceptron over the bands of a date, which all see `told` values besides."""
+    order = torch.arange(bands).flip(0) if backwards else torch.arange(bands)
+    inputs = torch.cat([order + 1, torch.zeros(told, dtype=torch.long)])
+    return MaskedPerceptron(inputs, order + 1, (hidden,), univariate, at_identity=at_identity)
+
+
 class DenseOrder(nn.Module):
     """Every entry sees all entries before it in an order, and the presence of their dates.
 
@@ -175,9 +184,7 @@ class CausalConvolution(nn.Module):
         depth = max(1, (slots - 1).bit_length())
         self.layers = nn.ModuleList(nn.Conv1d(hidden, 2 * hidden, 2, dilation=2**i) for i in range(depth))
         self.place = nn.Parameter(0.1 * torch.randn(slots, hidden))
-        order = torch.arange(bands).flip(0) if backwards else torch.arange(bands)
-        inputs = torch.cat([order + 1, torch.zeros(hidden, dtype=torch.long)])
-        self.network = MaskedPerceptron(inputs, order + 1, (hidden,), univariate, at_identity=at_identity)
+        self.network = _over_bands(bands, hidden, hidden, univariate, backwards=backwards, at_identity=at_identity)
 
     def forward(self, v: Tensor, seen: Seen) -> Tensor:
         """(B, D, parameters)."""
@@ -227,9 +234,8 @@ class RecurrentPast(nn.Module):
         super().__init__()
         self.bands, self.slots = bands, slots
         self.memory = nn.GRU(bands + 2 + context, hidden, batch_first=True)
-        order = torch.arange(bands).flip(0) if backwards else torch.arange(bands)
-        inputs = torch.cat([order + 1, torch.zeros(hidden + 2 + context, dtype=torch.long)])
-        self.network = MaskedPerceptron(inputs, order + 1, (hidden,), univariate, at_identity=at_identity)
+        told = hidden + 2 + context
+        self.network = _over_bands(bands, told, hidden, univariate, backwards=backwards, at_identity=at_identity)
 
     def forward(self, v: Tensor, seen: Seen) -> Tensor:
         """(B, D, parameters)."""

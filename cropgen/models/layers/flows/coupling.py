@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cropgen.models.layers.coupling import divide
 from cropgen.models.layers.flows.conditioners import Perceptron
 from cropgen.models.layers.flows.layer import ElementwiseLayer, Seen
 from cropgen.models.layers.flows.univariate import Univariate
@@ -33,12 +34,10 @@ class Coupling(ElementwiseLayer):
         self, given: Tensor, size: int, told: int, hidden: int, univariate: Univariate, *, at_identity: bool
     ) -> None:
         super().__init__()
-        rest = torch.ones(size, dtype=torch.bool)
-        rest[given] = False
-        changed = rest.nonzero()[:, 0]
+        changed, order = divide(given, size)
         self.register_buffer("given", given)
         self.register_buffer("changed", changed)
-        self.register_buffer("order", torch.argsort(torch.cat([given, changed])))
+        self.register_buffer("order", order)
         self.univariate = univariate
         self.conditioner = Perceptron(len(given) + told, len(changed), hidden, univariate, at_identity=at_identity)
 
