@@ -6,9 +6,10 @@
 
 Every cell (data, label share, seed, model, with or without unlabelled target rows) trains once, on one thread, and
 is scored on held-out blocks of its own region or years ("in") and on one half of the other region or years
-("cross"); the other half of the target, in other blocks, is what adaptation may look at, without labels. All models
-see the same rows and labels. Finished cells are kept in `results/accuracy.json` with a fingerprint of the code that
-decides them, so the script goes on where it stopped; `results/accuracy.md` is made from it.
+("cross"); the other half of the target, in other blocks, is what adaptation may look at, without labels: as such for
+models that guard themselves against it, among the unlabelled rows for the others. All models see the same rows and
+labels. Finished cells are kept in `results/accuracy.json` with a fingerprint of the code that decides them, so the
+script goes on where it stopped; `results/accuracy.md` is made from it.
 """
 
 from __future__ import annotations
@@ -207,6 +208,8 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     if cell.target_unlabelled:
         free = make_batch(seen.take(task.target).select_bands(spec.bands), spec.calendar, classes).without_labels()
         data = TrainingData(data.labelled, data.unlabelled, target=free)
+        if contender.family == "discriminative":
+            data = TrainingData(data.labelled, data.free)
     began = time.process_time()
     with PeakMemory() as peak:
         fitted = fit_model(contender.model, cell.options, spec, data, seed=cell.seed)
