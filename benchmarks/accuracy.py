@@ -1,6 +1,6 @@
 """Which model is best with few and with many labels, in its region and in another region or year: the scoreboard.
 
-    python benchmarks/accuracy.py [--data ../shared/data] [--jobs 2] [--minutes 60] [--only arkansas] [--models tgem]
+    python benchmarks/accuracy.py [--data ../shared/data] [--jobs 2] [--minutes 60] [--only arkansas] [--models tgem] [--labels 0.1]
     python benchmarks/accuracy.py --quick      # one seed at 10 % labels on Arkansas
     python benchmarks/accuracy.py --confirm    # keep rows of older code that one training of each model finds unchanged
 
@@ -339,10 +339,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=480.0, help="begin no cell after this time")
     parser.add_argument("--only", nargs="*", choices=(*TASKS, *FURTHER), help="data sets")
     parser.add_argument("--models", nargs="*", choices=sorted(CONTENDERS), help="models")
+    parser.add_argument("--labels", nargs="*", type=float, choices=sorted(SEEDS), help="label shares")
     parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
     parser.add_argument("--quick", action="store_true", help="one seed at 10 % labels on Arkansas")
     options = parser.parse_args()
-    wanted = cells(options.only, options.models, quick=options.quick)
+    wanted = [
+        cell
+        for cell in cells(options.only, options.models, quick=options.quick)
+        if not options.labels or cell.labels in options.labels
+    ]
     if options.confirm:
         write(confirm(wanted, str(options.data)), "python benchmarks/accuracy.py")
         return
