@@ -1,6 +1,7 @@
 """Which model is best with few and with many labels, in its region and in another region or year: the scoreboard.
 
-    python benchmarks/accuracy.py [--data ../shared/data] [--jobs 2] [--minutes 60] [--only arkansas] [--models tgem] [--labels 0.1]
+    python benchmarks/accuracy.py [--data ../shared/data] [--jobs 2] [--minutes 60]
+    python benchmarks/accuracy.py --only arkansas --models tgem --labels 0.1
     python benchmarks/accuracy.py --quick      # one seed at 10 % labels on Arkansas
     python benchmarks/accuracy.py --confirm    # keep rows of older code that one training of each model finds unchanged
 
