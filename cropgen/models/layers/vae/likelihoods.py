@@ -53,6 +53,10 @@ class Likelihood(ABC):
         """(…, T, C) expectation."""
 
     @abstractmethod
+    def variance(self, raw: Tensor) -> Tensor:
+        """(…, T, C) variance of every value."""
+
+    @abstractmethod
     def sample(self, raw: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """(…, T, C) draws; the temperature multiplies the noise, and at 0 leaves the mean of a component."""
 
@@ -93,6 +97,9 @@ class Gaussian(Likelihood):
     def mean(self, raw: Tensor) -> Tensor:
         return self._parts(raw)[0]
 
+    def variance(self, raw: Tensor) -> Tensor:
+        return self._parts(raw)[1].square()
+
     def sample(self, raw: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         mean, std = self._parts(raw)
         return mean + temperature * std * _normal(mean.shape, mean, generator)
@@ -122,6 +129,10 @@ class StudentT(Likelihood):
 
     def mean(self, raw: Tensor) -> Tensor:
         return self._parts(raw)[0]
+
+    def variance(self, raw: Tensor) -> Tensor:
+        _, scale, degrees = self._parts(raw)
+        return scale.square() * degrees / (degrees - 2)
 
     def sample(self, raw: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Draws by Bailey's polar method, t = √(ν (u^{−2/ν} − 1)) cos 2πv with u and v uniform."""
@@ -197,9 +208,22 @@ class LogisticMixture(Likelihood):
     def mean(self, raw: Tensor) -> Tensor:
         """Expectation before rounding and without the tails cut."""
         log_share, means, _, lower = self._parts(raw)
-        identity = torch.eye(self.bands, dtype=raw.dtype, device=raw.device)
-        of_component = torch.linalg.solve_triangular(identity - lower, means[..., None], upper=False)[..., 0]
-        return (log_share.exp()[..., None] * of_component).sum(-2)
+        return (log_share.exp()[..., None] * self._mixing(lower, means[..., None])[..., 0]).sum(-2)
+
+    def variance(self, raw: Tensor) -> Tensor:
+        """Within and between the components, before rounding and without the tails cut."""
+        log_share, means, log_scales, lower = self._parts(raw)
+        share = log_share.exp()[..., None]
+        of_component = self._mixing(lower, means[..., None])[..., 0]
+        spread = torch.diag_embed(log_scales.exp() * (math.pi / math.sqrt(3)))
+        within = self._mixing(lower, spread).square().sum(-1)
+        between = (of_component - (share * of_component).sum(-2, keepdim=True)).square()
+        return (share * (within + between)).sum(-2)
+
+    def _mixing(self, lower: Tensor, right: Tensor) -> Tensor:
+        """(I − A)⁻¹ times (…, C, N)."""
+        identity = torch.eye(self.bands, dtype=right.dtype, device=right.device)
+        return torch.linalg.solve_triangular(identity - lower, right, upper=False)
 
     def sample(self, raw: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Draws of component, band after band, and noise, on the steps of the scale."""

@@ -75,6 +75,20 @@ def free_bits(kl: Tensor, least: float) -> Tensor:
     return kl.mean(0).clamp(min=least).sum()
 
 
+def collapse_advice(kl: float) -> str | None:
+    """What to do about latents that together hold less than 0.1 nat of a row; None where they hold more.
+
+    Arguments:
+        kl: mean divergence of all latents of a row, nats.
+    """
+    if kl >= _COLLAPSED_NATS:
+        return None
+    return (
+        f"the latent is not used ({kl:.3f} nats a row): "
+        "anneal the divergence, give it free bits, or weaken a decoder that sees the season itself"
+    )
+
+
 @dataclass(frozen=True)
 class LatentUse:
     """What a mini-batch says of the use of the latents.
@@ -92,17 +106,12 @@ class LatentUse:
     @property
     def collapsed(self) -> bool:
         """The latents together hold less than 0.1 nat of a row."""
-        return float(self.kl.sum()) < _COLLAPSED_NATS
+        return self.advice is not None
 
     @property
     def advice(self) -> str | None:
         """What to do about a collapse; None where there is none."""
-        if not self.collapsed:
-            return None
-        return (
-            f"the latent is not used ({float(self.kl.sum()):.3f} nats a row): "
-            "anneal the divergence, give it free bits, or weaken a decoder that sees the season itself"
-        )
+        return collapse_advice(float(self.kl.sum()))
 
 
 @torch.no_grad()
