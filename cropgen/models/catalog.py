@@ -241,6 +241,11 @@ CATALOG: tuple[Entry, ...] = (
           "Semi-Supervised Learning with Deep Generative Models, Kingma, Rezende, Mohamed and Welling, 2014",
           "M2 variational auto-encoder in the tied-whitened space",
           generative=True, semi_supervised=True, gradient=True),
+    Entry("vae-rnn", "vae", "vaes.vae_rnn:VAERNN",
+          "Generating Sentences from a Continuous Space, Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, 2016; On "
+          "Training Deep Generative Models with Latent Variables, Miladinović, 2021",
+          "one latent of the season, told date by date; --set dropout=… keeps the latent in use",
+          generative=True, semi_supervised=True, gradient=True),
     Entry("srnn", "dvae", "dvaes.srnn:SRNN",
           "Sequential Neural Models with Stochastic Layers, Fraccaro, Sønderby, Paquet and Winther, 2016",
           "stochastic recurrent network on time-ordered innovations",
