@@ -241,6 +241,10 @@ CATALOG: tuple[Entry, ...] = (
           "Semi-Supervised Learning with Deep Generative Models, Kingma, Rezende, Mohamed and Welling, 2014",
           "M2 variational auto-encoder in the tied-whitened space",
           generative=True, semi_supervised=True, gradient=True),
+    Entry("vae", "vae", "vaes.vae:VAE",
+          "Auto-Encoding Variational Bayes, Kingma and Welling, 2014",
+          "auto-encoder of parts: --set likelihood=…, prior=…, posterior=…, estimator=…, latent_kind=…, collapse=…",
+          generative=True, semi_supervised=True, gradient=True),
     Entry("vae-rnn", "vae", "vaes.vae_rnn:VAERNN",
           "Generating Sentences from a Continuous Space, Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, 2016; On "
           "Training Deep Generative Models with Latent Variables, Miladinović, 2021",
@@ -293,7 +297,7 @@ CATALOG: tuple[Entry, ...] = (
           generative=False, semi_supervised=True, gradient=True),
 )  # fmt: skip
 
-ALIASES: dict[str, str] = {"dvae": "srnn", "flow": "realnvp", "vae": "ssvae", "recommended": "pool"}
+ALIASES: dict[str, str] = {"dvae": "srnn", "flow": "realnvp", "recommended": "pool"}
 
 
 def find(name: str) -> Entry:

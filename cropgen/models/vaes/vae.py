@@ -2,91 +2,283 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from cropgen.models.base import InputSpec
+from cropgen.models.base import Context, InputSpec, TrainingData
+from cropgen.models.layers.vae.bounds import Baseline, Draws, log_mean_exp, nvil, vimco, wake
+from cropgen.models.layers.vae.categorical import MOST_COMBINATIONS, CategoricalGradient, CategoricalLatent
 from cropgen.models.layers.vae.decoders import DateDecoder
+from cropgen.models.layers.vae.latents import GaussianLatent, Latent, LatentDraws
 from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel, VariationalOptions
 from cropgen.models.layers.vae.networks import ClasswiseMLP
-from cropgen.models.layers.vae.posteriors import Posterior, PosteriorKind, gaussian_kl
-from cropgen.models.layers.vae.priors import StandardNormal
+from cropgen.models.layers.vae.posteriors import PosteriorKind
+from cropgen.models.layers.vae.priors import PriorKind, VampPrior
+from cropgen.models.layers.vae.remedies import AggressivePhase, latent_use
 
-_LOG_STD_BOUND = 3.0
-_STEERING = 16
+_ENCODER_STEPS = 5
+_MEASURED_EVERY = 10
+_PATIENCE = 3
 
 
 class VAEOptions(VariationalOptions):
     """Options of `vae` and of the rows with one latent vector a season."""
 
+    estimator: Literal["elbo", "stl", "iwae", "dreg", "jvi", "nvil", "vimco", "wake"] = Field(
+        "elbo",
+        description="of the gradient of the bound that is learnt from; nvil, vimco and wake are for true categorical "
+        "draws, latent_kind=categorical with relaxation=none",
+    )
+    prior: PriorKind = Field("standard", description="p(z) of a continuous latent")
+    prior_components: int = Field(8, ge=1, description="components of prior=mog and prior=vamp")
     posterior: PosteriorKind = Field("diagonal", description="map behind the diagonal Gaussian of q(z|x,y)")
     posterior_layers: int = Field(4, ge=1, description="layers of that map")
+    latent_kind: Literal["continuous", "categorical"] = Field(
+        "continuous", description="z is a vector of numbers, or `latent` variables of `categories` each"
+    )
+    categories: int = Field(8, ge=2, description="latent_kind=categorical: categories of each variable")
+    relaxation: CategoricalGradient = Field(
+        "gumbel",
+        description="latent_kind=categorical: gumbel, straight-through, igr, exact (all combinations summed), or none "
+        "(true draws)",
+    )
+    temperature: float = Field(0.67, gt=0, description="of relaxed draws")
     decoder: Literal["season", "dates"] = Field(
         "season", description="season: one answer for all slots; dates: asked date by date, each blind to the others"
     )
+    collapse: Literal[
+        "none", "linear", "cyclical", "free-bits", "bounded-field", "auxiliary", "skip", "aggressive", "pretrain"
+    ] = Field(
+        "none",
+        description="remedy of an unused latent: linear or cyclical annealing of the divergence; free-bits; "
+        "bounded-field or skip (the latent enters every layer), both with decoder=dates; auxiliary (a second, linear "
+        "reconstruction); aggressive (several steps of the encoder for one of the decoder while it lags); pretrain "
+        "(as an auto-encoder first, free bits after)",
+    )
+    auxiliary: float = Field(0.1, ge=0, description="collapse=auxiliary: weight of the second reconstruction")
+
+    @model_validator(mode="after")
+    def _latent_fits(self) -> VAEOptions:
+        scored = self.estimator in ("nvil", "vimco", "wake")
+        if self.latent_kind == "continuous" and scored:
+            raise ValueError(f"estimator={self.estimator} is for true categorical draws: set latent_kind=categorical")
+        if self.estimator in ("stl", "dreg") and (self.posterior != "diagonal" or self.latent_kind == "categorical"):
+            raise ValueError(f"estimator={self.estimator} needs a continuous latent with posterior=diagonal")
+        if self.estimator == "vimco" and self.draws < 2:
+            raise ValueError("estimator=vimco needs draws of at least 2")
+        if self.latent_kind == "categorical":
+            self._categories_fit(scored)
+        return self
+
+    def _categories_fit(self, scored: bool) -> None:
+        if self.prior != "standard" or self.posterior != "diagonal":
+            raise ValueError("latent_kind=categorical is uniform at first and needs prior=standard, posterior=diagonal")
+        if scored != (self.relaxation == "none"):
+            raise ValueError("relaxation=none and the estimators nvil, vimco and wake need each other")
+        if self.estimator in ("iwae", "jvi") and self.relaxation not in ("gumbel", "igr"):
+            raise ValueError(f"estimator={self.estimator} needs relaxation=gumbel or igr")
+        if self.relaxation == "exact" and self.categories**self.latent > MOST_COMBINATIONS:
+            raise ValueError(
+                f"relaxation=exact sums categories^latent terms, at most {MOST_COMBINATIONS}: set latent=1"
+            )
+        if self.relaxation == "exact" and (self.beta != 1 or self.collapse != "none"):
+            raise ValueError("relaxation=exact has no divergence to weigh: set beta=1 and collapse=none")
+
+    @model_validator(mode="after")
+    def _remedy_fits(self) -> VAEOptions:
+        if self.collapse in ("bounded-field", "skip") and self.decoder != "dates":
+            raise ValueError(f"collapse={self.collapse} needs decoder=dates")
+        if self.collapse in ("auxiliary", "aggressive", "pretrain"):
+            if self.latent_kind == "categorical" or self.posterior != "diagonal":
+                raise ValueError(f"collapse={self.collapse} needs a continuous latent with posterior=diagonal")
+            if self.collapse == "pretrain" and self.estimator != "elbo":
+                raise ValueError("collapse=pretrain needs estimator=elbo")
+        return self
 
 
 class VAE(VariationalModel):
-    """One latent vector a season.
+    """One latent vector a season, whose parts are chosen by options.
 
-    z ~ p(z),   e | y, z ~ p(e | o_y + d_y + g(z, y)),   q(z | x, y) = T(N(m(f, y), diag s²(f, y)))
+        z ~ p(z),   e | y, z ~ p(e | o_y + d_y + g(z, y)),   q(z | x, y) = T(N(m(f, y), diag s²(f, y)))
+
+    p(z) is N(0, I), a mixture of Gaussians, the posteriors of pseudo-inputs of every class (features that begin at
+    those of training parcels), or a flow; T the identity or a flow; p(e | ·) Gaussian with the variances exp v,
+    Student-t, or a mixture of discretised logistics; z may be categorical. f are the features of the recognition head,
+    computed once for all classes. The bound is E_q log p(e | y, z) − KL(q ‖ p) or that of the estimator (see `bounds`).
+    g, the departure of q from N(0, I) and that of p(z) from it begin at zero, so the model begins exactly at the tied
+    Gaussian; with start=none it is the textbook auto-encoder of standardised bands, whose decoder gives mean and scale.
+
+    References:
+        Auto-Encoding Variational Bayes, Kingma and Welling, 2014; VAE with a VampPrior, Tomczak and Welling, 2018;
+        Variational Inference with Normalizing Flows, Rezende and Mohamed, 2015; Lagging Inference Networks and
+        Posterior Collapse, He, Spokoyny, Neubig and Berg-Kirkpatrick, 2019; A Surprisingly Effective Fix for Deep
+        Latent Variable Modeling of Text, Li, He, Neubig, Berg-Kirkpatrick and Yang, 2019; Auxiliary Guided
+        Autoregressive Variational Autoencoders, Lucas and Verbeek, 2018.
     """
 
     Settings = VAEOptions
+    q_sees_class = True
+    decoder_sees_class = True
 
     def __init__(self, spec: InputSpec, options: VAEOptions) -> None:
         super().__init__(spec, options)
-        k, z, width = spec.classes, options.latent, options.hidden
-        steering = 0 if options.posterior == "diagonal" else _STEERING
-        self.encoder = ClasswiseMLP(
-            self.recognition.width, k, 2 * z + steering, hidden=width, start_at_zero=self.at_start
-        )
-        self.posterior = Posterior(
-            z, kind=options.posterior, context=steering, layers=options.posterior_layers, rank=min(8, z)
-        )
-        self.prior = StandardNormal(z)
+        self.latent = self.make_latent(options)
         self.decoder = self._decoder(options)
+        if options.estimator == "nvil":
+            self.baseline = Baseline(self.recognition.width)
+        if options.collapse == "auxiliary":
+            self.second = nn.Linear(self.latent.width, self.size)
+        if options.collapse == "aggressive":
+            self.phase = AggressivePhase(_PATIENCE)
 
     @property
-    def chosen_parts(self) -> VAEOptions:
+    def parts(self) -> VAEOptions:
         return cast(VAEOptions, self.options)
 
-    def _decoder(self, options: VAEOptions) -> ClasswiseMLP | DateDecoder:
-        k, width, outputs = self.spec.classes, options.hidden, self.emission.outputs
-        if options.decoder == "dates":
-            return DateDecoder(options.latent, k, outputs, hidden=width, start_at_zero=self.at_start)
-        return ClasswiseMLP(options.latent, k, self.slots * outputs, hidden=width, start_at_zero=self.at_start)
+    @property
+    def noise_size(self) -> int:
+        options = self.parts
+        if options.latent_kind == "continuous":
+            return options.latent
+        own = {"exact": 0, "igr": options.categories - 1}.get(options.relaxation, options.categories)
+        return options.latent * own
 
-    def encode(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m, log s (B, K, Z) and what steers the map of the posterior, for all classes."""
-        latent = self.settings.latent
-        answer = self.encoder(features[:, None])
-        mean, spread = answer[..., :latent], answer[..., latent : 2 * latent]
-        return mean, _LOG_STD_BOUND * torch.tanh(spread / _LOG_STD_BOUND), answer[..., 2 * latent :]
+    @property
+    def counts_steps(self) -> bool:
+        return super().counts_steps or self.parts.collapse in ("aggressive", "pretrain")
+
+    def make_latent(self, options: VAEOptions) -> Latent:
+        """The latent vector of the options."""
+        width, k = self.recognition.width, self.spec.classes if self.q_sees_class else 1
+        if options.latent_kind == "categorical":
+            return CategoricalLatent(
+                width, k, options.latent, options.categories,
+                relaxation=options.relaxation, temperature=options.temperature, hidden=options.hidden,
+                at_start=self.at_start,
+            )  # fmt: skip
+        return GaussianLatent(
+            width, k, options.latent, hidden=options.hidden, posterior=options.posterior,
+            posterior_layers=options.posterior_layers, prior=options.prior,
+            prior_components=options.prior_components, at_start=self.at_start,
+        )  # fmt: skip
+
+    def _decoder(self, options: VAEOptions) -> ClasswiseMLP | DateDecoder:
+        k = self.spec.classes if self.decoder_sees_class else 1
+        width, outputs = options.hidden, self.emission.outputs
+        if options.decoder == "dates":
+            return DateDecoder(
+                self.latent.width, k, outputs,
+                hidden=width, skip=options.collapse == "skip", start_at_zero=self.at_start,
+            )  # fmt: skip
+        return ClasswiseMLP(self.latent.width, k, self.slots * outputs, hidden=width, start_at_zero=self.at_start)
+
+    def prepare(self, data: TrainingData, context: Context) -> None:
+        super().prepare(data, context)
+        prior = self.latent.prior if isinstance(self.latent, GaussianLatent) else None
+        if isinstance(prior, VampPrior) and self._bank is not None:
+            some = self._bank.labelled
+            chosen = torch.arange(len(prior.pseudo_inputs)) * len(some) // len(prior.pseudo_inputs)
+            with torch.no_grad():
+                prior.pseudo_inputs.copy_(self._features(some.take(chosen), None))
 
     def decode(self, z: Tensor, day: Tensor) -> Tensor:
-        """(…, K, G, P) for z (…, K, Z) and days (…, G)."""
-        if isinstance(self.decoder, DateDecoder):
-            return self.decoder(z, day)
-        return self.decoder(z).unflatten(-1, (self.slots, -1))
+        """(…, K, G, P) for z (…, K or 1, W) and days (…, G)."""
+        told = (z, day) if isinstance(self.decoder, DateDecoder) else (z,)
+        if self._encoder_alone():
+            held = {name: value.detach() for name, value in self.decoder.named_parameters()}
+            raw = functional_call(self.decoder, held, told)
+        else:
+            raw = self.decoder(*told)
+        return raw if isinstance(self.decoder, DateDecoder) else raw.unflatten(-1, (self.slots, -1))
 
     def explain(self, rows: Rows, noise: Tensor) -> Explained:
-        mean, log_std, steering = self.encode(rows.features)
-        drawn = self.posterior.draw(mean, log_std, noise.expand(-1, len(rows), mean.shape[1], -1), steering)
-        log_prior = self.prior.log_prob(drawn.z)
-        closed = self.chosen_parts.posterior == "diagonal"
-        divergence = gaussian_kl(mean, log_std)[None] if closed else (drawn.log_q - log_prior)[..., None]
-        raw = self.decode(drawn.z, rows.seasons.day)
-        return Explained(self.emitted(rows, raw), log_prior, drawn.log_q, divergence, drawn.z, drawn.log_q_held)
+        found = self._explained(rows, self.latent.learnt(rows.features, noise))
+        options = self.parts
+        if options.estimator == "nvil":
+            found = replace(found, baseline=self.baseline(rows.features.detach())[:, None])
+        if options.collapse == "auxiliary":
+            found = replace(found, penalty=self._second_reconstruction(rows, found.z))
+        if options.collapse == "aggressive" and self.training:
+            self._measure(rows)
+        return found
 
-    def decode_mean(self, rows: Rows) -> Tensor:
-        mean, log_std, steering = self.encode(rows.features)
-        drawn = self.posterior.draw(mean, log_std, torch.zeros_like(mean)[None], steering)
-        return self.decode(drawn.z[0], rows.seasons.day)
+    def scored(self, rows: Rows, noise: Tensor) -> Explained:
+        return self._explained(rows, self.latent.scored(rows.features, noise))
+
+    def _explained(self, rows: Rows, drawn: LatentDraws) -> Explained:
+        likelihood = self.emitted(rows, self.decode(drawn.z, rows.seasons.day))
+        divergence = drawn.divergence
+        if self.parts.latent_kind == "categorical" and self.parts.relaxation == "exact":
+            log_share = torch.log_softmax(likelihood, 0)
+            size = torch.tensor(float(len(likelihood)), dtype=likelihood.dtype)
+            divergence = ((log_share.exp() * log_share).sum(0) + size.log())[None, ..., None]
+        return Explained(likelihood, drawn.log_prior, drawn.log_q, divergence, drawn.z, drawn.log_q_held)
+
+    def bound(self, explained: Explained) -> Tensor:
+        options = self.parts
+        if options.latent_kind == "categorical" and options.relaxation == "exact":
+            return log_mean_exp(explained.log_weight)
+        if options.estimator not in ("nvil", "vimco", "wake"):
+            return super().bound(explained)
+        shape = explained.log_likelihood.shape
+        draws = Draws(
+            explained.z.detach(), explained.log_likelihood + explained.log_prior, explained.log_q.expand(shape)
+        )
+        if options.estimator != "nvil":
+            return {"vimco": vimco, "wake": wake}[options.estimator](draws)
+        if explained.baseline is None:
+            return nvil(draws, torch.zeros(()))
+        loss = self.baseline.loss(draws.log_weight, explained.baseline) / self.size
+        return nvil(draws, explained.baseline.detach(), self.baseline.scale) - (loss - loss.detach())
+
+    def _second_reconstruction(self, rows: Rows, z: Tensor) -> Tensor:
+        """(B, 1) nats, the same for all classes, of the season told by a linear map of the latent."""
+        missed = (rows.seasons.e[:, None] - self.second(z)) * rows.seasons.present[:, None]
+        return self.parts.auxiliary * 0.5 * missed.square().sum(-1).mean((0, 2))[:, None]
+
+    def _pretraining(self) -> bool:
+        options = self.parts
+        return (
+            options.collapse == "pretrain" and self.training and int(self.updates) <= options.steps * options.ramp / 2
+        )
+
+    def drawn_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        noise = super().drawn_noise(rows, generator)
+        return torch.zeros_like(noise) if self._pretraining() else noise
+
+    def weight(self) -> float:
+        return 0.0 if self._pretraining() else super().weight()
+
+    @property
+    def free_nats(self) -> float:
+        return self.parts.free_bits if self.parts.collapse == "pretrain" else super().free_nats
+
+    def _encoder_alone(self) -> bool:
+        """Whether this step leaves the decoder as it is."""
+        lagging = self.parts.collapse == "aggressive" and self.training and not self.phase.over
+        return lagging and int(self.updates) % _ENCODER_STEPS != 0
+
+    @torch.no_grad()
+    def _measure(self, rows: Rows) -> None:
+        """Tell the phase how much the latent knows of these rows, now and then."""
+        if int(self.updates) % _MEASURED_EVERY or not isinstance(self.latent, GaussianLatent):
+            return
+        mean, log_std, _ = self.latent.encode(rows.features)
+        each = torch.arange(len(rows), device=mean.device)
+        y = rows.seasons.y.clamp(min=0) if mean.shape[1] > 1 else torch.zeros_like(each)
+        noise = torch.randn_like(mean[:, 0])
+        self.phase.observe(latent_use(mean[each, y], log_std[each, y], noise).information)
+
+    def decode_mean(self, rows: Rows) -> Tensor | None:
+        z = self.latent.mean(rows.features)
+        return None if z is None else self.decode(z, rows.seasons.day)
 
     def decode_prior(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        z = self.prior.sample(len(y), generator, temperature)[:, None]
-        return self.decode(z, self.start_days.to(z.dtype).expand(len(y), -1))[torch.arange(len(y)), y]
+        z = self.latent.sample(y, generator, temperature).to(self.shift.dtype)[:, None]
+        raw = self.decode(z, self.start_days.to(z.dtype).expand(len(y), -1))
+        return raw[torch.arange(len(y)), y if raw.shape[1] > 1 else torch.zeros_like(y)]

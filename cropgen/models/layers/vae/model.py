@@ -33,7 +33,7 @@ ContinuousEstimator = Literal["elbo", "stl", "iwae", "dreg", "jvi"]
 _NOISE_SEED = 11
 _LARGEST_BLOCK = 1 << 24
 _LARGEST_FORESIGHT = 1 << 23
-_JUDGED_ROWS = 512
+_JUDGED_ROWS, _JUDGED_DRAWS = 512, 8
 _ACTIVE_VARIANCE = 0.01
 
 
@@ -113,6 +113,7 @@ class Explained:
         z: (S, B, K, Z) the draws.
         log_q_held: (S, B, K) log q with its parameters held, or None where q cannot tell.
         penalty: (B, K) or () what is learnt beside the bound, such as a commitment, in nats.
+        baseline: (B, 1) or (B, K) what `nvil` expects of log w, or None.
     """
 
     log_likelihood: Tensor
@@ -122,6 +123,7 @@ class Explained:
     z: Tensor
     log_q_held: Tensor | None = None
     penalty: Tensor | float = 0.0
+    baseline: Tensor | None = None
 
     @property
     def log_weight(self) -> Tensor:
@@ -166,6 +168,10 @@ class VariationalModel(ResidualModel):
     def explain(self, rows: Rows, noise: Tensor) -> Explained:
         """What the latents drawn with noise (S, B or 1, 1, N) make of rows; the noise is common to the classes."""
 
+    def scored(self, rows: Rows, noise: Tensor) -> Explained:
+        """The same for scores, where the draws that are learnt from are relaxed ones."""
+        return self.explain(rows, noise)
+
     @abstractmethod
     def decode_prior(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
         """(B, G, P) what the decoder says of latents drawn from p(z | y)."""
@@ -204,7 +210,7 @@ class VariationalModel(ResidualModel):
     def class_scores(self, seasons: Seasons, features: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
             blocks = self._blocks(seasons, features)
-            return torch.cat([log_mean_exp(self.explain(rows, self.noise).log_weight) for rows in blocks])
+            return torch.cat([log_mean_exp(self.scored(rows, self.noise).log_weight) for rows in blocks])
         return self.bound(self.explain(self.rows(seasons, features), self.drawn_noise(len(seasons), generator)))
 
     def drawn_noise(self, rows: int, generator: torch.Generator) -> Tensor:
@@ -238,11 +244,16 @@ class VariationalModel(ResidualModel):
         schedule = KLSchedule(kind, options.steps, options.beta, options.cycles, options.ramp)
         return schedule.at(int(self.updates) - 1)
 
+    @property
+    def free_nats(self) -> float:
+        """Nats that each group of latents has for free at the present step."""
+        return self.settings.free_bits if self.settings.collapse == "free-bits" else 0.0
+
     def _spared(self, divergence: Tensor) -> Tensor:
-        """The divergences (S, B, K, L); a group whose mean is below its free bits pays them and gets no gradient."""
-        if self.settings.collapse != "free-bits":
+        """The divergences (S, B, K, L); a group whose mean is below its free nats pays them and gets no gradient."""
+        least = self.free_nats
+        if not least:
             return divergence
-        least = self.settings.free_bits
         return torch.where(divergence.mean((0, 1, 2)) < least, least, divergence)
 
     def _blocks(self, seasons: Seasons, features: Tensor) -> list[Rows]:
@@ -295,22 +306,29 @@ class VariationalModel(ResidualModel):
     def use_of_latents(self, batch: Batch) -> dict[str, object]:
         """Diagnostics of parcels, at their class, or at the likeliest one where it is unknown; in nats a parcel.
 
-        reconstruction −E log p(e | z, y); kl by group of latents; active groups, whose draws' mean varies between
-        parcels by more than 0.01; the ELBO and the importance-weighted bound, both of the innovations.
+        reconstruction −E log p(e | z, y); kl by group of latents; active_units, entries of z whose posterior mean
+        varies between parcels by more than 0.01, told by the covariance of two independent halves of the draws; elbo
+        and iwae, the bounds of the innovations.
         """
         rows = self.seen_rows(batch)
-        explained = self.explain(rows, self.noise)
+        shape = (_JUDGED_DRAWS, len(rows), 1, self.noise_size)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(_NOISE_SEED), dtype=self.noise.dtype)
+        explained = self.scored(rows, noise.to(self.noise.device))
         scores = log_mean_exp(explained.log_weight)
         y = torch.where(rows.seasons.y >= 0, rows.seasons.y, (scores + self.tied.log_prior).argmax(-1))
         each = torch.arange(len(y), device=y.device)
-        likelihood = explained.log_likelihood.expand(len(self.noise), *scores.shape).mean(0)[each, y]
-        divergence = explained.divergence.mean(0).expand(*scores.shape, -1)[each, y]
-        z = explained.z.mean(0).expand(*scores.shape, -1)[each, y]
+
+        def at_class(part: Tensor) -> Tensor:
+            return part.expand(*part.shape[:1], *scores.shape, *part.shape[3:])[:, each, y]
+
+        likelihood = at_class(explained.log_likelihood).mean(0)
+        divergence = at_class(explained.divergence).mean(0)
+        half, other = (part.mean(0) - part.mean((0, 1)) for part in at_class(explained.z).chunk(2))
         return {
             "reconstruction": -float(likelihood.mean()),
             "kl": [round(float(part), 5) for part in divergence.mean(0)],
             "kl_total": float(divergence.sum(-1).mean()),
-            "active_units": int((z.var(0, unbiased=False) > _ACTIVE_VARIANCE).sum()),
+            "active_units": int(((half * other).mean(0) > _ACTIVE_VARIANCE).sum()),
             "elbo": float((likelihood - divergence.sum(-1)).mean()),
             "iwae": float(scores[each, y].mean()),
         }

@@ -70,38 +70,49 @@ class StandardNormal(Prior):
 
 
 class EqualMixture(Prior):
-    """1/M Σ_m N(z; μ_m, diag σ_m²); a subclass gives the components."""
+    """1/M Σ_m N(z; μ_m, diag σ_m²), the same or another one for every class; a subclass gives the components."""
 
     @abstractmethod
     def components(self) -> tuple[Tensor, Tensor]:
-        """μ and log σ, (M, Z) each."""
+        """μ and log σ, (M, Z) each, or (K, M, Z) of the classes."""
 
     def log_prob(self, z: Tensor) -> Tensor:
+        """(…, Z) → (…) log p(z); (…, K, Z) → (…, K) log p(z | y) where the classes differ."""
         mean, log_std = self.components()
-        return torch.logsumexp(gaussian_log_prob(z[..., None, :], mean, log_std), -1) - math.log(len(mean))
+        return torch.logsumexp(gaussian_log_prob(z[..., None, :], mean, log_std), -1) - math.log(mean.shape[-2])
 
     @torch.no_grad()
-    def sample(self, rows: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self, rows: int, generator: torch.Generator, temperature: float = 1.0, y: Tensor | None = None
+    ) -> Tensor:
+        """(rows, Z) draws, of classes y (rows,) where the classes differ."""
         mean, log_std = self.components()
-        chosen = torch.randint(len(mean), (rows,), generator=generator, device=generator.device).to(mean.device)
-        return mean[chosen] + temperature * log_std[chosen].exp() * _noise(rows, mean, generator)
+        count = mean.shape[-2]
+        chosen = torch.randint(count, (rows,), generator=generator, device=generator.device).to(mean.device)
+        which = (chosen,) if y is None else (y, chosen)
+        return mean[which] + temperature * log_std[which].exp() * _noise(rows, mean, generator)
 
 
 class MixtureOfGaussians(EqualMixture):
-    """Components with means and deviations of their own, spread over N(0, I) at the start.
+    """Components with means and deviations of their own, spread over N(0, I) at the start or all equal to it.
 
     Arguments:
         size: Z.
         count: M.
+        classes: K, of a mixture for every class; 0 for one mixture.
+        at_standard: the means are multiplied by a number that begins at 0, which keeps the components apart in what
+            they learn although they are N(0, I) at the start.
     """
 
-    def __init__(self, size: int, count: int) -> None:
+    def __init__(self, size: int, count: int, *, classes: int = 0, at_standard: bool = False) -> None:
         super().__init__(size)
-        self.mean = nn.Parameter(torch.randn(count, size))
-        self.log_std = nn.Parameter(torch.zeros(count, size))
+        shape = (classes, count, size) if classes else (count, size)
+        self.mean = nn.Parameter(torch.randn(shape))
+        self.log_std = nn.Parameter(torch.zeros(shape))
+        self.reach = nn.Parameter(torch.zeros(())) if at_standard else None
 
     def components(self) -> tuple[Tensor, Tensor]:
-        return self.mean, self.log_std
+        return self.mean if self.reach is None else self.reach * self.mean, self.log_std
 
 
 class VampPrior(EqualMixture):
@@ -112,8 +123,8 @@ class VampPrior(EqualMixture):
     Arguments:
         size: Z.
         pseudo_inputs: (M, …) at the start, in the form the encoder takes; seasons of training parcels are a good one.
-        encode: pseudo-inputs → m and log s, (M, Z) each. A function or method of the owner: its parameters stay the
-            owner's.
+        encode: pseudo-inputs → m and log s, (M, Z) each, or (K, M, Z) of the classes. A function or method of the
+            owner: its parameters stay the owner's.
     """
 
     def __init__(self, size: int, pseudo_inputs: Tensor, encode: Encode) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
 from cropgen.models.layers.vae.posteriors import gaussian_kl, gaussian_log_prob
@@ -135,26 +135,32 @@ def latent_use(mean: Tensor, log_std: Tensor, noise: Tensor) -> LatentUse:
     )
 
 
-class AggressivePhase:
+class AggressivePhase(nn.Module):
     """Tells how long the encoder is trained many steps for one of the decoder: until its information stops rising.
 
     Arguments:
         patience: measurements without a new best after which the phase is over.
     """
 
+    best: Tensor
+    since: Tensor
+
     def __init__(self, patience: int = 1) -> None:
+        super().__init__()
         self.patience = patience
-        self._best, self._since = -math.inf, 0
+        self.register_buffer("best", torch.tensor(-1e30))
+        self.register_buffer("since", torch.zeros((), dtype=torch.int64))
 
     @property
     def over(self) -> bool:
-        return self._since >= self.patience
+        return int(self.since) >= self.patience
 
     def observe(self, information: float) -> None:
         """Take a measurement of held-out rows; once over, the phase does not begin again."""
         if self.over:
             return
-        if information > self._best:
-            self._best, self._since = information, 0
+        if information > float(self.best):
+            self.best.fill_(information)
+            self.since.zero_()
         else:
-            self._since += 1
+            self.since += 1
