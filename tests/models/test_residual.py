@@ -131,6 +131,38 @@ def test_masked_dates_order_and_neighbours_change_nothing(kind: type[ResidualMod
 
 
 @pytest.mark.parametrize("kind", MODELS)
+def test_validation_rows_choose_the_rule(kind: type[ResidualModel]) -> None:
+    model = shaken(kind, decide="auto")
+    seen, context = batch(30, 8), Context()
+    assert torch.equal(model.log_posterior(seen), _by(model, "product", seen))
+    with torch.no_grad():
+        model.recognition.classify.weight.zero_()
+        model.recognition.classify.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    alike = seen.take(seen.y == 0)
+    model.finish(replace(data(), validation=alike), context)
+    assert context.facts["decide"] == {"rule": "q", "rows": 10}
+    assert torch.equal(model.log_posterior(seen), _by(model, "q", seen))
+    again = make(kind, decide="auto")
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.log_posterior(seen), model.log_posterior(seen))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_without_validation_rows_the_product_decides(kind: type[ResidualModel]) -> None:
+    model, context = shaken(kind, decide="auto"), Context()
+    model.finish(data(), context)
+    assert context.facts == {}
+    assert torch.equal(model.log_posterior(batch(9, 4)), _by(model, "product", batch(9, 4)))
+
+
+def _by(model: ResidualModel, rule: str, seen: Batch) -> Tensor:
+    """The answer of a model of the same weights that decides by one rule."""
+    one = make(type(model), decide=rule)
+    one.load_state_dict({name: value for name, value in model.state_dict().items() if name != "rule"})
+    return one.log_posterior(seen)
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_cloudy_parcel_gets_the_class_prior(kind: type[ResidualModel]) -> None:
     model = shaken(kind)
     seen = batch(3, 9)

@@ -11,6 +11,7 @@ from torch import Tensor
 from cropgen.models.layers.semisupervised import (
     Evidence,
     SemiSupervisedOptions,
+    choose_rule,
     decide,
     semisupervised_objective,
     tempered_posterior,
@@ -108,3 +109,27 @@ def test_the_start_joins_the_product_and_nothing_else() -> None:
     assert torch.allclose(answer.exp(), 0.99 * pooled + 0.005)
     for rule in ("bayes", "q"):
         assert torch.equal(decide(rule, bayes, LOGITS, PRIOR.log(), observed, start), _decide(rule, [3, 3]))
+
+
+def told(*right: float) -> Tensor:
+    """log p(y | x) of rows of class 0 that get these probabilities of it."""
+    p = torch.tensor(right, dtype=torch.float64)
+    return torch.stack([p, 1 - p], 1).log()
+
+
+@pytest.mark.parametrize(
+    ("q", "chosen"),
+    [
+        ((0.9, 0.9, 0.9, 0.9), "q"),
+        ((0.7, 0.7, 0.7, 0.7), "product"),  # worse
+        ((0.99, 0.8, 0.75, 0.8), "product"),  # better by 0.037 nats, but the standard error is 0.061
+        ((0.99, 0.9, 0.75, 0.9), "q"),  # better by 0.096 nats, more than the standard error of 0.058
+    ],
+)
+def test_a_rule_replaces_the_product_beyond_one_standard_error(q: tuple[float, ...], chosen: str) -> None:
+    said = {"product": told(0.8, 0.8, 0.8, 0.8), "bayes": told(0.5, 0.5, 0.5, 0.5), "q": told(*q)}
+    assert choose_rule(said, torch.zeros(4, dtype=torch.int64)) == chosen  # pyright: ignore[reportArgumentType]
+
+
+def test_one_row_overturns_nothing() -> None:
+    assert choose_rule({"product": told(0.1), "start": told(0.9)}, torch.zeros(1, dtype=torch.int64)) == "product"

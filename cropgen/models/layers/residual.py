@@ -21,8 +21,11 @@ from cropgen.models.layers.encoder import Recognition
 from cropgen.models.layers.innovations import TiedGaussian
 from cropgen.models.layers.semisupervised import (
     FIRST_LOG_BETA,
+    RULES,
     Evidence,
+    Rule,
     SemiSupervisedOptions,
+    choose_rule,
     decide,
     semisupervised_objective,
     tempered_posterior,
@@ -33,6 +36,7 @@ from cropgen.series.batches import Batch
 FEW_LABELS = 10
 _BANK_BYTES = 5e8
 _BANK_OPERATIONS = 1e12
+_JUDGED_AT_ONCE = 512
 
 
 class ResidualOptions(SemiSupervisedOptions):
@@ -88,6 +92,7 @@ class ResidualModel(GenerativeModel):
     learns_by_gradient = True
     uses_unlabelled = True
     start_days: Tensor
+    rule: Tensor
 
     def __init__(self, spec: InputSpec, options: ResidualOptions) -> None:
         super().__init__(spec, options)
@@ -99,6 +104,8 @@ class ResidualModel(GenerativeModel):
         self.shift = nn.Parameter(torch.zeros(k, self.size))
         self.log_var = nn.Parameter(torch.zeros(self.size))
         self.log_beta = nn.Parameter(torch.tensor(FIRST_LOG_BETA))
+        if options.decide == "auto":
+            self.register_buffer("rule", torch.tensor(RULES.index("product")))
         self._bank: Bank | None = None
         self._losses: SemiSupervisedOptions = options
 
@@ -192,6 +199,18 @@ class ResidualModel(GenerativeModel):
 
     def finish(self, data: TrainingData, context: Context) -> None:
         self._bank = None
+        if self.chosen.decide == "auto" and data.validation is not None and len(data.validation):
+            said = self._posteriors(data.validation)
+            best = choose_rule(said, data.validation.y)
+            self.rule.fill_(RULES.index(best))
+            context.facts["decide"] = {"rule": best, "rows": len(data.validation)}
+
+    @torch.inference_mode()
+    def _posteriors(self, batch: Batch) -> dict[Rule, Tensor]:
+        """(B, K) log p(y | x) of a batch by every rule of decision."""
+        rules = [rule for rule in RULES if rule != "start" or self.chosen.start == "tgem"]
+        parts = [batch.take(rows) for rows in torch.arange(len(batch)).split(_JUDGED_AT_ONCE)]
+        return {rule: torch.cat([self._decided(part, rule) for part in parts]) for rule in rules}
 
     def log_joint(self, batch: Batch) -> Tensor:
         seasons = self._seasons(batch)
@@ -199,13 +218,18 @@ class ResidualModel(GenerativeModel):
         return torch.where((seasons.observed > 0)[:, None], scores, 0) + self.tied.log_prior
 
     def log_posterior(self, batch: Batch) -> Tensor:
+        chosen = self.chosen.decide
+        return self._decided(batch, RULES[int(self.rule)] if chosen == "auto" else chosen)
+
+    def _decided(self, batch: Batch, rule: Rule) -> Tensor:
+        """(B, K) log p(y | x) by a rule of decision."""
         seasons = self._seasons(batch)
         features = self._features(seasons, None)
         joint = self.class_scores(seasons, features, None) + self.tied.log_prior
         log_bayes = tempered_posterior(joint, self.tied.log_prior, self.log_beta)
         logits = self.recognition.classify(features)
         begun = self._start_posterior(seasons) if self.chosen.start == "tgem" else None
-        return decide(self.chosen.decide, log_bayes, logits, self.tied.log_prior, seasons.observed, begun)
+        return decide(rule, log_bayes, logits, self.tied.log_prior, seasons.observed, begun)
 
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         e = self.draw_innovations(y, generator, temperature)

@@ -9,15 +9,19 @@ With J_y(x) = log p(x, y) or a lower bound of it, F the mean number of observed 
     recognition   −log q(y | x)                                labelled
     distillation  −Σ_y sg[p(y | x)] log q(y | x)               unlabelled; Bayes teaches the head
 
+What classifies is the start, Bayes' rule, the head, or their product; `choose_rule` lets held-out rows judge.
+
 References:
     Semi-Supervised Learning with Deep Generative Models, Kingma, Rezende, Mohamed and Welling, 2014.
     Principled Hybrids of Generative and Discriminative Models, Lasserre, Bishop and Minka, 2006.
+    Classification and Regression Trees, Breiman, Friedman, Olshen and Stone, 1984 (one standard error).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field
@@ -26,7 +30,9 @@ from torch.nn import functional
 
 from cropgen.models.base import GradientOptions, Objective
 
-Decision = Literal["bayes", "q", "product"]
+Rule = Literal["product", "bayes", "q", "start"]
+Decision = Literal["product", "bayes", "q", "auto"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 FIRST_LOG_BETA = -0.7
 UNIFORM_SHARE = 0.01
 
@@ -44,7 +50,8 @@ class SemiSupervisedOptions(GradientOptions):
     distillation: float = Field(1.0, ge=0, description="weight of teaching q(y|x) by Bayes' rule on unlabelled parcels")
     decide: Decision = Field(
         "product",
-        description="what classifies: bayes, q (the recognition head), or their product",
+        description="what classifies: bayes, q (the recognition head), their product, or auto: the product unless "
+        "validation rows, where there are any, find bayes, q or the start better",
         json_schema_extra={"search": ["product", "bayes", "q"]},
     )
 
@@ -100,8 +107,22 @@ def semisupervised_objective(evidence: Evidence, options: SemiSupervisedOptions)
     return Objective(total, parts)
 
 
+def choose_rule(said: dict[Rule, Tensor], y: Tensor) -> Rule:
+    """The product, or the rule of the least mean NLL where it is better by more than one standard error.
+
+    Arguments:
+        said: (N, K) log p(y | x) of rows that nothing was fitted to, by rule; the product among them.
+        y: (N,) their classes.
+    """
+    nll = {rule: functional.nll_loss(told.double(), y, reduction="none") for rule, told in said.items()}
+    best = min(nll, key=lambda rule: float(nll[rule].mean()))
+    gain = nll["product"] - nll[best]
+    error = float(gain.std(correction=1)) / math.sqrt(len(y)) if len(y) > 1 else math.inf
+    return best if float(gain.mean()) > error else "product"
+
+
 def decide(
-    rule: Decision,
+    rule: Rule,
     log_bayes: Tensor,
     logits: Tensor,
     log_prior: Tensor,
@@ -121,7 +142,7 @@ def decide(
     """
     log_q = torch.log_softmax(logits, -1)
     experts = [log_bayes, log_q] if log_start is None else [log_start, log_bayes, log_q]
-    chosen = {"bayes": log_bayes, "q": log_q}.get(rule)
+    chosen = {"bayes": log_bayes, "q": log_q, "start": log_start}.get(rule)
     if chosen is None:
         chosen = torch.log_softmax(torch.stack(experts).mean(0), -1)
     mixed = (1 - UNIFORM_SHARE) * chosen.exp() + UNIFORM_SHARE / chosen.shape[-1]
