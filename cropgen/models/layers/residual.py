@@ -208,7 +208,7 @@ class ResidualModel(GenerativeModel):
     @torch.inference_mode()
     def _posteriors(self, batch: Batch) -> dict[Rule, Tensor]:
         """(B, K) log p(y | x) of a batch by every rule of decision."""
-        rules = [rule for rule in RULES if rule != "start" or self.chosen.start == "tgem"]
+        rules: list[Rule] = [rule for rule in RULES if rule != "start" or self.chosen.start == "tgem"]
         parts = [batch.take(rows) for rows in torch.arange(len(batch)).split(_JUDGED_AT_ONCE)]
         return {rule: torch.cat([self._decided(part, rule) for part in parts]) for rule in rules}
 

@@ -114,7 +114,9 @@ def choose_rule(said: dict[Rule, Tensor], y: Tensor) -> Rule:
         said: (N, K) log p(y | x) of rows that nothing was fitted to, by rule; the product among them.
         y: (N,) their classes.
     """
-    nll = {rule: functional.nll_loss(told.double(), y, reduction="none") for rule, told in said.items()}
+    nll: dict[Rule, Tensor] = {
+        rule: functional.nll_loss(told.double(), y, reduction="none") for rule, told in said.items()
+    }
     best = min(nll, key=lambda rule: float(nll[rule].mean()))
     gain = nll["product"] - nll[best]
     error = float(gain.std(correction=1)) / math.sqrt(len(y)) if len(y) > 1 else math.inf
