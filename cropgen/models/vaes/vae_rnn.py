@@ -38,9 +38,7 @@ class VAERNNOptions(VariationalOptions):
     price: float = Field(
         1.0, ge=0, description="dynamic dropout: weight of the divergence of its decisions from `rate`"
     )
-    sight: Sight = Field(
-        "all", description="dynamic dropout decides by date, state and latent, or the latent alone"
-    )
+    sight: Sight = Field("all", description="dynamic dropout decides by date, state and latent, or the latent alone")
 
 
 @dataclass(frozen=True)
