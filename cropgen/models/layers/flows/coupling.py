@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class Coupling(ElementwiseLayer):
 
     given: Tensor
     changed: Tensor
+    parts: Tensor
     order: Tensor
 
     def __init__(
@@ -37,23 +40,36 @@ class Coupling(ElementwiseLayer):
         changed, order = divide(given, size)
         self.register_buffer("given", given)
         self.register_buffer("changed", changed)
+        self.register_buffer("parts", torch.cat([given, changed]), persistent=False)
         self.register_buffer("order", order)
         self.univariate = univariate
         self.conditioner = Perceptron(len(given) + told, len(changed), hidden, univariate, at_identity=at_identity)
 
+    def forward(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        image, log_slope = self._moved(v, seen)
+        return image, log_slope.sum(-1)
+
     def stretched(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
-        kept, there = v[:, self.given], seen.present[:, self.changed]
+        image, log_slope = self._moved(v, seen)
+        kept = log_slope.new_zeros(len(v), len(self.given))
+        return image, torch.cat([kept, log_slope], -1).index_select(1, self.order)
+
+    def _moved(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        """(B, D) towards the base, and the logarithm of the slopes of the part b."""
+        kept, steered, there, transform = self._steered(v, seen)
+        moved, log_slope = transform.call_and_ladj(steered)
+        return torch.cat([kept, moved * there], -1).index_select(1, self.order), log_slope * there
+
+    def _steered(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """The parts a and b, the presence of b, and τ of every entry of b."""
+        kept, steered = v.index_select(1, self.parts).split([len(self.given), len(self.changed)], -1)
         transform = self.univariate(self.conditioner(torch.cat([kept, seen.told], -1)))
-        moved, log_slope = transform.call_and_ladj(v[:, self.changed])
-        image = torch.cat([kept, moved * there], -1)[:, self.order]
-        return image, torch.cat([torch.zeros_like(kept), log_slope * there], -1)[:, self.order]
+        return kept, steered, seen.present.index_select(1, self.changed), transform
 
     @torch.no_grad()
     def inverse(self, v: Tensor, seen: Seen) -> Tensor:
-        kept, there = v[:, self.given], seen.present[:, self.changed]
-        transform = self.univariate(self.conditioner(torch.cat([kept, seen.told], -1)))
-        moved = transform.inv(v[:, self.changed])
-        return torch.cat([kept, moved * there], -1)[:, self.order]
+        kept, steered, there, transform = self._steered(v, seen)
+        return torch.cat([kept, transform.inv(steered) * there], -1).index_select(1, self.order)
 
 
 def halves(size: int, layers: int, seed: int) -> list[Tensor]:

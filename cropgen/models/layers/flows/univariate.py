@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributions import Transform, constraints
 from torch.nn import functional
 from zuko.nn import MonotonicMLP
-from zuko.transforms import AdditiveTransform, ComposedTransform, MonotonicAffineTransform, MonotonicTransform
+from zuko.transforms import AdditiveTransform, ComposedTransform, MonotonicTransform
 from zuko.utils import unpack
 
 LEAST_SLOPE = 1e-3
@@ -23,9 +25,25 @@ _HALVINGS = 64
 _DOUBLINGS = 60
 
 
+class _SoftClipped(torch.autograd.Function):
+    """r / (1 + |r| / bound), whose derivative is the square of its factor; differentiated once."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, bound: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        factor = raw.abs().div_(bound).add_(1).reciprocal_()
+        ctx.save_for_backward(factor)
+        return raw * factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (factor,) = ctx.saved_tensors
+        return factor.mul(factor).mul_(grad), None
+
+
 def soft_clipped(raw: Tensor, bound: float = -math.log(LEAST_SLOPE)) -> Tensor:
     """Logarithm of a slope within ± bound, equal to `raw` near 0."""
-    return raw / (1 + raw.abs() / bound)
+    return cast(Tensor, _SoftClipped.apply(raw, bound))
 
 
 @torch.no_grad()
@@ -65,6 +83,24 @@ class Increasing(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.call_and_ladj(x)[1]
+
+
+class AffineTransform(Increasing):
+    """y = x eᵃ + b.
+
+    Arguments:
+        log_scale, shift: a and b.
+    """
+
+    def __init__(self, log_scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.log_scale, self.shift = log_scale, shift
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.addcmul(self.shift, x, self.log_scale.exp()), self.log_scale
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return (y - self.shift) * (-self.log_scale).exp()
 
 
 class SigmoidalTransform(Increasing):
@@ -158,6 +194,8 @@ class Univariate(nn.Module, ABC):
 
     def forward(self, parameters: Tensor) -> Transform:
         """The transform of (…) numbers whose parameters are (…, total)."""
+        if not any(self.shapes):
+            return self.transform(*parameters.unbind(-1))
         return self.transform(*unpack(parameters, [torch.Size(shape) for shape in self.shapes]))
 
     @abstractmethod
@@ -180,7 +218,8 @@ class Affine(Univariate):
     shapes = ((), ())
 
     def transform(self, *parts: Tensor) -> Transform:
-        return MonotonicAffineTransform(*parts, slope=LEAST_SLOPE)
+        shift, raw = parts
+        return AffineTransform(soft_clipped(raw), shift)
 
 
 class Sigmoidal(Univariate):
@@ -226,7 +265,7 @@ class MixtureCDF(Univariate):
     def transform(self, *parts: Tensor) -> Transform:
         log_scale = soft_clipped(parts[0])
         mixture = SigmoidalTransform(log_scale, -parts[1] * log_scale.exp(), parts[2])
-        return ComposedTransform(mixture, MonotonicAffineTransform(*parts[3:], slope=LEAST_SLOPE))
+        return ComposedTransform(mixture, AffineTransform(soft_clipped(parts[4]), parts[3]))
 
 
 class MonotonicNetwork(Univariate):
