@@ -29,7 +29,7 @@ _PATIENCE = 3
 class VAEOptions(VariationalOptions):
     """Options of `vae` and of the rows with one latent vector a season."""
 
-    estimator: Literal["elbo", "stl", "iwae", "dreg", "jvi", "nvil", "vimco", "wake"] = Field(
+    estimator: Literal["elbo", "stl", "iwae", "dreg", "jvi", "nvil", "vimco", "wake"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "elbo",
         description="of the gradient of the bound that is learnt from; nvil, vimco and wake are for true categorical "
         "draws, latent_kind=categorical with relaxation=none",
@@ -51,7 +51,7 @@ class VAEOptions(VariationalOptions):
     decoder: Literal["season", "dates"] = Field(
         "season", description="season: one answer for all slots; dates: asked date by date, each blind to the others"
     )
-    collapse: Literal[
+    collapse: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
         "none", "linear", "cyclical", "free-bits", "bounded-field", "auxiliary", "skip", "aggressive", "pretrain"
     ] = Field(
         "none",
@@ -124,9 +124,13 @@ class VAE(VariationalModel):
     Settings = VAEOptions
     q_sees_class = True
     decoder_sees_class = True
+    textbook_has_class_means = True
 
     def __init__(self, spec: InputSpec, options: VAEOptions) -> None:
         super().__init__(spec, options)
+        if not (self.at_start or self.textbook_has_class_means):
+            del self.shift
+            self.register_buffer("shift", torch.zeros(spec.classes, self.size))
         self.latent = self.make_latent(options)
         self.decoder = self._decoder(options)
         if options.estimator == "nvil":
@@ -176,6 +180,11 @@ class VAE(VariationalModel):
                 hidden=width, skip=options.collapse == "skip", start_at_zero=self.at_start,
             )  # fmt: skip
         return ClasswiseMLP(self.latent.width, k, self.slots * outputs, hidden=width, start_at_zero=self.at_start)
+
+    def _forget_structure(self, context: Context) -> None:
+        super()._forget_structure(context)
+        if not self.textbook_has_class_means:
+            self.shift.zero_()
 
     def prepare(self, data: TrainingData, context: Context) -> None:
         super().prepare(data, context)

@@ -152,6 +152,8 @@ class GaussianLatent(Latent):
         return self.posterior.draw(mean, log_std, torch.zeros_like(mean)[None], steering).z[0]
 
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        if isinstance(self.prior, EqualMixture) and self.prior.components()[0].dim() == 3:
-            return self.prior.sample(len(y), generator, temperature, y)
+        if isinstance(self.prior, EqualMixture):
+            mean, _ = self.prior.components()
+            which = y.clamp(max=mean.shape[0] - 1) if mean.dim() == 3 else None
+            return self.prior.sample(len(y), generator, temperature, which)
         return self.prior.sample(len(y), generator, temperature)

@@ -114,6 +114,7 @@ class Explained:
         log_q_held: (S, B, K) log q with its parameters held, or None where q cannot tell.
         penalty: (B, K) or () what is learnt beside the bound, such as a commitment, in nats.
         baseline: (B, 1) or (B, K) what `nvil` expects of log w, or None.
+        log_class: (S, B, K) log q(y | z, x) where q tells the class after the latent, or None.
     """
 
     log_likelihood: Tensor
@@ -124,6 +125,7 @@ class Explained:
     log_q_held: Tensor | None = None
     penalty: Tensor | float = 0.0
     baseline: Tensor | None = None
+    log_class: Tensor | None = None
 
     @property
     def log_weight(self) -> Tensor:
@@ -306,14 +308,14 @@ class VariationalModel(ResidualModel):
     def use_of_latents(self, batch: Batch) -> dict[str, object]:
         """Diagnostics of parcels, at their class, or at the likeliest one where it is unknown; in nats a parcel.
 
-        reconstruction −E log p(e | z, y); kl by group of latents; active_units, entries of z whose posterior mean
-        varies between parcels by more than 0.01, told by the covariance of two independent halves of the draws; elbo
-        and iwae, the bounds of the innovations.
+        reconstruction −E log p(e | z, y); kl by group of latents; active_units, entries of z whose mean over draws
+        that are the same for all parcels varies between them by more than 0.01; elbo and iwae, the bounds of the
+        innovations.
         """
         rows = self.seen_rows(batch)
+        generator = torch.Generator().manual_seed(_NOISE_SEED)
         shape = (_JUDGED_DRAWS, len(rows), 1, self.noise_size)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(_NOISE_SEED), dtype=self.noise.dtype)
-        explained = self.scored(rows, noise.to(self.noise.device))
+        explained = self.scored(rows, torch.randn(shape, generator=generator, dtype=self.noise.dtype).to(self.noise))
         scores = log_mean_exp(explained.log_weight)
         y = torch.where(rows.seasons.y >= 0, rows.seasons.y, (scores + self.tied.log_prior).argmax(-1))
         each = torch.arange(len(y), device=y.device)
@@ -323,12 +325,13 @@ class VariationalModel(ResidualModel):
 
         likelihood = at_class(explained.log_likelihood).mean(0)
         divergence = at_class(explained.divergence).mean(0)
-        half, other = (part.mean(0) - part.mean((0, 1)) for part in at_class(explained.z).chunk(2))
+        both_ways = torch.cat([self.noise, -self.noise])
+        centre = at_class(self.scored(rows, both_ways).z).mean(0)
         return {
             "reconstruction": -float(likelihood.mean()),
             "kl": [round(float(part), 5) for part in divergence.mean(0)],
             "kl_total": float(divergence.sum(-1).mean()),
-            "active_units": int(((half * other).mean(0) > _ACTIVE_VARIANCE).sum()),
+            "active_units": int((centre.var(0, unbiased=False) > _ACTIVE_VARIANCE).sum()),
             "elbo": float((likelihood - divergence.sum(-1)).mean()),
             "iwae": float(scores[each, y].mean()),
         }

@@ -1,0 +1,76 @@
+"""Structured semi-supervised deep generative model: the latent first, the class told from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cropgen.models.base import InputSpec
+from cropgen.models.layers.vae.heads import LatentHead
+from cropgen.models.layers.vae.model import Explained, Rows
+from cropgen.models.vaes.vae import VAE, VAEOptions
+
+
+class SSDGMOptions(VAEOptions):
+    """Options of `ssdgm`."""
+
+    recognition: float = Field(1.0, ge=0, description="α, weight of −log q(y|x) on labelled parcels")
+    draws: int = Field(4, ge=1, description="draws of the latent in the bound that is learnt from")
+    estimator: Literal["elbo"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound, importance-weighted"
+    )
+    latent_kind: Literal["continuous"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "continuous", description="z is a vector of numbers"
+    )
+
+
+class SSDGM(VAE):
+    """Style z and class y are separate parts of a structured posterior, in which the class depends on the style.
+
+        p(x, y, z) = π_y p(z) p(x | y, z),   q(y, z | x) = q(z | x) q(y | z, x)
+
+    A label conditions this posterior, q(z | x, y) = q(z | x) q(y | z, x) / q(y | x), from which there is no direct
+    draw: draws of q(z | x) are weighted by w_s = q(y | z_s, x), w̃_s = w_s / Σ_r w_r,
+
+        J_y = Σ_s w̃_s [log p(x | y, z_s) + log p(z_s) − log q(z_s | x) − log w_s] + log q̂(y | x) + log π_y
+        q̂(y | x) = 1/S Σ_s w_s
+
+    and labelled parcels also pay −α log q̂(y | x). With one draw J_y is the bound of that draw. q(y | z, x) begins
+    blind to z and q(z | x) at N(0, I), the decoder at zero: exactly the tied Gaussian. Scores weigh draws of q(z | x),
+    common to the classes. z (S, B, 1, Z).
+
+    Reference:
+        Learning Disentangled Representations with Semi-Supervised Deep Generative Models, Siddharth, Paige, van de
+        Meent, Desmaison, Goodman, Kohli, Wood and Torr, 2017.
+    """
+
+    Settings = SSDGMOptions
+    q_sees_class = False
+
+    def __init__(self, spec: InputSpec, options: SSDGMOptions) -> None:
+        super().__init__(spec, options)
+        head = LatentHead(self.recognition.width, options.latent, spec.classes, options.samples, self._draw)
+        self.recognition.add_module("classify", head)
+
+    def _draw(self, features: Tensor, noise: Tensor) -> Tensor:
+        return self.latent.learnt(features, noise).z
+
+    def explain(self, rows: Rows, noise: Tensor) -> Explained:
+        found = super().explain(rows, noise)
+        head = self.recognition.classify
+        return replace(found, log_class=head.at(rows.features, found.z)) if isinstance(head, LatentHead) else found
+
+    def bound(self, explained: Explained) -> Tensor:
+        if explained.log_class is None:
+            return super().bound(explained)
+        log_share = explained.log_class
+        share = torch.softmax(log_share, 0)
+        divergence = self.weight() * self._spared(explained.divergence).sum(-1)
+        each = explained.log_likelihood - divergence - log_share
+        told = torch.logsumexp(log_share, 0) - math.log(len(log_share))
+        return (share * each).sum(0) + told - explained.penalty
