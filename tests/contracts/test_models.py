@@ -34,18 +34,26 @@ SPEC = InputSpec(NAMES, Calendar("dekad", 9, SLOTS), Legend.from_codes("crops", 
 PIXELS = 5
 
 
-def over(entries: Iterable[Entry]) -> pytest.MarkDecorator:
+# One row of each family, on which tests that fit anew run by default; on the others they are slow.
+LEADING = ("rf", "tgem", "tempcnn", "realnvp", "ssvae", "srnn", "pool")
+
+
+def over(entries: Iterable[Entry], *, fits: bool = False) -> pytest.MarkDecorator:
     """A test for each row; one whose package is not installed is skipped and says so."""
 
     def case(entry: Entry) -> Any:
         absent = bool(entry.needs) and importlib.util.find_spec(entry.needs) is None
-        return pytest.param(entry, id=entry.name, marks=pytest.mark.skipif(absent, reason=f"no {entry.needs} here"))
+        marks = [pytest.mark.skipif(absent, reason=f"no {entry.needs} here")]
+        if fits and entry.name not in LEADING:
+            marks.append(pytest.mark.slow)
+        return pytest.param(entry, id=entry.name, marks=marks)
 
     return pytest.mark.parametrize("entry", [case(entry) for entry in entries])
 
 
 EVERY = over(CATALOG)
-GRADIENT = over(e for e in CATALOG if e.gradient)
+EVERY_FIT = over(CATALOG, fits=True)
+GRADIENT_FIT = over((e for e in CATALOG if e.gradient), fits=True)
 GENERATIVE = over(e for e in CATALOG if e.generative)
 
 
@@ -84,7 +92,7 @@ TINY: dict[str, dict[str, Any]] = {
 def few_steps(entry: Entry) -> dict[str, Any]:
     """Settings that make a fit short."""
     if entry.name in TINY:
-        return TINY[entry.name]
+        return dict(TINY[entry.name])
     if entry.family == "vae":
         return {"steps": 4, "copies": 64, "hidden": 16, "latent": 4, "samples": 3}
     if entry.family == "pool":
@@ -139,7 +147,7 @@ def test_default_options_round_trip_toml(entry: Entry) -> None:
     assert [name for name, field in settings.model_fields.items() if not field.description] == []
 
 
-@GRADIENT
+@GRADIENT_FIT
 def test_every_parameter_learns(entry: Entry) -> None:
     model = build_model(entry.name, few_steps(entry), SPEC)
     context = Context()
@@ -161,7 +169,7 @@ def test_every_parameter_learns(entry: Entry) -> None:
     assert silent == set()
 
 
-@EVERY
+@EVERY_FIT
 def test_a_fit_is_repeatable_and_its_facts_are_json(entry: Entry) -> None:
     again = fit_model(entry.name, few_steps(entry), SPEC, DATA, seed=1)
     state = fitted(entry.name).model.state_dict()
@@ -171,7 +179,7 @@ def test_a_fit_is_repeatable_and_its_facts_are_json(entry: Entry) -> None:
     assert json.loads(json.dumps(again.facts)) == json.loads(json.dumps(fitted(entry.name).facts))
 
 
-@GRADIENT
+@GRADIENT_FIT
 def test_an_interrupted_fit_resumes_bit_for_bit(entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, calls = loop._step, []
 
@@ -191,7 +199,7 @@ def test_an_interrupted_fit_resumes_bit_for_bit(entry: Entry, tmp_path: Path, mo
     assert [key for key, value in resumed.model.state_dict().items() if not torch.equal(state[key], value)] == []
 
 
-@GRADIENT
+@GRADIENT_FIT
 def test_validation_rows_may_end_a_fit(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "JUDGE_EVERY", 2)
     settings = few_steps(entry)
@@ -276,7 +284,7 @@ def test_a_cloudy_parcel_gets_the_class_prior(entry: Entry) -> None:
         assert torch.allclose(model.log_likelihood(cloudy), torch.zeros(len(TEST)), atol=1e-4)
 
 
-@EVERY
+@EVERY_FIT
 def test_one_label_of_a_class_and_no_unlabelled_rows(entry: Entry) -> None:
     rows = torch.cat([torch.arange(6), torch.arange(20, 25), torch.tensor([33])])
     model = fit_model(entry.name, few_steps(entry), SPEC, TrainingData(DATA.labelled.take(rows))).model
