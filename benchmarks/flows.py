@@ -2,13 +2,15 @@
 
     python benchmarks/flows.py [--data ../shared/data] [--minutes 60] [--only arkansas] [--models maf] [--labels 0.1]
     python benchmarks/flows.py --short         # 120 steps on 1,024 augmented copies, scored on 1,000 rows of each split
+    python benchmarks/flows.py --confirm       # keep rows of older code that one training of each flow finds unchanged
+    python benchmarks/flows.py --share         # give the scoreboard the full trainings it lacks
     python benchmarks/flows.py --libraries     # times beside zuko's and normflows' flows of the same architecture
 
 Every cell (data, label share, seed, flow) trains once, on one thread, on the rows and labels of `accuracy.py`, and is
 scored on the same held-out rows: log-likelihood per observed value beside the tied Gaussian's, accuracy of what the
-model answers and of Bayes' rule alone, seconds of processor time to train and to draw 200 seasons. Finished cells are
-kept in `results/flows.json` with a fingerprint of the code that decides them, so the script goes on where it stopped;
-`results/flows.md` is made from it.
+model answers and of each rule of decision, seconds of processor time to train and to draw 200 seasons. Finished cells
+are kept in `results/flows.json` with a fingerprint of the code that decides them, so the script goes on where it
+stopped; `results/flows.md` is made from it by `flows_report.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     from accuracy import problem
     from real_input import score
 
+    from cropgen.evaluation.memory import PeakMemory
     from cropgen.models.base import GenerativeModel
     from cropgen.series.splits import label_subset
     from cropgen.training.data import assemble
@@ -98,14 +100,16 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     spec, data = assemble(task.legend, series.take(labelled), series.take(rest) if len(rest) else None)
     classes = task.legend.encode(spec.legend.codes)
     began = time.process_time()
-    model = fit_model(name, cell.options, spec, data, seed=cell.seed).model
+    with PeakMemory() as peak:
+        model = fit_model(name, cell.options, spec, data, seed=cell.seed).model
     seconds = time.process_time() - began
     assert isinstance(model, GenerativeModel)
     began = time.process_time()
     with torch.inference_mode():
         model.sample(torch.arange(DRAWN) % spec.classes, torch.Generator().manual_seed(0))
     shared = {**asdict(cell), "n_labelled": len(labelled), "seconds": round(seconds, 2),
-              "sampling_seconds": round(time.process_time() - began, 3), "key": cell.key()}  # fmt: skip
+              "sampling_seconds": round(time.process_time() - began, 3), "peak_mb": round(peak.megabytes or 0),
+              "key": cell.key()}  # fmt: skip
     return [
         {"split": split, **shared, **score(model, series.take(cell.rows(rows)), classes),
          **_densities(model, series.take(cell.rows(rows)), classes)}
@@ -113,17 +117,19 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, float]:
-    """Nats per observed value of the model and of the tied Gaussian inside it, and macro-F1 of Bayes' rule alone."""
+def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, Any]:
+    """Nats per observed value of the model and of the tied Gaussian inside it, and macro-F1 by each rule."""
     import torch
 
     from cropgen.metrics.classification import confusion_matrix, macro_f1
+    from cropgen.models.layers.residual import ResidualModel
     from cropgen.series.batches import make_batch
 
     known = series.take(np.isin(series.label, classes)).select_bands(model.spec.bands)
     batch = make_batch(known, model.spec.calendar, classes)
     tied = model.tied if hasattr(model, "tied") else model.gaussian
     joint, begun, values = [], [], 0
+    answers: dict[str, list[Any]] = {}
     with torch.inference_mode():
         for rows in torch.arange(len(known)).split(512):
             part = batch.take(rows)
@@ -131,12 +137,17 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, float]
             x, mask = tied.grid(part)
             begun.append(tied.log_joint(x, mask))
             values += int(mask.sum()) * len(model.spec.bands)
-    answer = torch.cat(joint).argmax(1).numpy()
-    counts = confusion_matrix(batch.y.numpy(), answer, len(classes))
+            for rule, told in (model.posteriors(part) if isinstance(model, ResidualModel) else {}).items():
+                answers.setdefault(rule, []).append(told.argmax(1))
+
+    def f1(answer: Any) -> float:
+        return round(float(macro_f1(confusion_matrix(batch.y.numpy(), answer.numpy(), len(classes)))), 5)
+
     return {
         "nats_per_value": round(float(torch.cat(joint).logsumexp(1).sum()) / values, 4),
         "nats_per_value_start": round(float(torch.cat(begun).logsumexp(1).sum()) / values, 4),
-        "bayes_macro_f1": round(float(macro_f1(counts)), 5),
+        "bayes_macro_f1": f1(torch.cat(joint).argmax(1)),
+        "rules": {rule: f1(torch.cat(parts)) for rule, parts in answers.items()},
     }
 
 
@@ -152,6 +163,54 @@ def cells(only: list[str] | None, models: list[str] | None, labels: list[float] 
     ]
 
 
+def confirm(root: str) -> list[dict[str, Any]]:
+    """All rows; those of older code under today's key where the cheapest training of their flow comes out the same."""
+    rows = sorted(stored()["rows"], key=lambda row: row["seconds"])
+    stale: dict[str, list[tuple[Cell, list[dict[str, Any]]]]] = {}
+    for cell in dict.fromkeys(Cell(*(row[name] for name in _FIELDS)) for row in rows if row["model"] in MODELS):
+        found = [row for row in rows if asdict(cell).items() <= row.items()]
+        if found[0]["key"] != cell.key():
+            stale.setdefault(cell.model, []).append((cell, found))
+    for model, members in stale.items():
+        cell, old = members[0]
+        new = {row["split"]: row for row in run(cell, root)}
+        same = all(row[score] == new[row["split"]][score] for row in old for score in _CONFIRMED)
+        print(f"{model}: {len(members)} cells {'kept' if same else 'to be run again'}", flush=True)
+        for other, found in members if same else []:
+            for row in found:
+                row["key"] = other.key()
+    return rows
+
+
+_CONFIRMED = ("macro_f1", "accuracy", "nll", "ece", "nats_per_value", "bayes_macro_f1")
+
+
+def share() -> int:
+    """Give the scoreboard the full trainings that it plans and lacks; the number given."""
+    import accuracy
+
+    planned = {(c.data, c.labels, c.seed, c.model): c for c in accuracy.cells(None, None)
+               if not c.target_unlabelled and not c.dates}  # fmt: skip
+    kept = [row for found in accuracy.finished().values() for row in found]
+    there = {row["key"] for row in kept}
+    given: list[dict[str, Any]] = []
+    for row in stored()["rows"]:
+        cell = planned.get((row["data"], row["labels"], row["seed"], row["model"]))
+        known = cell is not None and not row["short"] and row["key"] == Cell(*(row[n] for n in _FIELDS)).key()
+        if cell is None or not known or cell.key() in there:
+            continue
+        told = {name: value for name, value in row.items() if name not in _OWN}
+        given.append({**told, **asdict(cell), "family": accuracy.CONTENDERS[cell.model].family, "key": cell.key()})
+        kept = [old for old in kept if asdict(cell).items() - old.items()]
+    if given:
+        accuracy.write(kept + given, "python benchmarks/accuracy.py")
+    return len(given)
+
+
+_FIELDS = tuple(Cell.__dataclass_fields__)
+_OWN = ("short", "sampling_seconds", "nats_per_value", "nats_per_value_start", "bayes_macro_f1", "rules")
+
+
 def stored() -> dict[str, Any]:
     """The document of finished cells and of the times beside other libraries."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "libraries": []}
@@ -160,6 +219,7 @@ def stored() -> dict[str, Any]:
 def write(document: dict[str, Any]) -> None:
     """Keep the document, atomically, and the tables made from it."""
     import torch
+    from flows_report import page
 
     from cropgen.core.files import write_text
 
@@ -174,50 +234,7 @@ def write(document: dict[str, Any]) -> None:
     write_text(RESULTS.with_suffix(".md"), page({**document, **head}))
 
 
-def page(document: dict[str, Any]) -> str:
-    """The tables as Markdown."""
-    from tables import NAMES, markdown
-
-    parts = ["# Normalizing flows\n", f"Command: `{document['command']}`. Machine: {document['machine']}.\n"]
-    head = ["flow", "split", "seeds", "nats per value above `tgem`", "macro-F1", "accuracy", "macro-F1, Bayes alone",
-            "train, s", f"draw {DRAWN}, s"]  # fmt: skip
-    for short, data, labels in product((False, True), DATA, sorted(SHARES, reverse=True)):
-        lines = []
-        for model, split in product(MODELS, ("in", "cross")):
-            wanted = (short, data, labels, model, split)
-            rows = [r for r in document["rows"] if tuple(r[name] for name in _PLACE) == wanted]
-            lines += [_line(model, split, rows)] if rows else []
-        if lines:
-            length = f", trained for {SHORT['steps']} steps on {SHORT['copies']} copies" if short else ""
-            parts += [f"## {NAMES[data]}, {100 * labels:g} % of the labels{length}\n", markdown(head, lines, 2) + "\n"]
-    if document["libraries"]:
-        head = ["architecture", "library", "its training step, ms", "ours, ms", "ours / theirs", "its draw, ms",
-                "ours, ms"]  # fmt: skip
-        lines = [[r["architecture"], r["library"], f"{r['train']:.1f}", f"{r['train_ours']:.1f}",
-                  f"{r['train_ours'] / r['train']:.2f}", f"{r['draw']:.1f}", f"{r['draw_ours']:.1f}"]
-                 for r in document["libraries"]]  # fmt: skip
-        parts += [f"## Beside other libraries\n\n{_SHAPE}\n", markdown(head, lines, 2) + "\n"]
-    return "\n".join(parts)
-
-
-_PLACE = ("short", "data", "labels", "model", "split")
-
-
-def _line(model: str, split: str, rows: list[dict[str, Any]]) -> list[str]:
-    def mean(name: str) -> float:
-        return fmean(row[name] for row in rows)
-
-    gain = mean("nats_per_value") - mean("nats_per_value_start")
-    return [model, split, str(len(rows)), f"{gain:+.3f}", f"{100 * mean('macro_f1'):.1f}",
-            f"{100 * mean('accuracy'):.1f}", f"{100 * mean('bayes_macro_f1'):.1f}", f"{mean('seconds'):.0f}",
-            f"{mean('sampling_seconds'):.2f}"]  # fmt: skip
-
-
 ENTRIES, ROWS, LAYERS, HIDDEN = 60, 256, 3, 64
-_SHAPE = (
-    f"{ROWS} complete seasons of {ENTRIES} values in single precision, {LAYERS} layers, two hidden layers of {HIDDEN}; "
-    "a training step is the density and its gradient. Medians of alternating runs."
-)
 
 
 def libraries(rounds: int, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -327,12 +344,20 @@ def main() -> None:
     parser.add_argument("--labels", nargs="*", type=float, choices=SHARES, help="label shares")
     parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, help="seeds")
     parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
+    parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
+    parser.add_argument("--share", action="store_true", help="give the scoreboard the full trainings it lacks")
     parser.add_argument("--libraries", action="store_true", help="time other libraries' flows beside ours instead")
     parser.add_argument("--rounds", type=int, default=15, help="runs of each timed call")
     options = parser.parse_args()
     if options.libraries:
         for rows in libraries(options.rounds, stored()["libraries"]):
             write({**stored(), "libraries": rows})
+        return
+    if options.confirm:
+        write({**stored(), "rows": confirm(str(options.data))})
+        return
+    if options.share:
+        print(f"{share()} rows given to the scoreboard")
         return
     wanted = [c for c in cells(options.only, options.models, options.labels, short=options.short)
               if options.seeds is None or c.seed in options.seeds]  # fmt: skip

@@ -200,13 +200,13 @@ class ResidualModel(GenerativeModel):
     def finish(self, data: TrainingData, context: Context) -> None:
         self._bank = None
         if self.chosen.decide == "auto" and data.validation is not None and len(data.validation):
-            said = self._posteriors(data.validation)
+            said = self.posteriors(data.validation)
             best = choose_rule(said, data.validation.y)
             self.rule.fill_(RULES.index(best))
             context.facts["decide"] = {"rule": best, "rows": len(data.validation)}
 
     @torch.inference_mode()
-    def _posteriors(self, batch: Batch) -> dict[Rule, Tensor]:
+    def posteriors(self, batch: Batch) -> dict[Rule, Tensor]:
         """(B, K) log p(y | x) of a batch by every rule of decision."""
         rules: list[Rule] = [rule for rule in RULES if rule != "start" or self.chosen.start == "tgem"]
         parts = [batch.take(rows) for rows in torch.arange(len(batch)).split(_JUDGED_AT_ONCE)]
