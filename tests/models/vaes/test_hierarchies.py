@@ -14,10 +14,12 @@ from cropgen.core.errors import UsageError
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.vae.hierarchy import Descent, HierarchicalModel, HierarchicalOptions, Level, Seen
 from cropgen.models.layers.vae.ladder import half_lengths
+from cropgen.models.vaes.biva import BIVA
 from cropgen.models.vaes.lvae import LVAE, merged
+from cropgen.models.vaes.nvae import NVAE
 from tests.models.dvaes.crops import BANDS, CLASSES, SLOTS, SPEC, TEST, taught, tied
 
-ROWS: list[type[HierarchicalModel]] = [LVAE]
+ROWS: list[type[HierarchicalModel]] = [LVAE, BIVA, NVAE]
 TINY: dict[str, Any] = {"hidden": 8, "latent": 2, "samples": 3, "copies": 64}
 every_row = pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
 

@@ -131,6 +131,11 @@ def drawn(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     return mean + log_std.exp() * noise
 
 
+def residual_posterior(mean: Tensor, log_std: Tensor, shift: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log-deviation of N(m + δ, s² e^{2ρ}), ρ within ±3, about N(m, s²)."""
+    return mean + shift, log_std + bounded(change)
+
+
 class HierarchicalModel(VariationalModel):
     """Base of the hierarchies of Gaussian latents around the tied Gaussian.
 
