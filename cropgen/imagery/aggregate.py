@@ -35,7 +35,8 @@ from cropgen.imagery.assemble import Season, ShardSeries
 from cropgen.imagery.calibration import Calibrator, calibrator
 from cropgen.imagery.ledger import WorkFolder, unit_key
 from cropgen.imagery.options import AggregateOptions, AggregateReport
-from cropgen.imagery.parcels import SeasonParcels, find_overlaps, shards
+from cropgen.imagery.overlaps import find_overlaps
+from cropgen.imagery.parcels import SeasonParcels, shards
 from cropgen.imagery.pixel_sample import check_inside, keep_samples
 from cropgen.imagery.pixel_sets import gather_sets
 from cropgen.imagery.scene import Acquisition
@@ -182,7 +183,9 @@ def _prepare(
     bands = choose_bands(source.acquisitions, options.bands)
     check_inside(bands, options.pixels)
     usable = usable_acquisitions(source, bands, options.mask, report)
-    layer = spool_parcels(parcels, options.parcels, spool, default_year=only_year(usable), report=report)
+    layer = spool_parcels(
+        parcels, options.parcels, spool, default_year=only_year(usable), report=report, threads=_cores()
+    )
     require_overlap(layer.parcels.polygons, usable)
     first = parcels if isinstance(parcels, Path) else parcels[0]
     plan = _Plan(

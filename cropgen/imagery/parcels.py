@@ -1,10 +1,9 @@
-"""Parcels made ready for rasters: overlaps told, cut into shards that lie together, shrunk by the buffer."""
+"""Parcels made ready for rasters: cut into shards that lie together, shrunk by the buffer."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
@@ -13,64 +12,10 @@ from pyproj import CRS, Transformer
 
 from cropgen.imagery.pixels import ParcelShapes
 from cropgen.imagery.scene import Grid, metres_to_units
-from cropgen.series.parcel_spool import Polygons
+from cropgen.series.polygon_file import Polygons
 
-OVERLAP_SHARE = 0.1
-"""An overlap is reported from this share of the smaller parcel's area; its pixels count in both parcels anyway."""
 _AT_A_TIME = 5_000
-_NEIGHBOURS = 20_000
 _MARGIN = 0.002
-
-
-@dataclass(frozen=True)
-class Overlaps:
-    """Parcels of one year that cover the same ground.
-
-    Arguments:
-        pairs: (Q, 2) int, positions of the parcels, first < second.
-        share: (Q,) overlap as a share of the smaller parcel's area.
-    """
-
-    pairs: np.ndarray
-    share: np.ndarray
-
-
-def find_overlaps(polygons: Polygons) -> Overlaps:
-    """Pairs of polygons that share more than `OVERLAP_SHARE` of the smaller one's area.
-
-    Some thousands of neighbours at a time are compared with those whose boxes meet theirs, again some thousands.
-
-    Arguments:
-        polygons: N valid ones in one coordinate system.
-    """
-    box = polygons.bounds
-    pairs, share = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
-    for these in parts_of(_along_curve(polygons), _NEIGHBOURS):
-        shapes, reach = polygons.shapes(these), box[these]
-        tree, last = shapely.STRtree(shapes), these.max()
-        west, south, east, north = *reach[:, :2].min(0), *reach[:, 2:].max(0)
-        meets = (box[:last, 2] >= west) & (box[:last, 0] <= east) & (box[:last, 3] >= south) & (box[:last, 1] <= north)
-        for those in parts_of(np.flatnonzero(meets), _NEIGHBOURS):
-            found = _overlaps(tree, shapes, these, polygons.shapes(those), those)
-            pairs.append(found.pairs)
-            share.append(found.share)
-    joined = np.concatenate(pairs)
-    order = np.lexsort((joined[:, 1], joined[:, 0]))
-    return Overlaps(joined[order], np.concatenate(share)[order])
-
-
-def _overlaps(
-    tree: shapely.STRtree, shapes: np.ndarray, ranks: np.ndarray, earlier: np.ndarray, earlier_ranks: np.ndarray
-) -> Overlaps:
-    """The overlaps of some polygons, which stand in a tree, with those of lower rank among others."""
-    first, second = tree.query(earlier, predicate="intersects")
-    once = earlier_ranks[first] < ranks[second]
-    first, second = first[once], second[once]
-    share = shapely.area(shapely.intersection(earlier[first], shapes[second]))
-    smaller = np.minimum(shapely.area(earlier[first]), shapely.area(shapes[second]))
-    share = share / np.maximum(smaller, np.finfo(float).tiny)
-    large = share > OVERLAP_SHARE
-    return Overlaps(np.stack([earlier_ranks[first], ranks[second]], axis=1)[large], share[large])
 
 
 def shards(polygons: Polygons, size: int) -> Iterator[np.ndarray]:
@@ -79,7 +24,7 @@ def shards(polygons: Polygons, size: int) -> Iterator[np.ndarray]:
     Neighbours are found along a Hilbert curve through the parcels' boxes.
     """
     if len(polygons) <= size:
-        yield np.arange(len(polygons))
+        yield np.arange(len(polygons), dtype=np.uint32)
         return
     along = _along_curve(polygons)
     for part in np.array_split(along, -(-len(along) // size)):
@@ -87,15 +32,21 @@ def shards(polygons: Polygons, size: int) -> Iterator[np.ndarray]:
 
 
 def _along_curve(polygons: Polygons) -> np.ndarray:
-    """Positions of polygons along a Hilbert curve through the middles of their boxes."""
-    box = polygons.bounds
-    if not len(box):
-        return np.zeros(0, np.int64)
-    middle = (box[:, :2] + box[:, 2:]) / 2.0
-    whole = np.concatenate([middle.min(0), middle.max(0)])
-    parts = (gpd.GeoSeries(shapely.box(*box[part].T)) for part in parts_of(np.arange(len(box))))
-    place = [part.hilbert_distance(total_bounds=whole).to_numpy() for part in parts]
-    return np.argsort(np.concatenate(place), kind="stable")
+    """Positions uint32 of polygons along a Hilbert curve through the middles of their boxes."""
+    lows, highs = [], []
+    for _, box in polygons.boxes():
+        middle = (box[:, :2] + box[:, 2:]) / 2.0
+        lows.append(middle.min(0))
+        highs.append(middle.max(0))
+    if not lows:
+        return np.zeros(0, np.uint32)
+    whole = np.concatenate([np.min(lows, axis=0), np.max(highs, axis=0)])
+    place = np.arange(len(polygons), dtype=np.uint64)
+    for first, box in polygons.boxes():
+        along = gpd.GeoSeries(shapely.box(*box.T)).hilbert_distance(total_bounds=whole).to_numpy()
+        place[first : first + len(box)] |= along.astype(np.uint64) << np.uint64(32)
+    place.sort()
+    return place.astype(np.uint32)
 
 
 class SeasonParcels:
@@ -117,11 +68,9 @@ class SeasonParcels:
         across = Transformer.from_crs(CRS.from_wkt(grid.crs), self._crs, always_xy=True)
         west, south, east, north = across.transform_bounds(*grid.bounds, densify_pts=21)
         if not np.isfinite([west, south, east, north]).all() or east < west:
-            return np.arange(len(self))
+            return np.arange(len(self), dtype=np.uint32)
         margin = _MARGIN * max(east - west, north - south)
-        box = self._polygons.bounds
-        meets = (box[:, 2] >= west - margin) & (box[:, 0] <= east + margin)
-        return np.flatnonzero(meets & (box[:, 3] >= south - margin) & (box[:, 1] <= north + margin))
+        return self._polygons.meeting(np.array([west - margin, south - margin, east + margin, north + margin]))
 
     def digest(self, ranks: np.ndarray) -> str:
         """Hex digest of the coordinate system and the geometry of some parcels, in their order, and of their ranks."""

@@ -13,8 +13,8 @@ nor the parcels decide how much memory a date takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,8 @@ import numpy as np
 import shapely
 
 from cropgen.core.files import atomic_output
+from cropgen.core.growing import GrowingArray
+from cropgen.core.threads import in_order
 from cropgen.imagery.coverage import runs_of_coverage
 from cropgen.imagery.scanline import RUN, runs_of_centres, runs_of_touched
 from cropgen.imagery.scene import Grid, Window
@@ -188,18 +190,12 @@ def write_pixels(
         parcels: give the parcels in parts with ascending ranks, in the coordinate system of the grids; each thread
             holds one part at a time.
     """
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda part: _find_part(grids, part(), method), parcels))
-    runs: list[list[np.ndarray]] = [[np.zeros(0, RUN)] for _ in grids]
-    known = 0
-    for members, _, inside in found:
-        for part, whole in zip(inside, runs, strict=True):
-            part["parcel"] += known
-            whole.append(part)
-        known += len(members)
-    facts = np.concatenate([np.zeros(0, FACTS), *(part[1] for part in found)])
-    members = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in found)])
-    _save(folder, members, facts, [np.concatenate(part) for part in runs])
+    with _writing(folder, len(grids)) as writer:
+        for members, facts, runs in in_order(lambda part: _find_part(grids, part(), method), parcels, threads):
+            known = writer.add(members, facts)
+            for number, found in enumerate(runs):
+                found["parcel"] += known
+                writer.runs[number].add(found)
 
 
 def _find_part(
@@ -227,28 +223,99 @@ def write_owned(folder: Path, tile: TilePixels, split: np.ndarray, taken: Sequen
         split: (P,) bool, those parcels.
         taken: windows of each grid that belong to other tiles.
     """
-    owned = []
-    for number, windows in enumerate(taken):
-        runs = np.array(_load(tile.folder / f"runs-{number}.npy"))
-        shared, rest = runs[split[runs["parcel"]]], runs[~split[runs["parcel"]]]
-        for window in windows:
-            shared = without(shared, window)
-        both = np.concatenate([rest, shared])
-        owned.append(both[np.lexsort((both["left"], both["row"], both["parcel"]))])
     facts = np.array(tile.facts)
-    facts["inside"] = _weight_of(owned[tile.finest], len(facts))
-    _save(folder, np.array(tile.members), facts, owned)
+    facts["inside"] = 0.0
+    with _writing(folder, len(taken)) as writer:
+        for number, windows in enumerate(taken):
+            for cell in tile.cells(number):
+                shared, rest = cell.runs[split[cell.runs["parcel"]]], cell.runs[~split[cell.runs["parcel"]]]
+                for window in windows:
+                    shared = without(shared, window)
+                both = np.concatenate([rest, shared])
+                writer.runs[number].add(both[np.lexsort((both["left"], both["row"], both["parcel"]))])
+                if number == tile.finest:
+                    facts["inside"] += _weight_of(both, len(facts))
+        writer.add(tile.members, facts)
 
 
-def _save(folder: Path, members: np.ndarray, facts: np.ndarray, runs: Sequence[np.ndarray]) -> None:
+class _PixelWriter:
+    """Writes what a tile holds.
+
+    Arguments:
+        folder: is there.
+        grids: how many there are.
+    """
+
+    def __init__(self, folder: Path, grids: int) -> None:
+        self._members = GrowingArray(folder / "members.npy", np.dtype("<i8"))
+        self._facts = GrowingArray(folder / "facts.npy", FACTS)
+        self.runs = [_RunWriter(folder, number) for number in range(grids)]
+
+    def add(self, members: np.ndarray, facts: np.ndarray) -> int:
+        """Add parcels; how many there were before."""
+        known = len(self._members)
+        self._members.append(members)
+        self._facts.append(facts)
+        return known
+
+    def close(self, *, whole: bool) -> None:
+        """Close the files; runs are put in order where everything was added."""
+        self._members.close()
+        self._facts.close()
+        for runs in self.runs:
+            runs.close(whole=whole)
+
+
+@contextmanager
+def _writing(folder: Path, grids: int) -> Iterator[_PixelWriter]:
+    """A writer for a tile's folder, which is there when all is written."""
     with atomic_output(folder) as part:
         part.mkdir()
-        np.save(part / "members.npy", members)
-        np.save(part / "facts.npy", facts)
-        for number, found in enumerate(runs):
-            ordered, cells = _by_cell(found)
-            np.save(part / f"runs-{number}.npy", ordered)
-            np.save(part / f"cells-{number}.npy", cells)
+        writer, whole = _PixelWriter(part, grids), False
+        try:
+            yield writer
+            whole = True
+        finally:
+            writer.close(whole=whole)
+
+
+class _RunWriter:
+    """Writes the runs of one grid: as they come, and ordered by cell in the end."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._runs, self._cells = folder / f"runs-{number}.npy", folder / f"cells-{number}.npy"
+        self._loose = folder / f"loose-{number}.npy"
+        self._stream = GrowingArray(self._loose, RUN)
+        self._stretches: dict[tuple[int, int], list[np.ndarray]] = {}
+
+    def add(self, runs: np.ndarray) -> None:
+        """Add runs of ascending parcels, all of them after those added before that lie in the same cell."""
+        ordered, cells = _by_cell(runs)
+        for cell in cells:
+            cell["first"] += len(self._stream)
+            cell["last"] += len(self._stream)
+            place = int(cell["top"]) // CELL_ROWS, int(cell["left"]) // CELL_COLUMNS
+            self._stretches.setdefault(place, []).append(cell)
+        self._stream.append(ordered)
+
+    def close(self, *, whole: bool) -> None:
+        self._stream.close()
+        if whole:
+            self._put_in_order()
+        self._loose.unlink()
+
+    def _put_in_order(self) -> None:
+        loose = _load(self._loose)
+        cells = np.zeros(len(self._stretches), CELL)
+        with GrowingArray(self._runs, RUN) as ordered:
+            for number, (_, stretches) in enumerate(sorted(self._stretches.items(), key=lambda item: item[0])):
+                first = len(ordered)
+                for stretch in stretches:
+                    ordered.append(loose[stretch["first"] : stretch["last"]])
+                every = np.array(stretches, CELL)
+                sides = every["top"].min(), every["bottom"].max(), every["left"].min(), every["right"].max()
+                cells[number] = (*sides, first, len(ordered))
+        np.save(self._cells, cells)
 
 
 def _by_cell(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ from cropgen.imagery.masks import CLOUD_PROBABILITY, CloudMask
 from cropgen.imagery.scene import Acquisition, SceneSource, source_bands
 from cropgen.series.bands import LAND_BANDS, SCENE_CLASSIFICATION, order_bands
 from cropgen.series.geometry import WGS84
-from cropgen.series.parcel_spool import Polygons, SpooledLayer
+from cropgen.series.parcel_spool import SpooledLayer
+from cropgen.series.polygon_file import Polygons
 
 
 def choose_bands(acquisitions: Sequence[Acquisition], wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ def by_season(
     Raises:
         DataError: no acquisition lies in the season of any year.
     """
-    years = np.unique(layer.years).tolist()
+    years = layer.years()
     chosen: dict[int, list[Acquisition]] = {}
     for year in years:
         first, last = season_days(year, season)
@@ -123,8 +124,7 @@ def require_overlap(polygons: Polygons, acquisitions: Sequence[Acquisition]) -> 
     boxes: dict[str, list[Any]] = {}
     for grid in dict.fromkeys(layer.grid for a in acquisitions for layer in a.layers.values()):
         boxes.setdefault(grid.crs, []).append(shapely.box(*grid.bounds))
-    box = polygons.bounds
-    parcels = gpd.GeoSeries([shapely.box(*box[:, :2].min(0), *box[:, 2:].max(0))], crs=polygons.crs)
+    parcels = gpd.GeoSeries([shapely.box(*polygons.extent())], crs=polygons.crs)
     if any(shapely.intersects(parcels.to_crs(crs).iloc[0], scenes).any() for crs, scenes in boxes.items()):
         return
     crs, scenes = next(iter(boxes.items()))

@@ -11,7 +11,7 @@ from cropgen.core.files import atomic_output
 from cropgen.imagery.pixel_sample import PixelSample, read_sample
 from cropgen.imagery.pixels import TilePixels
 from cropgen.imagery.scene import Acquisition
-from cropgen.imagery.zonal import Reading, parcel_statistics
+from cropgen.imagery.zonal import Reading, write_statistics
 
 _ROWS = "rows.npy"
 _PIXELS, _CLEAR = "pixels.npy", "clear.npy"
@@ -45,7 +45,7 @@ class Unit:
             return False
 
     def rows(self) -> np.ndarray:
-        """(P,) records of weight (G,) by grid and values (S·C,), as `ParcelStatistics`, for the members of the tile."""
+        """(P,) records of weight (G,) by grid and values (S·C,), as `write_statistics`, for the members of the tile."""
         return np.load(self.folder / _ROWS, mmap_mode="r")
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -60,17 +60,10 @@ def aggregate_unit(unit: Unit) -> None:
         CorruptInputError: a layer cannot be read.
         CropgenError: the result cannot be written.
     """
-    weight, values = parcel_statistics(unit.acquisition, unit.tile, unit.reading, unit.threads)
-    kind = [("weight", "<f8", weight.shape[1:]), ("values", "<f4", values.shape[1:])]
-    rows = np.zeros(len(weight), np.dtype(kind))
-    rows["weight"], rows["values"] = weight, values
-    inside = {}
-    if unit.sample is not None:
-        chosen = unit.sample.read()
-        found = read_sample(unit.acquisition, unit.tile, chosen, unit.reading, unit.threads)
-        inside = dict(zip((_PIXELS, _CLEAR), found, strict=True))
     with atomic_output(unit.folder) as part:
         part.mkdir()
-        for name, content in inside.items():
-            np.save(part / name, content)
-        np.save(part / _ROWS, rows)
+        if unit.sample is not None:
+            found = read_sample(unit.acquisition, unit.tile, unit.sample.read(), unit.reading, unit.threads)
+            for name, content in zip((_PIXELS, _CLEAR), found, strict=True):
+                np.save(part / name, content)
+        write_statistics(part / _ROWS, unit.acquisition, unit.tile, unit.reading, unit.threads)

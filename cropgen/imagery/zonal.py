@@ -15,17 +15,22 @@ added in their order, so the number of threads changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from cropgen.core.files import remove
+from cropgen.core.growing import GrowingArray
+from cropgen.core.threads import in_order
 from cropgen.imagery.masks import CloudMask, is_valid
 from cropgen.imagery.pixels import Cell, TilePixels
 from cropgen.imagery.quantiles import quantiles
 from cropgen.imagery.scene import Acquisition, Grid
 from cropgen.imagery.statistics import Statistic
+
+_AT_A_TIME = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,6 @@ class Reading:
         return any(s.name == "std" for s in self.statistics)
 
 
-class ParcelStatistics(NamedTuple):
-    """One acquisition over P parcels: weight (P, G) of clear pixels by grid; values (P, S·C) float32 reflectance, NaN
-    without clear pixels."""
-
-    weight: np.ndarray
-    values: np.ndarray
-
-
 class _Part(NamedTuple):
     """Sums over the parcels of a cell: weight (Q,), first and second moments (C, Q), and the pixels for quantiles."""
 
@@ -88,29 +85,52 @@ class _Pixels(NamedTuple):
     values: np.ndarray
 
 
-def parcel_statistics(acquisition: Acquisition, tile: TilePixels, reading: Reading, threads: int) -> ParcelStatistics:
-    """The statistics of all bands over all parcels of a tile at one acquisition.
+def write_statistics(path: Path, acquisition: Acquisition, tile: TilePixels, reading: Reading, threads: int) -> None:
+    """Write the statistics of all bands over all parcels of a tile at one acquisition.
+
+    Arguments:
+        path: `.npy` file for records of weight (G,) by grid, the clear pixels, and values (S·C,) float32 reflectance,
+            NaN without clear pixels; sums stand in files beside it while they grow.
 
     Raises:
         CorruptInputError: a layer cannot be read.
     """
-    parcels = len(tile.members)
-    weight = np.zeros((parcels, len(tile.grids)))
-    values = np.full((parcels, len(reading.statistics), len(reading.bands)), np.nan, np.float32)
-    with ThreadPoolExecutor(threads) as pool:
-        for number, grid in enumerate(tile.grids):
-            bands = [band for band in reading.bands if acquisition.layers[band].grid == grid]
-            columns = [reading.bands.index(band) for band in bands]
-            cells = tile.cells(number)
-            parts = pool.map(lambda cell, g=grid, b=bands: _read_cell(acquisition, g, b, reading, cell), cells)
-            total = _Total(parcels, len(bands), reading, _last_cells(cells, parcels) if reading.shares else None)
-            for index, part in enumerate(parts):
-                if part is not None:
-                    total.add(part)
-                total.settle(index)
-            weight[:, number] = total.weight
-            values[:, :, columns] = total.statistics([reading.calibration[band] for band in bands])
-    return ParcelStatistics(weight, values.reshape(parcels, -1))
+    parcels, columns = len(tile.members), len(reading.statistics) * len(reading.bands)
+    kind = np.dtype([("weight", "<f8", (len(tile.grids),)), ("values", "<f4", (columns,))])
+    totals = [_total_of(path.parent, acquisition, tile, number, reading, threads) for number in range(len(tile.grids))]
+    with GrowingArray(path, kind) as rows:
+        for first in range(0, parcels, _AT_A_TIME):
+            part = slice(first, min(first + _AT_A_TIME, parcels))
+            written = np.zeros(part.stop - part.start, kind)
+            values = written["values"].reshape(len(written), len(reading.statistics), -1)
+            for number, (grid, total) in enumerate(zip(tile.grids, totals, strict=True)):
+                bands = _bands_on(acquisition, grid, reading)
+                written["weight"][:, number] = total.weight[part]
+                calibration = [reading.calibration[band] for band in bands]
+                values[:, :, [reading.bands.index(band) for band in bands]] = total.statistics(calibration, part)
+            rows.append(written)
+    for total in totals:
+        total.let_go()
+
+
+def _bands_on(acquisition: Acquisition, grid: Grid, reading: Reading) -> list[str]:
+    return [band for band in reading.bands if acquisition.layers[band].grid == grid]
+
+
+def _total_of(
+    folder: Path, acquisition: Acquisition, tile: TilePixels, number: int, reading: Reading, threads: int
+) -> _Total:
+    """What the cells of a grid add up to."""
+    grid, cells, parcels = tile.grids[number], tile.cells(number), len(tile.members)
+    bands = _bands_on(acquisition, grid, reading)
+    last = _last_cells(cells, parcels) if reading.shares else None
+    total = _Total(folder / f"sums-{number}", parcels, len(bands), reading, last)
+    parts = in_order(lambda cell: _read_cell(acquisition, grid, bands, reading, cell), cells, threads)
+    for index, part in enumerate(parts):
+        if part is not None:
+            total.add(part)
+        total.settle(index)
+    return total
 
 
 def _last_cells(cells: Sequence[Cell], parcels: int) -> np.ndarray:
@@ -171,23 +191,35 @@ def _square(stored: np.ndarray) -> np.ndarray:
 
 
 class _Total:
-    """What the cells of a grid add up to."""
+    """What the cells of a grid add up to, by parcel: in a file that is mapped, so that it need not be held.
 
-    def __init__(self, parcels: int, bands: int, reading: Reading, last: np.ndarray | None) -> None:
-        self.weight = np.zeros(parcels)
+    Arguments:
+        path: of the file.
+        last: (P,) the last cell of each parcel; None where there are no quantiles.
+    """
+
+    def __init__(self, path: Path, parcels: int, bands: int, reading: Reading, last: np.ndarray | None) -> None:
+        self._path = path
         self._reading = reading
-        self._sums = np.zeros((bands, parcels))
-        self._squares = np.zeros((bands, parcels)) if reading.squares else None
         self._last = last
         self._open: list[_Pixels] = []
-        self._quantiles = np.full((len(reading.shares), bands, parcels), np.nan)
+        sets = 2 if reading.squares else 1
+        held = mapped(path, (parcels, 1 + bands * (sets + len(reading.shares))))
+        self.weight = held[:, 0]
+        self._sums = held[:, 1 : 1 + bands]
+        self._squares = held[:, 1 + bands : 1 + 2 * bands] if reading.squares else None
+        self._quantiles = held[:, 1 + sets * bands :].reshape(parcels, len(reading.shares), bands)
+
+    def let_go(self) -> None:
+        """Remove the file."""
+        remove(self._path)
 
     def add(self, part: _Part) -> None:
         """Add the sums of a cell; every parcel occurs once in it."""
         self.weight[part.parcel] += part.weight
-        self._sums[:, part.parcel] += part.sums
+        self._sums[part.parcel] += part.sums.T
         if self._squares is not None and part.squares is not None:
-            self._squares[:, part.parcel] += part.squares
+            self._squares[part.parcel] += part.squares.T
         if part.pixels is not None:
             self._open.append(part.pixels)
 
@@ -204,21 +236,39 @@ class _Total:
         group, weight = joined.parcel[ended], joined.weight[ended]
         for band, values in enumerate(joined.values):
             found = quantiles(values[ended], weight, group, self._reading.shares)
-            self._quantiles[:, band, np.unique(group)] = found.T
+            self._quantiles[np.unique(group), :, band] = found
 
-    def statistics(self, calibration: Sequence[tuple[float, float]]) -> np.ndarray:
-        """(P, S, C) float32: every statistic of every band in units of reflectance."""
-        scale, offset = (np.array(column)[:, None] for column in zip(*calibration, strict=True))
+    def statistics(self, calibration: Sequence[tuple[float, float]], part: slice) -> np.ndarray:
+        """(K, S, C) float32: every statistic of every band of some parcels in units of reflectance."""
+        scale, offset = (np.array(column) for column in zip(*calibration, strict=True))
+        weight = self.weight[part, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = self._sums / self.weight
-            columns, shares = [], iter(self._quantiles)
+            mean = self._sums[part] / weight
+            columns, place = [], 0
             for statistic in self._reading.statistics:
                 if statistic.name == "mean":
                     columns.append(mean * scale + offset)
                 elif statistic.name == "std" and self._squares is not None:
-                    columns.append(np.sqrt(np.maximum(self._squares / self.weight - mean**2, 0)) * scale)
+                    columns.append(np.sqrt(np.maximum(self._squares[part] / weight - mean**2, 0)) * scale)
                 elif statistic.name == "count":
-                    columns.append(np.where(self.weight > 0, self.weight, np.nan) + 0 * mean)
+                    columns.append(np.where(weight > 0, weight, np.nan) + 0 * mean)
                 else:
-                    columns.append(next(shares) * scale + offset)
-        return np.stack(columns).transpose(2, 0, 1).astype(np.float32)
+                    found = np.where(weight > 0, self._quantiles[part, place], np.nan)
+                    columns.append(found * scale + offset)
+                    place += 1
+        return np.stack(columns, axis=1).astype(np.float32)
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of zeros, float64, in a file whose room on the disk is taken at once.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if 0 in shape:
+        return np.zeros(shape)
+    rows = np.zeros((_AT_A_TIME, *shape[1:]))
+    with path.open("wb") as stream:
+        for first in range(0, shape[0], _AT_A_TIME):
+            stream.write(rows[: shape[0] - first].data)
+    return np.memmap(path, np.float64, "r+", shape=shape)

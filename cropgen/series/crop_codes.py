@@ -96,7 +96,14 @@ class Translation:
 
 
 def translate(
-    code: np.ndarray, name: np.ndarray, table: str | None, *, country: str, year: int, where: str
+    code: np.ndarray,
+    name: np.ndarray,
+    table: str | None,
+    *,
+    country: str,
+    year: int,
+    where: str,
+    parcels: np.ndarray | None = None,
 ) -> Translation:
     """The HCAT codes of crops, by a table of crop codes or by what the taxonomy itself knows.
 
@@ -106,6 +113,7 @@ def translate(
         country: of the register, "" where unknown.
         year: of the parcels.
         where: the parcel file, for messages.
+        parcels: (N,) how many parcels each crop stands for; None: one each.
 
     Raises:
         MissingInputError, CorruptInputError, SchemaError: no such table, or not one.
@@ -113,7 +121,7 @@ def translate(
     """
     known = None if table is None else read_tables(Path(table), country, year)
     place, distinct = pd.factorize(pd.MultiIndex.from_arrays([code, name]))
-    counts = np.bincount(place, minlength=len(distinct))
+    counts = np.bincount(place, weights=parcels, minlength=len(distinct)).astype(np.int64)
     found: list[str] = []
     unlisted: Counter[str] = Counter()
     renamed: Counter[str] = Counter()

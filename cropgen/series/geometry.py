@@ -67,6 +67,12 @@ class LayerIssues:
         if len(ids):
             self.dropped.setdefault(reason, []).extend(str(i) for i in ids)
 
+    def add(self, others: LayerIssues) -> None:
+        """Note what was wrong with further parcels."""
+        for reason, ids in others.dropped.items():
+            self.drop(reason, ids)
+        self.repaired.extend(others.repaired)
+
 
 @dataclass(frozen=True)
 class ParcelLayer:

@@ -15,7 +15,7 @@ import codecs
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -252,7 +252,7 @@ def read_fields(
             frame = pyogrio.read_dataframe(file.address, encoding=_FALLBACK, **options)
             remarks.append(f"{file.path}: text is not in the encoding the file states; read as {_FALLBACK}")
     if encoding is None:
-        remarks += _decode_again(frame, file.path)
+        remarks += decode_again(frame, file.path)
     if geometry and (not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None):
         raise SchemaError(f"{file.path} has no geometry column", hint="give a layer of polygons")
     return frame, remarks
@@ -280,8 +280,8 @@ def _read_parquet(layer: FileLayer, columns: Sequence[str] | None, geometry: boo
         return gpd.read_parquet(source, columns=[*columns, main])
 
 
-def _decode_again(frame: pd.DataFrame, path: Path) -> list[str]:
-    """Put text right that was decoded by the wrong table; one line for each column of the frame that was."""
+def decode_again(frame: pd.DataFrame, path: Path) -> list[str]:
+    """Put text right in a frame that was decoded by the wrong table; one line for each column that was."""
     remarks = []
     for name in [c for c in frame.columns if c != getattr(frame, "active_geometry_name", None)]:
         if not pd.api.types.is_string_dtype(frame[name].dtype):
@@ -293,26 +293,47 @@ def _decode_again(frame: pd.DataFrame, path: Path) -> list[str]:
         wrong, right = truth
         repaired = pd.Series([str(text).encode(wrong).decode(right) for text in distinct] + [None], dtype=object)
         frame[name] = repaired.iloc[place].to_numpy()
-        remarks.append(f"{path}: column {name} is {right} text that its file does not declare; decoded again")
+        remarks.append(encoding_remark(path, name, right))
     return remarks
 
 
-def true_encoding(texts: Sequence[str]) -> tuple[str, str] | None:
-    """The table texts were decoded by and the one they are in; None where nothing speaks against the first.
+class EncodingEvidence:
+    """What texts that come in parts say about the table they were decoded by.
 
     UTF-8 read as Latin-1 is recognised by being valid UTF-8 in all of its foreign letters, which no language is by
     chance; cp1252 read as Latin-1 by control characters where cp1252 has letters and signs.
     """
-    foreign = [text for text in texts if not text.isascii()]
-    if not foreign:
-        return None
-    for wrong, right in (("latin-1", "utf-8"), ("cp1252", "utf-8")):
-        if all(_recodes(text, wrong, right) for text in foreign):
-            return wrong, right
-    controls = any("\x80" <= letter <= "\x9f" for text in foreign for letter in text)
-    if controls and all(_recodes(text, "latin-1", "cp1252") for text in foreign):
-        return "latin-1", "cp1252"
-    return None
+
+    def __init__(self) -> None:
+        self._possible = [("latin-1", "utf-8"), ("cp1252", "utf-8"), ("latin-1", "cp1252")]
+        self._foreign = False
+        self._controls = False
+
+    def add(self, texts: Iterable[str]) -> None:
+        """Look at further texts."""
+        foreign = [text for text in texts if not text.isascii()]
+        self._foreign |= bool(foreign)
+        self._controls |= any("\x80" <= letter <= "\x9f" for text in foreign for letter in text)
+        self._possible = [way for way in self._possible if all(_recodes(text, *way) for text in foreign)]
+
+    @property
+    def verdict(self) -> tuple[str, str] | None:
+        """The table the texts were decoded by and the one they are in; None where nothing speaks against the first."""
+        if not self._foreign:
+            return None
+        return next((way for way in self._possible if way[1] == "utf-8" or self._controls), None)
+
+
+def true_encoding(texts: Iterable[str]) -> tuple[str, str] | None:
+    """The verdict of `EncodingEvidence` on some texts."""
+    evidence = EncodingEvidence()
+    evidence.add(texts)
+    return evidence.verdict
+
+
+def encoding_remark(path: Path, column: str, encoding: str) -> str:
+    """One line on a column that was decoded again."""
+    return f"{path}: column {column} is {encoding} text that its file does not declare; decoded again"
 
 
 def _recodes(text: str, wrong: str, right: str) -> bool:

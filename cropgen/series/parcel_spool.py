@@ -1,17 +1,16 @@
-"""A parcel layer whose polygons lie on disk: read, cleaned and written a few thousand at a time, read back when needed.
+"""A parcel layer on disk: read, cleaned and written a few thousand parcels at a time, read back when needed.
 
-Held of each parcel are its attributes, texts as categories, where its polygon lies in the file, and its box: some 80
-bytes and the id. The parcels, their order and everything said about them are those of `geometry.read_parcels`.
-
-    polygons.wkb    the polygons one after another, as well-known binary
+Held of each parcel is its place among the others: four bytes. Its polygon, box, id and kind (crop, region and year) lie
+in the files of `polygon_file`; what is said of parcels that were left out or repaired is held. The parcels, their order
+and everything said about them are those of `geometry.read_parcels`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import geopandas as gpd
 import numpy as np
@@ -20,8 +19,10 @@ import shapely
 from pyproj import CRS
 
 from cropgen.core.errors import CorruptInputError
-from cropgen.core.files import atomic_output
+from cropgen.core.files import atomic_output, remove
+from cropgen.core.growing import GrowingArray
 from cropgen.core.progress import Reporter, Silent
+from cropgen.core.threads import in_order
 from cropgen.series.geometry import (
     REASONS,
     WGS84,
@@ -36,95 +37,18 @@ from cropgen.series.geometry import (
 )
 from cropgen.series.legend import Legend
 from cropgen.series.parcel_columns import ParcelColumns, is_register
-from cropgen.series.parcel_files import FileLayer, find_file, find_layer, read_fields
+from cropgen.series.parcel_fields import spool_fields
+from cropgen.series.parcel_files import FileLayer, find_file, find_layer
 from cropgen.series.parcel_polygons import polygon_batches, stated_system
-from cropgen.series.parcel_table import ParcelTable, legend_of, parcel_table, roles_of
+from cropgen.series.parcel_table import ParcelTable, kind_table, legend_of, roles_of
+from cropgen.series.polygon_file import IDS, PARCEL, PARCELS, SHAPES, Polygons, PolygonWriter, read_pieces
 
 BATCH = 8192
 """Polygons held at a time."""
-_FILE = "polygons.wkb"
+_SPOOL = "layer"
+_HASHES = "hashes.npy"
+_AT_A_TIME = 1 << 16
 _CATEGORIES = ("region", "code", "name")
-
-
-@dataclass(frozen=True)
-class Polygons:
-    """N polygons in a file, in an order of their own.
-
-    Arguments:
-        path: the file.
-        crs: their coordinate system.
-        begin: (M + 1,) int64, where each polygon of the file begins, and its end.
-        box: (M, 4) west, south, east, north of each polygon of the file.
-        rows: (N,) positions in the file.
-    """
-
-    path: Path
-    crs: CRS
-    begin: np.ndarray
-    box: np.ndarray
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def bounds(self) -> np.ndarray:
-        """(N, 4) west, south, east, north."""
-        return self.box[self.rows]
-
-    def take(self, places: np.ndarray) -> Self:
-        """Some of them, in the order given."""
-        return type(self)(self.path, self.crs, self.begin, self.box, self.rows[places])
-
-    def binary(self, places: np.ndarray) -> list[bytes]:
-        """Well-known binary of some of them."""
-        rows, found = self.rows[places], []
-        with self.path.open("rb") as stream:
-            for first, stop in zip(self.begin[rows].tolist(), self.begin[rows + 1].tolist(), strict=True):
-                stream.seek(first)
-                found.append(stream.read(stop - first))
-        return found
-
-    def shapes(self, places: np.ndarray) -> np.ndarray:
-        """Some of them as objects (K,)."""
-        return np.asarray(shapely.from_wkb(np.array(self.binary(places), dtype=object)), dtype=object)
-
-    def series(self, places: np.ndarray) -> gpd.GeoSeries:
-        """Some of them with their coordinate system, counted anew."""
-        return gpd.GeoSeries(self.shapes(places), crs=self.crs)
-
-
-class _Writer:
-    """Writes polygons one after another."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._size = [np.zeros(1, np.int64)]
-        self._box = [np.zeros((0, 4))]
-
-    def add(self, shapes: np.ndarray) -> None:
-        """Write polygons (R,)."""
-        binary = shapely.to_wkb(shapes).tolist()
-        self._stream.write(b"".join(binary))
-        self._size.append(np.fromiter(map(len, binary), np.int64))
-        self._box.append(shapely.bounds(shapes).reshape(-1, 4))
-
-    def polygons(self, path: Path, crs: CRS) -> Polygons:
-        """What was written, as it lies at a path."""
-        box = np.concatenate(self._box)
-        return Polygons(path, crs, np.cumsum(np.concatenate(self._size)), box, np.arange(len(box)))
-
-
-def spool_polygons(geometry: gpd.GeoSeries, path: Path) -> Polygons:
-    """Write polygons that are held.
-
-    Raises:
-        CropgenError: they cannot be written.
-    """
-    with atomic_output(path) as part, part.open("wb") as stream:
-        writer = _Writer(stream)
-        writer.add(geometry.to_numpy())
-    return writer.polygons(path, CRS.from_user_input(geometry.crs))
 
 
 @dataclass(frozen=True)
@@ -132,11 +56,11 @@ class SpooledParcels:
     """Parcels in the order of their polygons.
 
     Arguments:
-        table: parcel_id, year, region, code and name of every parcel of the layer.
-        polygons: those of these parcels; their `rows` are rows of the table.
+        kinds: year, region, code and name of every kind of parcel.
+        polygons: those of these parcels.
     """
 
-    table: pd.DataFrame
+    kinds: pd.DataFrame
     polygons: Polygons
 
     def __len__(self) -> int:
@@ -144,18 +68,32 @@ class SpooledParcels:
 
     def take(self, places: np.ndarray) -> Self:
         """Some of them, in the order given."""
-        return type(self)(self.table, self.polygons.take(places))
+        return type(self)(self.kinds, self.polygons.take(places))
 
     def ids(self, places: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Ids (K,) of some of them."""
-        return self.table["parcel_id"].iloc[self.polygons.rows[places]].to_numpy(str)
+        return ids_of(self.polygons.folder, self.polygons.records(places))
+
+    def numbers(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The place of the first and the number of the kind (K,) of each, some ten thousands at a time."""
+        for first in range(0, len(self), _AT_A_TIME):
+            yield first, self.polygons.records(slice(first, first + _AT_A_TIME))["kind"]
 
     def frame(self, first: int, stop: int) -> gpd.GeoDataFrame:
         """The parcels `first` ≤ place < `stop` as `geometry.ParcelLayer` holds them."""
-        places = np.arange(first, stop)
-        table = self.table.iloc[self.polygons.rows[places]].reset_index(drop=True)
+        places = np.arange(first, min(stop, len(self)))
+        held = self.polygons.records(places)
+        table = self.kinds.iloc[held["kind"]].reset_index(drop=True)
         texts = {name: table[name].astype("str") for name in _CATEGORIES}
-        return gpd.GeoDataFrame(table.assign(**texts), geometry=self.polygons.series(places))
+        table = table.assign(**texts)
+        table.insert(0, "parcel_id", pd.Series(ids_of(self.polygons.folder, held).tolist(), dtype="str"))
+        return gpd.GeoDataFrame(table, geometry=self.polygons.series(places))
+
+
+def ids_of(folder: Path, records: np.ndarray) -> np.ndarray:
+    """Ids (K,) of some parcels, from their records."""
+    found = read_pieces(folder / IDS, records["id"], records["length"])
+    return np.array([text.decode() for text in found], dtype=np.str_)
 
 
 @dataclass(frozen=True)
@@ -177,18 +115,29 @@ class SpooledLayer:
         """Coordinate system as WKT."""
         return self.parcels.polygons.crs.to_wkt()
 
-    @property
-    def years(self) -> np.ndarray:
-        """(N,) harvest year of each parcel."""
-        return self.parcels.table["year"].to_numpy()[self.parcels.polygons.rows]
+    def kinds(self) -> pd.DataFrame:
+        """The kinds that parcels are of, in the order in which they are met."""
+        met: dict[int, None] = {}
+        for _, numbers in self.parcels.numbers():
+            distinct, first = np.unique(numbers, return_index=True)
+            met |= dict.fromkeys(distinct[np.argsort(first)].tolist())
+        return self.parcels.kinds.iloc[list(met)]
+
+    def years(self) -> list[int]:
+        """The harvest years of the parcels, ascending."""
+        return np.unique(self.kinds()["year"].to_numpy()).tolist()
 
     def of_year(self, year: int) -> SpooledParcels:
         """The parcels of one year."""
-        return self.parcels.take(np.flatnonzero(self.years == year))
+        wanted = self.parcels.kinds["year"].to_numpy() == year
+        found = [
+            (first + np.flatnonzero(wanted[numbers])).astype(np.uint32) for first, numbers in self.parcels.numbers()
+        ]
+        return self.parcels.take(np.concatenate([np.zeros(0, np.uint32), *found]))
 
     def legend(self, name: str) -> Legend:
         """The legend of the crop codes of this layer."""
-        kinds = self.parcels.table[["code", "name"]].iloc[self.parcels.polygons.rows].drop_duplicates()
+        kinds = self.kinds()[["code", "name"]].drop_duplicates()
         return legend_of(kinds["code"].to_numpy(str), kinds["name"].to_numpy(str), name, self.hcat)
 
 
@@ -200,56 +149,69 @@ def spool_parcels(
     default_year: int | None = None,
     report: Reporter | None = None,
     batch: int = BATCH,
+    threads: int = 1,
 ) -> SpooledLayer:
-    """Read, join and clean parcel layers, their polygons a batch at a time.
+    """Read, join and clean parcel layers, a batch of parcels at a time.
 
     Arguments:
-        folder: for the polygons; it has to stay as long as the layer is used.
-        batch: polygons held at a time; it decides the memory, not the result.
+        folder: for what is kept on disk; it has to stay as long as the layer is used.
+        batch: polygons held at a time by each thread; it decides the memory, not the result.
 
     Raises:
-        CropgenError: as `geometry.read_parcels`, or the polygons cannot be written.
+        CropgenError: as `geometry.read_parcels`, or what is kept cannot be written.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
-    report, issues, path = report or Silent(), LayerIssues(), folder / _FILE
-    tables: list[pd.DataFrame] = []
+    report, issues = report or Silent(), LayerIssues()
+    kinds: list[pd.DataFrame] = []
     hcat: dict[str, str] = {}
     crs, before = None, 0
-    with atomic_output(path) as part, part.open("wb") as stream:
-        writer = _Writer(stream)
-        for name in files:
-            source = _read_source(name, columns, default_year, several=len(files) > 1)
-            crs = crs or source.crs
-            kept = _spool(source, crs, before, writer, issues, batch)
-            source.tell(report)
-            before += len(source.table.frame)
-            hcat |= source.table.hcat
-            tables.append(source.table.frame if len(kept) == len(source.table.frame) else source.table.frame.iloc[kept])
-            del source
-    polygons, table = writer.polygons(path, crs or CRS(WGS84)), _as_categories(tables)
-    del tables, writer
-    rows = unique_rows(table, polygons.shapes, issues)
-    require_usable(len(rows), files, issues)
+    with atomic_output(folder / _SPOOL) as part:
+        part.mkdir()
+        with (part / SHAPES).open("wb") as shapes, GrowingArray(part / PARCELS, PARCEL) as records:
+            writer = PolygonWriter(shapes, records)
+            for name in files:
+                source = _read_source(name, columns, default_year, part, several=len(files) > 1)
+                crs = crs or source.crs
+                _spool(source, crs, _Before(before, sum(map(len, kinds))), writer, issues, batch, threads)
+                source.tell(report)
+                before += len(source)
+                hcat |= source.table.hcat
+                kinds.append(source.table.frame)
+            count = len(records)
+    polygons = Polygons(folder / _SPOOL, crs or CRS(WGS84), np.arange(count, dtype=np.uint32))
+    parcels = SpooledParcels(_as_categories(kinds), polygons)
+    parcels = _unique(parcels, issues)
+    require_usable(len(parcels), files, issues)
     ordered = {reason: issues.dropped[reason] for reason in REASONS if reason in issues.dropped}
-    return SpooledLayer(SpooledParcels(table, polygons.take(rows)), LayerIssues(ordered, issues.repaired), hcat)
+    return SpooledLayer(parcels, LayerIssues(ordered, issues.repaired), hcat)
 
 
 def _as_categories(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of parcels joined, with texts that recur held once."""
-    joined = tables[0] if len(tables) == 1 else pd.concat(tables)
-    texts = {name: joined[name].astype("category") for name in _CATEGORIES}
-    return joined.assign(**texts).reset_index(drop=True)
+    """The kinds of several files as one table, with texts that recur held once."""
+    joined = pd.concat(tables, ignore_index=True)
+    return joined.assign(**{name: joined[name].astype("category") for name in _CATEGORIES})
 
 
 @dataclass(frozen=True)
 class _Source:
-    """One file without its polygons."""
+    """One file without its polygons.
+
+    Arguments:
+        table: its kinds of parcels.
+        rows: file of `parcel_fields.ROW` of each parcel.
+        ids: file of the ids.
+    """
 
     path: Path
     layer: FileLayer
     crs: CRS
     table: ParcelTable
     remarks: tuple[str, ...]
+    rows: Path
+    ids: Path
+
+    def __len__(self) -> int:
+        return len(np.load(self.rows, mmap_mode="r"))
 
     def tell(self, report: Reporter) -> None:
         """Say which columns were taken, and what was put right or could have been meant."""
@@ -259,40 +221,108 @@ class _Source:
             report.warn(line)
 
 
-def _read_source(path: Path, columns: ParcelColumns, default_year: int | None, *, several: bool) -> _Source:
+def _read_source(
+    path: Path, columns: ParcelColumns, default_year: int | None, folder: Path, *, several: bool
+) -> _Source:
     layer = find_layer(find_file(path, columns.layer), columns.layer, is_register)
     roles, year = roles_of(layer, columns, default_year)
-    if roles.needed:
-        raw, remarks = read_fields(layer, roles.needed, geometry=False, encoding=columns.encoding)
-    else:
-        raw, remarks = pd.DataFrame(index=pd.RangeIndex(max(layer.features, 0))), []
-    require_rows(len(raw), path)
+    rows, ids = folder / "rows.npy", folder / IDS
+    with ids.open("ab") as stream:
+        rows_of = path.stem if several else ""
+        found = spool_fields(layer, roles, stream, rows, encoding=columns.encoding, rows_of=rows_of)
+    require_rows(int(found.parcels.sum()), path)
     crs, said = coordinate_system(stated_system(layer), path, columns.crs)
-    table = parcel_table(raw, roles, columns, year, where=str(path), rows_of=path.stem if several else "")
-    return _Source(path, layer, crs, table, (*layer.remarks, *remarks, *said))
+    table = kind_table(found.kinds, roles, columns, year, where=str(path), parcels=found.parcels)
+    return _Source(path, layer, crs, table, (*layer.remarks, *found.remarks, *said), rows, ids)
 
 
-def _spool(source: _Source, crs: CRS, before: int, writer: _Writer, issues: LayerIssues, batch: int) -> np.ndarray:
-    """Write the clean polygons of a file in a coordinate system; rows that are left.
+@dataclass(frozen=True)
+class _Before:
+    """Rows and kinds of the files before one."""
 
-    Arguments:
-        before: rows of the files before it.
-    """
-    ids, done, farthest = source.table.frame["parcel_id"], 0, 0.0
-    kept = [np.zeros(0, np.int64)]
-    for shapes in polygon_batches(source.layer, batch):
-        farthest = float(np.fmax.reduce(np.abs(shapely.bounds(shapes)), axis=None, initial=farthest))
-        here = ids.iloc[done : done + len(shapes)].to_numpy(str)
-        if len(here) == len(shapes) and are_degrees(farthest, source.crs):
-            placed = gpd.GeoSeries(shapes, crs=source.crs).to_crs(crs).to_numpy()
-            rest, clean = clean_polygons(here, placed, before + done, issues)
-            writer.add(clean)
-            kept.append(done + rest)
-        done += len(shapes)
+    rows: int
+    kinds: int
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some polygons made clean: those that are left, with what is known of them, and what was wrong with the others."""
+
+    shapes: np.ndarray
+    about: np.ndarray
+    issues: LayerIssues
+
+
+def _spool(
+    source: _Source, crs: CRS, before: _Before, writer: PolygonWriter, issues: LayerIssues, batch: int, threads: int
+) -> None:
+    """Write the clean polygons of a file in a coordinate system."""
+    rows, done, farthest = np.load(source.rows, mmap_mode="r"), 0, 0.0
+
+    def batches() -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal done, farthest
+        for shapes in polygon_batches(source.layer, batch):
+            farthest = float(np.fmax.reduce(np.abs(shapely.bounds(shapes)), axis=None, initial=farthest))
+            done += len(shapes)
+            if done <= len(rows) and are_degrees(farthest, source.crs):
+                yield done - len(shapes), shapes
+
+    def clean(part: tuple[int, np.ndarray]) -> _Batch:
+        first, shapes = part
+        about, noted = np.array(rows[first : first + len(shapes)]), LayerIssues()
+        placed = gpd.GeoSeries(shapes, crs=source.crs).to_crs(crs).to_numpy() if source.crs != crs else shapes
+        ids = np.array([text.decode() for text in read_pieces(source.ids, about["id"], about["length"])], np.str_)
+        rest, cleaned = clean_polygons(ids, placed, before.rows + first, noted)
+        about["kind"] += before.kinds
+        return _Batch(cleaned, about[rest], noted)
+
+    for found in in_order(clean, batches(), threads):
+        writer.add(found.shapes, found.about)
+        issues.add(found.issues)
     check_degrees(farthest, source.crs, source.path)
-    if done != len(ids):
+    if done != len(rows):
         raise CorruptInputError(
-            f"cannot read parcels from {source.path}: {done} polygons for {len(ids)} rows",
+            f"cannot read parcels from {source.path}: {done} polygons for {len(rows)} rows",
             hint="check that the file is whole and that nothing writes to it",
         )
-    return np.concatenate(kept)
+
+
+def _unique(parcels: SpooledParcels, issues: LayerIssues) -> SpooledParcels:
+    """The first of each parcel id and year.
+
+    Raises:
+        SchemaError: a row repeats a parcel with another polygon.
+    """
+    doubtful = _repeated(parcels)
+    if not len(doubtful):
+        return parcels
+    year = parcels.kinds["year"].to_numpy()[parcels.polygons.records(doubtful)["kind"]]
+    table = pd.DataFrame({"parcel_id": parcels.ids(doubtful).astype(object), "year": year})
+    kept = unique_rows(table, lambda rows: parcels.polygons.shapes(doubtful[rows]), issues)
+    again = np.delete(doubtful, kept)
+    return parcels.take(np.delete(np.arange(len(parcels), dtype=np.uint32), again))
+
+
+def _repeated(parcels: SpooledParcels) -> np.ndarray:
+    """Places of the parcels whose id and year have a hash that another's have too, ascending.
+
+    The hashes lie on disk and are compared a part at a time: those that are alike are in one part.
+    """
+    path = parcels.polygons.folder / _HASHES
+    year = parcels.kinds["year"].to_numpy()
+    with atomic_output(path) as part, GrowingArray(part, np.dtype("<i8")) as hashes:
+        for first in range(0, len(parcels), _AT_A_TIME):
+            held = parcels.polygons.records(slice(first, first + _AT_A_TIME))
+            ids = read_pieces(parcels.polygons.folder / IDS, held["id"], held["length"])
+            keys = zip(ids, year[held["kind"]].tolist(), strict=True)
+            hashes.append(np.fromiter((hash(key) for key in keys), np.int64, len(held)))
+    found = [np.zeros(0, np.uint32)]
+    if len(parcels):
+        known, parts = np.load(path, mmap_mode="r"), -(-len(parcels) // (4 * _AT_A_TIME))
+        for number in range(parts):
+            here = np.flatnonzero(known % parts == number) if parts > 1 else np.arange(len(known))
+            distinct, count = np.unique(known[here], return_counts=True)
+            if len(distinct) < len(here):
+                found.append(here[np.isin(known[here], distinct[count > 1])].astype(np.uint32))
+    remove(path)
+    return np.sort(np.concatenate(found))

@@ -91,6 +91,30 @@ def parcel_table(
     Raises:
         UsageError, SchemaError, DataError: no year, or a table of crop codes that cannot be used.
     """
+    kinds = kind_table(raw, roles, columns, year, where=where)
+    frame = kinds.frame
+    frame.insert(0, "parcel_id", parcel_ids(raw, roles.id, rows_of=rows_of))
+    return kinds
+
+
+def kind_table(
+    raw: pd.DataFrame,
+    roles: Roles,
+    columns: ParcelColumns,
+    year: Callable[[], int],
+    *,
+    where: str,
+    parcels: np.ndarray | None = None,
+) -> ParcelTable:
+    """The attributes of kinds of parcels: those of a parcel without its id.
+
+    Arguments:
+        raw: the columns of the roles other than the id, a row per kind, in the order in which the kinds are met.
+        parcels: (N,) how many parcels are of each kind; None: one each.
+
+    Raises:
+        UsageError, SchemaError, DataError: as `parcel_table`.
+    """
     remarks: list[str] = []
     label = _first_filled(raw, roles, where, remarks)
     roles = replace(roles, label=label)
@@ -102,21 +126,15 @@ def parcel_table(
     )
     hcat: dict[str, str] = {}
     if columns.crop_codes is not None or columns.to == "hcat":
-        country = roles.register.country if roles.register else ""
-        means = translate(code, name, columns.crop_codes, country=country, year=int(years.max()), where=where)
+        country, latest = roles.register.country if roles.register else "", int(years.max())
+        means = translate(
+            code, name, columns.crop_codes, country=country, year=latest, where=where, parcels=parcels
+        )  # fmt: skip
         remarks += means.remarks
         code, name, hcat = means.applied(columns.to)
     if columns.merge:
         code, name = merged_classes(code, name, columns.merge)
-    frame = pd.DataFrame(
-        {
-            "parcel_id": _ids(raw, roles.id, rows_of),
-            "year": years,
-            "region": _text(raw, roles.region),
-            "code": code,
-            "name": name,
-        }
-    )
+    frame = pd.DataFrame({"year": years, "region": _text(raw, roles.region), "code": code, "name": name})
     return ParcelTable(frame, roles, hcat, tuple(remarks))
 
 
@@ -156,10 +174,15 @@ def _damaged(texts: np.ndarray) -> str | None:
     return next((str(t) for t in pd.unique(texts) if any(mark in str(t).rstrip("?") for mark in _LOST)), None)
 
 
-def _ids(raw: pd.DataFrame, parts: tuple[str, ...], rows_of: str) -> np.ndarray:
-    """Ids (N,) object: columns joined by `/`, or row numbers from 0; "" where a part is missing."""
+def parcel_ids(raw: pd.DataFrame, parts: tuple[str, ...], *, rows_of: str = "", first: int = 0) -> np.ndarray:
+    """Ids (N,) object: columns joined by `/`, or row numbers; "" where a part is missing.
+
+    Arguments:
+        first: number of the first row.
+    """
     if not parts:
-        return np.asarray([f"{rows_of}:{row}" if rows_of else str(row) for row in range(len(raw))], dtype=object)
+        numbers = range(first, first + len(raw))
+        return np.asarray([f"{rows_of}:{row}" if rows_of else str(row) for row in numbers], dtype=object)
     texts = [as_text(column(raw, part)) for part in parts]
     if len(texts) == 1:
         return texts[0].astype(object)

@@ -6,18 +6,24 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
+from pyproj import CRS
 
 from cropgen.core.files import sha256_tree
+from cropgen.core.growing import GrowingArray
 from cropgen.core.progress import Silent
 from cropgen.datasets.demo.region import make_demo
 from cropgen.imagery import aggregate as module
-from cropgen.imagery import parcels as ordering
+from cropgen.imagery import overlaps
 from cropgen.imagery.aggregate import AggregateOptions, AggregateReport, aggregate
-from cropgen.imagery.parcels import find_overlaps, shards
+from cropgen.imagery.overlaps import find_overlaps
+from cropgen.imagery.parcels import shards
 from cropgen.series.geometry import read_parcels
-from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels, spool_polygons
+from cropgen.series.parcel_fields import ROW
+from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels
+from cropgen.series.polygon_file import IDS, PARCEL, PARCELS, SHAPES, Polygons, PolygonWriter, spool_polygons
 from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_date
 
 OPTIONS = AggregateOptions(buffer=0, min_pixels=1, min_share=0, shard=4)
@@ -30,15 +36,19 @@ def strewn(count: int, seed: int = 0) -> gpd.GeoSeries:
 
 
 @pytest.mark.parametrize("at_a_time", [1, 13, 5000])
-def test_overlaps_are_those_of_all_pairs(tmp_path, monkeypatch, at_a_time):
-    monkeypatch.setattr(ordering, "_NEIGHBOURS", at_a_time)
+@pytest.mark.parametrize("giant", [False, True])
+def test_overlaps_are_those_of_all_pairs(tmp_path, monkeypatch, at_a_time, giant):
+    monkeypatch.setattr(overlaps, "_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(overlaps, "_PAIRS", at_a_time)
     geometry = strewn(150)
+    if giant:
+        geometry[70] = shapely.box(-10, 20, 2000, 990)
     found = find_overlaps(spool_polygons(geometry, tmp_path / "p.wkb"))
     shapes, expected = geometry.to_numpy(), {}
     for a in range(len(shapes)):
         for b in range(a + 1, len(shapes)):
             share = shapes[a].intersection(shapes[b]).area / min(shapes[a].area, shapes[b].area)
-            if share > ordering.OVERLAP_SHARE:
+            if share > overlaps.OVERLAP_SHARE:
                 expected[a, b] = share
     assert len(expected) > 50
     assert [tuple(pair) for pair in found.pairs.tolist()] == list(expected)
@@ -52,18 +62,30 @@ def test_shards_follow_the_curve_through_all_parcels(tmp_path):
     assert [part.tolist() for part in shards(spool_polygons(geometry, tmp_path / "p.wkb"), 600)] == expected
 
 
-def held_whole(paths, columns, folder, *, default_year, report) -> SpooledLayer:
-    """The layer as it is read without a spool."""
+def held_whole(paths, columns, folder, *, default_year, report, threads) -> SpooledLayer:
+    """The layer as it is read without a spool: every parcel is of a kind of its own."""
     layer = read_parcels(paths, columns, default_year=default_year, report=report)
-    polygons = spool_polygons(layer.frame.geometry, folder / "whole.wkb")
-    return SpooledLayer(SpooledParcels(layer.frame.drop(columns="geometry"), polygons), layer.issues, layer.hcat)
+    ids = [parcel_id.encode() for parcel_id in layer.frame["parcel_id"]]
+    about = np.zeros(len(ids), ROW)
+    about["length"] = list(map(len, ids))
+    about["id"], about["kind"] = np.cumsum(about["length"]) - about["length"], np.arange(len(ids))
+    spooled = folder / "whole"
+    spooled.mkdir(parents=True)
+    (spooled / IDS).write_bytes(b"".join(ids))
+    with (spooled / SHAPES).open("wb") as stream, GrowingArray(spooled / PARCELS, PARCEL) as parcels:
+        PolygonWriter(stream, parcels).add(layer.frame.geometry.to_numpy(), about)
+    polygons = Polygons(spooled, CRS.from_user_input(layer.frame.crs), np.arange(len(ids), dtype=np.uint32))
+    kinds = pd.DataFrame(layer.frame[["year", "region", "code", "name"]])
+    return SpooledLayer(SpooledParcels(kinds, polygons), layer.issues, layer.hcat)
 
 
 def in_batches(size: int):
     """The layer as it is read, so many polygons at a time."""
 
-    def read(paths, columns, folder, *, default_year, report) -> SpooledLayer:
-        return spool_parcels(paths, columns, folder, default_year=default_year, report=report, batch=size)
+    def read(paths, columns, folder, *, default_year, report, threads) -> SpooledLayer:
+        return spool_parcels(
+            paths, columns, folder, default_year=default_year, report=report, batch=size, threads=threads
+        )
 
     return read
 

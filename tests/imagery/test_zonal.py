@@ -15,11 +15,12 @@ from pyproj import CRS
 
 from cropgen.core.errors import SchemaError, UsageError
 from cropgen.imagery.masks import clear_table, is_clear, is_valid
-from cropgen.imagery.parcels import SeasonParcels, find_overlaps, shards
+from cropgen.imagery.overlaps import find_overlaps
+from cropgen.imagery.parcels import SeasonParcels, shards
 from cropgen.imagery.pixels import ParcelShapes, TilePixels, write_pixels
 from cropgen.imagery.scene import Grid, Window, metres_to_units
 from cropgen.imagery.selection import season_days
-from cropgen.series.parcel_spool import Polygons, spool_polygons
+from cropgen.series.polygon_file import Polygons, spool_polygons
 
 WKT = CRS.from_epsg(32631).to_wkt()
 

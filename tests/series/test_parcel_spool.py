@@ -16,6 +16,7 @@ from cropgen.core.progress import Silent
 from cropgen.series import parcel_spool
 from cropgen.series.geometry import ParcelColumns, ParcelLayer, read_parcels
 from cropgen.series.parcel_spool import SpooledLayer, spool_parcels
+from cropgen.series.polygon_file import SHAPES
 
 BOW = shapely.Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
 HIGH = shapely.Polygon([(20, 0, 1), (30, 0, 2), (30, 10, 3)])
@@ -64,6 +65,10 @@ def as_held(layer: SpooledLayer) -> gpd.GeoDataFrame:
     return layer.parcels.frame(0, len(layer.parcels))
 
 
+def boxes(layer: SpooledLayer) -> np.ndarray:
+    return layer.parcels.polygons.records(slice(None))["box"]
+
+
 def outcome(read: Callable[[], ParcelLayer | SpooledLayer]) -> ParcelLayer | SpooledLayer | tuple[object, ...]:
     """What was read, or the error."""
     try:
@@ -87,7 +92,7 @@ def assert_same(paths, columns: ParcelColumns, folder: Path, batch: int) -> None
     )  # fmt: skip
     assert (spooled.crs, spooled.hcat, heard.lines) == (whole.crs, whole.hcat, held.lines)
     assert spooled.legend("x") == whole.legend("x")
-    np.testing.assert_array_equal(spooled.parcels.polygons.bounds, shapely.bounds(whole.frame.geometry.to_numpy()))
+    np.testing.assert_array_equal(boxes(spooled), shapely.bounds(whole.frame.geometry.to_numpy()))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 8192])
@@ -162,12 +167,9 @@ def test_little_is_held_of_a_parcel(tmp_path):
     crops = np.array(["soft winter wheat", "maize", "rye"])[np.arange(count) % 3]
     path = squares(tmp_path / "p_2020.parquet", count, crop=crops)
     layer = spool_parcels(path, ParcelColumns(), tmp_path / "spool", batch=1000)
-    polygons = layer.parcels.polygons
-    held = layer.parcels.table.memory_usage(deep=True).sum() + sum(
-        part.nbytes for part in (polygons.begin, polygons.box, polygons.rows)
-    )
-    assert held / count < 100
-    assert (tmp_path / "spool" / "polygons.wkb").stat().st_size == polygons.begin[-1] == count * 93
+    assert len(layer.parcels.kinds) == 3
+    assert layer.parcels.polygons.rows.nbytes == 4 * count
+    assert (layer.parcels.polygons.folder / SHAPES).stat().st_size == count * 93
 
 
 def test_some_parcels_in_another_order(tmp_path):
@@ -175,7 +177,7 @@ def test_some_parcels_in_another_order(tmp_path):
     some = layer.of_year(2020).take(np.array([19, 3, 3, 0]))
     assert some.ids().tolist() == ["19", "3", "3", "0"]
     assert some.frame(1, 4)["parcel_id"].tolist() == ["3", "3", "0"]
-    assert some.polygons.bounds[:, 0].tolist() == [1900, 300, 300, 0]
+    assert some.polygons.records(slice(None))["box"][:, 0].tolist() == [1900, 300, 300, 0]
     assert shapely.area(some.polygons.shapes(np.array([0, 3]))).tolist() == [6400, 6400]
     assert len(layer.of_year(1999)) == 0
 

@@ -1,0 +1,36 @@
+"""Work on several threads whose results come in the order of the work, a bounded number of them at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Value = TypeVar("_Value")
+
+
+def in_order(work: Callable[[_Item], _Value], items: Iterable[_Item], threads: int = 1) -> Iterator[_Value]:
+    """What `work` gives for each item, in the order of the items; an exception comes in its turn.
+
+    Unlike `Executor.map`, no more than `threads` + 1 items are taken ahead of what is asked for, so neither items nor
+    results pile up. What waits when the caller stops is not begun.
+
+    Arguments:
+        threads: that work side by side; with one there is none but the caller's own.
+    """
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[_Value]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,48 @@
+"""Results in order, errors in their turn, and no more work taken than is asked for."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from cropgen.core.threads import in_order
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(threads):
+    def work(number: int) -> int:
+        time.sleep(0.002 * (number % 3 == 0))
+        return number * number
+
+    assert list(in_order(work, range(20), threads)) == [n * n for n in range(20)]
+    assert list(in_order(work, [], threads)) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_comes_in_its_turn(threads):
+    results = in_order(lambda n: 10 // n, [5, 2, 0, 1], threads)
+    assert [next(results), next(results)] == [2, 5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_little_is_taken_ahead():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda n: n, items(), 2)
+    assert next(results) == 0
+    assert len(taken) == 3
+    results.close()
+    assert len(taken) == 3
+
+
+def test_threads_work_side_by_side():
+    meeting = threading.Barrier(2, timeout=5)
+    assert list(in_order(lambda n: meeting.wait() < 2, range(4), 2)) == [True] * 4
