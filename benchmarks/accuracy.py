@@ -88,6 +88,11 @@ def _contenders() -> dict[str, Contender]:
         **flows,
         "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}, ONE),
         "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
+        **{
+            name: Contender(name, "vae", {}, ONE)
+            for name in ("vae", "m1", "m2", "m1m2", "adgm", "vade", "cagem", "ssdgm")
+        },
+        "m2 textbook": Contender("m2", "vae", {"start": "none", "decide": "q"}, ONE),
         "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
         **{
             name: Contender(name, "dvae", {}, ONE)

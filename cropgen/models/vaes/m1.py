@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from cropgen.models.base import Context, InputSpec, Objective, TrainingData
 from cropgen.models.layers.bank import Seasons
-from cropgen.models.layers.semisupervised import decide
+from cropgen.models.layers.semisupervised import Rule, decide
 from cropgen.models.vaes.vae import VAE, VAEOptions
 from cropgen.series.batches import Batch
 
@@ -121,7 +121,7 @@ class M1(VAE):
         begun, mean = self._logits(seasons)
         return decide("q", begun, begun + self.classifier(mean), self.tied.log_prior, seasons.observed)
 
-    def log_posterior(self, batch: Batch) -> Tensor:
+    def _decided(self, batch: Batch, rule: Rule) -> Tensor:
         return self._log_class(self._seasons(batch))
 
     def log_joint(self, batch: Batch) -> Tensor:

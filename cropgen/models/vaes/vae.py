@@ -14,7 +14,7 @@ from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.layers.vae.bounds import Baseline, Draws, log_mean_exp, nvil, vimco, wake
 from cropgen.models.layers.vae.categorical import MOST_COMBINATIONS, CategoricalGradient, CategoricalLatent
 from cropgen.models.layers.vae.decoders import DateDecoder
-from cropgen.models.layers.vae.latents import GaussianLatent, Latent, LatentDraws
+from cropgen.models.layers.vae.latents import GaussianLatent, Latent, LatentDraws, NoLatent
 from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel, VariationalOptions
 from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.models.layers.vae.posteriors import PosteriorKind
@@ -38,8 +38,10 @@ class VAEOptions(VariationalOptions):
     prior_components: int = Field(8, ge=1, description="components of prior=mog and prior=vamp")
     posterior: PosteriorKind = Field("diagonal", description="map behind the diagonal Gaussian of q(z|x,y)")
     posterior_layers: int = Field(4, ge=1, description="layers of that map")
-    latent_kind: Literal["continuous", "categorical"] = Field(
-        "continuous", description="z is a vector of numbers, or `latent` variables of `categories` each"
+    latent_kind: Literal["continuous", "categorical", "none"] = Field(
+        "continuous",
+        description="z is a vector of numbers, or `latent` variables of `categories` each; none: there is no latent, "
+        "the control",
     )
     categories: int = Field(8, ge=2, description="latent_kind=categorical: categories of each variable")
     relaxation: CategoricalGradient = Field(
@@ -65,6 +67,10 @@ class VAEOptions(VariationalOptions):
     @model_validator(mode="after")
     def _latent_fits(self) -> VAEOptions:
         scored = self.estimator in ("nvil", "vimco", "wake")
+        if self.latent_kind == "none" and (self.estimator != "elbo" or self.collapse != "none"):
+            raise ValueError(
+                "latent_kind=none has nothing to estimate or to keep in use: estimator=elbo, collapse=none"
+            )
         if self.latent_kind == "continuous" and scored:
             raise ValueError(f"estimator={self.estimator} is for true categorical draws: set latent_kind=categorical")
         if self.estimator in ("stl", "dreg") and (self.posterior != "diagonal" or self.latent_kind == "categorical"):
@@ -94,7 +100,7 @@ class VAEOptions(VariationalOptions):
         if self.collapse in ("bounded-field", "skip") and self.decoder != "dates":
             raise ValueError(f"collapse={self.collapse} needs decoder=dates")
         if self.collapse in ("auxiliary", "aggressive", "pretrain"):
-            if self.latent_kind == "categorical" or self.posterior != "diagonal":
+            if self.latent_kind != "continuous" or self.posterior != "diagonal":
                 raise ValueError(f"collapse={self.collapse} needs a continuous latent with posterior=diagonal")
             if self.collapse == "pretrain" and self.estimator != "elbo":
                 raise ValueError("collapse=pretrain needs estimator=elbo")
@@ -147,8 +153,8 @@ class VAE(VariationalModel):
     @property
     def noise_size(self) -> int:
         options = self.parts
-        if options.latent_kind == "continuous":
-            return options.latent
+        if options.latent_kind != "categorical":
+            return options.latent if options.latent_kind == "continuous" else 0
         own = {"exact": 0, "igr": options.categories - 1}.get(options.relaxation, options.categories)
         return options.latent * own
 
@@ -159,6 +165,8 @@ class VAE(VariationalModel):
     def make_latent(self, options: VAEOptions) -> Latent:
         """The latent vector of the options."""
         width, k = self.recognition.width, self.spec.classes if self.q_sees_class else 1
+        if options.latent_kind == "none":
+            return NoLatent()
         if options.latent_kind == "categorical":
             return CategoricalLatent(
                 width, k, options.latent, options.categories,

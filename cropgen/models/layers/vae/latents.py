@@ -86,6 +86,23 @@ class Latent(nn.Module):
         """(B, W) draws from p(z | y)."""
 
 
+class NoLatent(Latent):
+    """Nothing: what the same losses give without a latent. The decoder sees one 0."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 0)
+
+    def learnt(self, features: Tensor, noise: Tensor) -> LatentDraws:
+        nothing = features.new_zeros(1, 1, 1)
+        return LatentDraws(nothing[..., None], nothing, nothing, nothing[..., None], nothing)
+
+    def mean(self, features: Tensor) -> Tensor:
+        return features.new_zeros(len(features), 1, 1)
+
+    def sample(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
+        return torch.zeros((len(y), 1), device=y.device)
+
+
 class GaussianLatent(Latent):
     """z ~ p(z), q(z | x, y) = T(N(m(f, y), diag s²(f, y))).
 
