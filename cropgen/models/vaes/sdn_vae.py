@@ -30,7 +30,9 @@ _LOG_STD_BOUND = 3.0
 class SDNVAEOptions(VariationalOptions):
     """Options of `sdn-vae`."""
 
-    estimator: Literal["elbo", "iwae"] = Field("elbo", description="of the gradient of the bound that is learnt from")
+    estimator: Literal["elbo", "iwae", "jvi"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound that is learnt from"
+    )
     latent: int = Field(
         4, ge=1, description="size of the latent of a slot of a level", json_schema_extra={"search": [2, 4, 8]}
     )

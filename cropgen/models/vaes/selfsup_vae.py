@@ -25,7 +25,9 @@ _LOG_STD_BOUND = 3.0
 class SelfSupervisedVAEOptions(VariationalOptions):
     """Options of `selfsup-vae`."""
 
-    estimator: Literal["elbo", "iwae"] = Field("elbo", description="of the gradient of the bound that is learnt from")
+    estimator: Literal["elbo", "iwae", "jvi"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound that is learnt from"
+    )
     levels: int = Field(
         1,
         ge=1,
@@ -100,7 +102,7 @@ class SelfSupervisedVAE(VariationalModel):
         count = options.levels + 1
         self.prior: Prior = StandardNormal(z) if options.prior == "standard" else FlowPrior(z, "realnvp", hidden=hidden)
         self.priors = nn.ModuleList(network(known + z, 1, 2 * z) for _ in range(options.levels))
-        self.posteriors = nn.ModuleList(network(known, 1, 2 * z) for _ in range(count))
+        self.readers = nn.ModuleList(network(known, 1, 2 * z) for _ in range(count))
         self.decoders = nn.ModuleList(
             network(known + z if number else z, spec.classes, outputs) for number in range(count)
         )
@@ -121,7 +123,7 @@ class SelfSupervisedVAE(VariationalModel):
 
     def encode(self, number: int, parts: Parts) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (B, 1, Z) of q(z_k | y_{k+1})."""
-        return _gaussian(self.posteriors[number](parts.below(number + 1)))
+        return _gaussian(self.readers[number](parts.below(number + 1)))
 
     def prior_of(self, number: int, parts: Parts, before: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (…, Z) of p(z_k | y_k, z_{k−1}), k ≥ 1."""
