@@ -26,17 +26,19 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 
 from cropgen.core.engine import Engine, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
+from cropgen.imagery.ahead import Ahead, reading_ahead, with_ahead
 from cropgen.imagery.assemble import Season, ShardSeries
 from cropgen.imagery.calibration import Calibrator, calibrator
 from cropgen.imagery.ledger import WorkFolder, unit_key
 from cropgen.imagery.options import AggregateOptions, AggregateReport
 from cropgen.imagery.overlaps import find_overlaps
-from cropgen.imagery.parcels import SeasonParcels, shards
+from cropgen.imagery.parcels import SeasonParcels, extent_on, shards
 from cropgen.imagery.pixel_sample import check_inside, keep_samples
 from cropgen.imagery.pixel_sets import gather_sets
 from cropgen.imagery.scene import Acquisition
@@ -56,6 +58,7 @@ from cropgen.series.geometry import interior_lonlat
 from cropgen.series.legend import Legend
 from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels
 from cropgen.series.pixel_sets import PixelSets
+from cropgen.series.polygon_file import Polygons
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 
@@ -150,8 +153,9 @@ def _aggregate(
     result = AggregateReport(
         years=tuple(plan.acquisitions), bands=plan.columns, repaired=issues.repaired, dropped=issues.dropped
     )
-    years = [_plan_year(plan, year, work, engine, result, report) for year in plan.acquisitions]
-    _run(years, engine, report)
+    with reading_ahead() as readers:
+        years = [_plan_year(plan, year, work, engine, readers, result, report) for year in plan.acquisitions]
+        _run(years, engine, report)
     source = {"kind": "aggregate", "scenes": source_name, "options": options.model_dump(mode="json")}
     try:
         with atomic_output(output) as part:
@@ -201,10 +205,13 @@ def _prepare(
 
 
 def _plan_year(
-    plan: _Plan, year: int, work: WorkFolder, engine: Engine, result: AggregateReport, report: Reporter
-) -> _Year:
+    plan: _Plan, year: int, work: WorkFolder, engine: Engine, readers: list[Ahead], result: AggregateReport,
+    report: Reporter,
+) -> _Year:  # fmt: skip
     """Order the parcels of a year, find their pixels on every tile, and name the units."""
     parcels, options = plan.layer.of_year(year), plan.options
+    if engine.kind == "serial" and _cores() > 1 and not readers and not work.worth_keeping:
+        _read_ahead(plan, year, parcels.polygons, readers)
     overlaps = find_overlaps(parcels.polygons)
     ids = parcels.ids(overlaps.pairs.ravel()).reshape(-1, 2)
     result.overlaps.extend((a, b, share) for (a, b), share in zip(ids.tolist(), overlaps.share.tolist(), strict=True))
@@ -228,9 +235,20 @@ def _plan_year(
             names = (*plan.bands, *options.mask.names(acquisition))
             sample = samples.get(grids)
             key = unit_key((sample or tiles[grids]).folder.name, acquisition, names, reading.facts())
-            units.append(Unit(acquisition, tiles[grids], reading, work.unit(key), threads, sample))
+            seen = with_ahead(acquisition, plan.bands, readers)
+            units.append(Unit(seen, tiles[grids], reading, work.unit(key), threads, sample))
     stops = _stops(sizes, result.dates[year] * len(plan.columns))
     return _Year(parcels, stops, tuple(units), split)
+
+
+def _read_ahead(plan: _Plan, year: int, polygons: Polygons, readers: list[Ahead]) -> None:
+    """Begin to read the first acquisition of a year that shows parcels."""
+    for acquisition in plan.acquisitions[year]:
+        grids = grids_of(acquisition, plan.bands)
+        windows = {grid: grid.window(extent_on(polygons, grid)) for grid in grids}
+        if all(0 not in window.shape for window in windows.values()):
+            readers.append(Ahead(acquisition, plan.bands, windows))
+            return
 
 
 def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:
@@ -312,6 +330,7 @@ def _append(
     if not seen.any():
         seen = np.arange(len(seen)) < 1
     lon, lat = interior_lonlat(kept.geometry)
+    place, codes = pd.factorize(kept["code"])
     pixels = shard.pixels[rows][:, seen]
     series = ParcelSeries.build(
         bands=store.bands,
@@ -321,7 +340,7 @@ def _append(
         parcel_id=kept["parcel_id"].to_numpy(str),
         year=kept["year"].to_numpy(),
         region=kept["region"].to_numpy(str),
-        label=legend.encode(kept["code"]),
+        label=legend.encode(codes)[place],
         lon=lon,
         lat=lat,
         pixels=pixels,

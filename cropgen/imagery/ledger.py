@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from cropgen import core, imagery, series
 from cropgen.core.errors import CropgenError
 from cropgen.core.files import remove
 from cropgen.core.locking import sole_writer
 from cropgen.core.run import fingerprint
-from cropgen.core.sources import code_fingerprint
 from cropgen.imagery.scene import Acquisition, Grid
 
 
@@ -99,8 +100,12 @@ class WorkFolder:
 
 @functools.cache
 def code_key() -> str:
-    """Fingerprint of the code that decides the content of the work folder."""
-    return code_fingerprint(["cropgen.imagery.unit"])
+    """Fingerprint of the code that decides the content of the work folder: all of these storeys, as it lies there."""
+    digest = hashlib.sha256()
+    for storey in (core, series, imagery):
+        for source in sorted(path for place in storey.__path__ for path in Path(place).rglob("*.py")):
+            digest.update(f"{source.name}\0".encode() + source.read_bytes())
+    return digest.hexdigest()
 
 
 def tile_key(grids: Iterable[Grid], parcels: str, choice: Any) -> str:

@@ -49,6 +49,13 @@ def _along_curve(polygons: Polygons) -> np.ndarray:
     return place.astype(np.uint32)
 
 
+def extent_on(polygons: Polygons, grid: Grid) -> tuple[float, float, float, float]:
+    """The box around parcels in the coordinate system of a grid; everything where it has no place for them."""
+    across = Transformer.from_crs(polygons.crs, CRS.from_wkt(grid.crs), always_xy=True)
+    west, south, east, north = across.transform_bounds(*polygons.extent(), densify_pts=21)
+    return (west, south, east, north) if np.isfinite([west, south, east, north]).all() else grid.bounds
+
+
 class SeasonParcels:
     """The parcels of one year in the order of the output.
 

@@ -18,6 +18,7 @@ from rasterio import features
 
 from cropgen.imagery.scene import Grid, Window
 
+_POLYGON = 3
 RUN = np.dtype([("parcel", "<i4"), ("row", "<i4"), ("left", "<i4"), ("width", "<i4"), ("weight", "<f4")])
 """`width` pixels from column `left` of a row, each counting `weight` for the parcel."""
 
@@ -79,15 +80,17 @@ class _Edges(NamedTuple):
 
 
 def _edges(shapes: np.ndarray, grid: Grid) -> _Edges:
-    parts, owner = shapely.get_parts(shapes, return_index=True)
-    parts, inner = shapely.get_parts(parts, return_index=True)
+    parts, owner = shapes, np.arange(len(shapes))
+    while (shapely.get_type_id(parts) != _POLYGON).any():
+        parts, inner = shapely.get_parts(parts, return_index=True)
+        owner = owner[inner]
     rings, of_part = shapely.get_rings(parts, return_index=True)
     place, ring = shapely.get_coordinates(rings, return_index=True)
     a, _, c, _, e, f = grid.transform
     column, line = (place[:, 0] - c) / a, (place[:, 1] - f) / e
     edge = np.flatnonzero(ring[1:] == ring[:-1])
     x0, y0, x1, y1 = column[edge], line[edge], column[edge + 1], line[edge + 1]
-    return _Edges(owner[inner][of_part][ring[edge]], ~shapely.is_ccw(rings)[ring[edge]], x0, y0, x1, y1)
+    return _Edges(owner[of_part][ring[edge]], ~shapely.is_ccw(rings)[ring[edge]], x0, y0, x1, y1)
 
 
 def _crossings(edges: _Edges) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
