@@ -112,7 +112,7 @@ class Feedback(nn.Module):
             return (logit <= 0).to(x.dtype), cost
         soft = torch.sigmoid(-(logit + noise) / self.temperature)
         hard = (logit + noise <= 0).to(x.dtype)
-        return hard + soft - soft.detach(), cost
+        return hard + (soft - soft.detach()), cost
 
     def _log_odds(self) -> float:
         return math.log(self.rate) - math.log1p(-self.rate)
