@@ -253,6 +253,7 @@ def cells(only: list[str] | None, models: list[str] | None, *, quick: bool = Fal
             here = {name: contender for name, contender in everywhere.items() if contender.best == strongest}
             for data in TASKS:
                 found += _grid(data, labels, [n for n, c in here.items() if labels in c.budgets])
+            for data in TASKS:
                 found += _grid(data, labels, [n for n, c in here.items() if labels in c.target], target=True)
     best = [name for name, contender in CONTENDERS.items() if contender.best]
     for data in FURTHER:
