@@ -22,7 +22,12 @@ def transform(
         str | None, typer.Option("--statistic", help="Of a period: mean, median or max-ndvi. Default: mean.")
     ] = None,
     smooth: Annotated[
-        str | None, typer.Option("--smooth", metavar="whittaker:λ", help="Smooth each series; λ in days³.")
+        str | None,
+        typer.Option(
+            "--smooth",
+            metavar="whittaker:λ|savgol:W:P",
+            help="Smooth each series: λ in days³, or polynomials of order P over W clear dates.",
+        ),
     ] = None,
     interpolate: Annotated[
         str | None, typer.Option("--interpolate", help="Fill periods between observations: none or linear.")

@@ -25,7 +25,7 @@ from cropgen.series.composites import Periods, Statistic, composite, require_ban
 from cropgen.series.geometry_parts import read_rows
 from cropgen.series.official import SPLITS
 from cropgen.series.schema import ParcelSeries
-from cropgen.series.smoothing import fill_linear, parse_smoothing, smooth
+from cropgen.series.smoothing import Smoother, fill_linear, parse_smoothing, smooth
 from cropgen.series.store import SeriesStore
 
 _SHARD = 4096
@@ -36,7 +36,7 @@ class TransformOptions(Section):
 
     composite: str | None = Field(None, description="one value per period: a number of days such as 10D, or month")
     statistic: Statistic = Field("mean", description="of the observations of a period: mean, median or max-ndvi")
-    smooth: str | None = Field(None, description="whittaker:λ, λ in days³; greater is smoother")
+    smooth: str | None = Field(None, description="whittaker:λ, λ in days³; or savgol:WINDOW:ORDER, in observations")
     interpolate: Literal["none", "linear"] = Field("none", description="periods without an observation: none, linear")
 
 
@@ -59,7 +59,7 @@ def transform_store(
         OutputExistsError: `output` exists and `overwrite` is false.
     """
     report = report or Silent()
-    periods, strength = _checked(store, options)
+    periods, smoother = _checked(store, options)
     guard_output(output, overwrite=overwrite)
     if output.resolve() == store.path.resolve():
         raise UsageError(f"{output} is the store that is read", hint="name another output")
@@ -72,7 +72,7 @@ def transform_store(
     with atomic_output(output) as part, report.task("transforming", len(store)) as task:
         made = SeriesStore.create(part, bands=store.bands, legend=store.legend, crs=store.crs, source=source)
         for rows in store.chunks(_SHARD):
-            series = transformed(store.read(rows), periods, strength, options)
+            series = transformed(store.read(rows), periods, smoother, options)
             made.append(series, read_rows(store.path, rows))
             task.advance(rows.stop - rows.start)
     _keep_splits(store.path, output)
@@ -80,24 +80,26 @@ def transform_store(
 
 
 def transformed(
-    series: ParcelSeries, periods: Periods | None, strength: float | None, options: TransformOptions
+    series: ParcelSeries, periods: Periods | None, smoother: Smoother | None, options: TransformOptions
 ) -> ParcelSeries:
     """Some rows of a store, transformed; each depends on itself alone.
 
     Arguments:
         periods: those of the whole store; None keeps the dates.
-        strength: of smoothing; None is none.
+        smoother: None leaves values as they are.
     """
     if periods is not None:
         series = composite(series, periods, options.statistic)
-    if strength is not None:
-        series = smooth(series, strength)
+    if smoother is not None:
+        series = smooth(series, smoother)
     return fill_linear(series) if options.interpolate == "linear" else series
 
 
-def _checked(store: SeriesStore, options: TransformOptions) -> tuple[Periods | None, float | None]:
+def _checked(store: SeriesStore, options: TransformOptions) -> tuple[Periods | None, Smoother | None]:
     if options.composite is None and options.smooth is None:
-        raise UsageError("nothing to transform", hint="give --composite 10D, --smooth whittaker:1000, or both")
+        raise UsageError(
+            "nothing to transform", hint="give --composite 10D, --smooth whittaker:1000 or savgol:7:2, or both"
+        )
     if options.composite is None and options.interpolate != "none":
         raise UsageError("--interpolate fills periods, and there are none", hint="add --composite 10D")
     periods = None if options.composite is None else Periods.parse(options.composite)

@@ -9,52 +9,127 @@ where z[·,·,·] is the second derivative by divided differences, so the penalt
 days³, and for a regular spacing of h days the familiar parameter is λ / h³. A straight line is not changed. Only clear
 dates weigh, and values stay at the dates they were observed; fewer than three are left as they are.
 
+**Savitzky–Golay.** Each observation is replaced by the value at its day of the polynomial of some order that fits the
+`window` clear observations around it best (least squares, over the days as they are). Where the series begins and ends
+the first and the last window serve all their dates. On a series without gaps at equal spacing that is the familiar
+filter with its ends interpolated. Only clear dates count; a series of fewer than `window` is left as it is.
+
 **Linear.** A date without an observation between two with one gets the value on the line between them. Before the
 first and after the last nothing is filled.
 
-Reference: A perfect smoother, P. H. C. Eilers, 2003 (Whittaker smoothing).
+Reference: A perfect smoother, P. H. C. Eilers, 2003 (Whittaker smoothing). Smoothing and differentiation of data by
+simplified least squares procedures, A. Savitzky and M. J. E. Golay, 1964.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cropgen.core.errors import UsageError
 from cropgen.series.schema import ParcelSeries
 
-_NAME = "whittaker"
+_WHITTAKER, _SAVGOL = "whittaker", "savgol"
+_ORDER = 2
+_HIGHEST_ORDER = 5
+_LEAST = 3
 
 
-def parse_smoothing(text: str) -> float:
-    """The strength in `whittaker:1000`.
+@dataclass(frozen=True)
+class Whittaker:
+    """Smoothing by a penalty on curvature.
+
+    Arguments:
+        strength: λ in days³.
+    """
+
+    strength: float
+
+    def __call__(self, values: np.ndarray, mask: np.ndarray, day: np.ndarray) -> np.ndarray:
+        return whittaker(values, mask, day, self.strength)
+
+
+@dataclass(frozen=True)
+class SavitzkyGolay:
+    """Smoothing by polynomials that fit a window.
+
+    Arguments:
+        window: clear observations, an odd number.
+        order: of the polynomials, below `window`.
+    """
+
+    window: int
+    order: int
+
+    def __call__(self, values: np.ndarray, mask: np.ndarray, day: np.ndarray) -> np.ndarray:
+        return savitzky_golay(values, mask, day, self.window, self.order)
+
+
+Smoother = Whittaker | SavitzkyGolay
+
+
+def parse_smoothing(text: str) -> Smoother:
+    """What `whittaker:1000`, `savgol:7:3`, or `savgol:7` (of order 2) says.
 
     Raises:
-        UsageError: it is not written so, or not a number above 0.
+        UsageError: it is not written so, or a number is out of range.
     """
-    name, _, number = text.partition(":")
+    name, *numbers = text.split(":")
     try:
-        strength = float(number)
+        if name == _WHITTAKER and len(numbers) == 1 and 0 < float(numbers[0]) < np.inf:
+            return Whittaker(float(numbers[0]))
+        if name == _SAVGOL and len(numbers) in (1, 2):
+            window, order = int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else _ORDER
+            if window % 2 and window >= _LEAST and 0 <= order < min(window, _HIGHEST_ORDER + 1):
+                return SavitzkyGolay(window, order)
     except ValueError:
-        strength = 0.0
-    if name != _NAME or not 0 < strength < np.inf:
-        raise UsageError(f"smoothing {text!r}: expected {_NAME}:λ", hint=f"for example --smooth {_NAME}:1000")
-    return strength
+        pass
+    raise UsageError(
+        f"smoothing {text!r}: expected {_WHITTAKER}:λ, λ above 0, or {_SAVGOL}:WINDOW:ORDER, an odd number and one below "
+        f"it, {_HIGHEST_ORDER} at most",
+        hint=f"for example --smooth {_WHITTAKER}:1000, or --smooth {_SAVGOL}:7:2",
+    )
 
 
-def smooth(series: ParcelSeries, strength: float) -> ParcelSeries:
+def smooth(series: ParcelSeries, smoother: Smoother) -> ParcelSeries:
     """The series with each band smoothed over its clear dates."""
     if series.band_mask is None:
-        found = whittaker(series.values, series.mask, series.day, strength)
+        found = smoother(series.values, series.mask, series.day)
     else:
         bands = range(len(series.bands))
-        apart = [
-            whittaker(series.values[..., [c]], series.band_mask[..., c], series.day, strength) for c in bands
-        ]  # fmt: skip
+        apart = [smoother(series.values[..., [c]], series.band_mask[..., c], series.day) for c in bands]
         found = np.concatenate(apart, axis=-1)
     seen = series.mask[..., None] if series.band_mask is None else series.band_mask
     return replace(series, values=np.where(seen, found, 0).astype(np.float32), pixel_sets=None)
+
+
+def savitzky_golay(values: np.ndarray, mask: np.ndarray, day: np.ndarray, window: int, order: int) -> np.ndarray:
+    """Smooth values (N, T, C) where `mask` (N, T), at days (N, T); what is masked is returned as it was."""
+    result = values.astype(np.float64)
+    rows = np.flatnonzero(mask.sum(1) >= window)
+    place = np.argsort(~mask[rows], axis=1, kind="stable")
+    count, along = mask[rows].sum(1)[:, None], np.arange(mask.shape[1])
+    first = np.clip(along - window // 2, 0, count - window)
+    around = np.take_along_axis(place[:, None], first[..., None] + np.arange(window), 2)
+    x = np.take_along_axis(day[rows].astype(np.float64), place, 1)
+    near = np.take_along_axis(day[rows].astype(np.float64)[:, None], around, 2) - x[..., None]
+    weight = _value_at_zero(near, order)
+    y = np.take_along_axis(result[rows][:, None], around[..., None], 2)
+    fitted = np.einsum("ntw,ntwc->ntc", weight, y)
+    row, date = np.nonzero(along < count)
+    result[rows[row], place[row, date]] = fitted[row, date]
+    return result
+
+
+def _value_at_zero(x: np.ndarray, order: int) -> np.ndarray:
+    """Weights (…, W) of observations at places x (…, W) in the value at 0 of the polynomial that fits them best."""
+    scale = np.maximum(np.abs(x).max(-1, keepdims=True), 1.0)
+    powers = (x / scale)[..., None] ** np.arange(order + 1)
+    basis, triangle = np.linalg.qr(powers)
+    unit = np.zeros((*x.shape[:-1], order + 1, 1))
+    unit[..., 0, 0] = 1.0
+    return (basis @ np.linalg.solve(triangle.swapaxes(-1, -2), unit))[..., 0]
 
 
 def whittaker(values: np.ndarray, mask: np.ndarray, day: np.ndarray, strength: float) -> np.ndarray:

@@ -68,6 +68,7 @@ def test_everything_but_the_series_is_kept(store, tmp_path):
     [
         {"composite": "month", "statistic": "median"},
         {"smooth": "whittaker:500"},
+        {"smooth": "savgol:3:1"},
         {"composite": "10D", "smooth": "whittaker:500", "interpolate": "linear"},
     ],
     ids=str,
