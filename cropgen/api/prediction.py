@@ -25,7 +25,9 @@ class PredictRequest:
         scenes: aggregated for the parcels instead of reading a store.
         output: GeoPackage or GeoParquet; None takes predictions/<name of the input>.gpkg.
         year: year of the parcels, when neither they nor the series settle it.
-        id_column: column of the parcel id.
+        id_column: column of the parcel id, several joined by +, or `row-number`; None recognises it.
+        layer: of the parcel file, where it holds several.
+        crs: coordinate system, where the parcel file states none; for aggregating `scenes`.
         until: `MM-DD`; later dates are not used.
         prior: class shares to reweigh for: `em`, `uniform`, or a csv file of shares; None keeps those of the training.
         smooth_neighbours: strength by which the crops are also given as smoothed over neighbours, or `auto`.
@@ -41,6 +43,8 @@ class PredictRequest:
     output: Path | None = None
     year: int | None = None
     id_column: str | None = None
+    layer: str | None = None
+    crs: str | None = None
     until: str | None = None
     prior: str | None = None
     smooth_neighbours: str | None = None
@@ -106,14 +110,16 @@ def predict(
     run = locate_run(workspace, request.run)
     series = _aggregated(workspace, request, run, dry_run, report) or locate_series(workspace, request.series)
     options = PredictOptions(
-        year=request.year, id_column=request.id_column, until=request.until, prior=request.prior,
+        year=request.year, id_column=request.id_column, layer=request.layer, until=request.until, prior=request.prior,
         thresholds=Thresholds(probability=request.min_probability), overwrite=overwrite,
     )  # fmt: skip
     if request.adapt and not (dry_run and request.scenes is not None):
         run = adapt(workspace, run, request.parcels, series, options, report, dry_run=dry_run).run
     report.info(f"predicting {request.parcels} with {run} from {series}")
     if dry_run:
-        return PredictResult(output, RunFolder(run).run_id, series, _count(request.parcels), {}, {}, {}, dry_run=True)
+        return PredictResult(
+            output, RunFolder(run).run_id, series, _count(request.parcels, request.layer), {}, {}, {}, dry_run=True
+        )
     if request.smooth_neighbours is not None:
         strength, reach_m = request.smooth_neighbours, request.neighbour_m
         smoothing = smoothing_field(run, series, strength, reach_m, report, request.until)
@@ -152,17 +158,15 @@ def _aggregated(
     if not dry_run:
         spec = RunFolder(run).read_manifest()["spec"]
         pixels = USUAL_PIXELS if spec.get("pixel_bands") else 0
-        columns = {"id": request.id_column, "year": request.year}
+        columns = {"id": request.id_column, "year": request.year, "layer": request.layer, "crs": request.crs}
         options = AggregateOptions.model_validate({"bands": spec["bands"], "parcels": columns, "pixels": pixels})
         remove(store)
         aggregate(require_input(request.scenes, "scenes"), request.parcels, store, options, report)
     return store
 
 
-def _count(parcels: Path) -> int:
-    import pyarrow.parquet
-    import pyogrio
+def _count(parcels: Path, layer: str | None) -> int:
+    from cropgen.series.parcel_columns import is_register
+    from cropgen.series.parcel_files import find_file, find_layer
 
-    if parcels.suffix in {".parquet", ".geoparquet", ".pq"}:
-        return pyarrow.parquet.read_metadata(parcels).num_rows
-    return int(pyogrio.read_info(parcels, force_feature_count=True)["features"])
+    return find_layer(find_file(parcels, layer), layer, is_register).features

@@ -30,7 +30,11 @@ def predict(
         int | None, typer.Option("--year", help="Year of the parcels, when neither they nor the series settle it.")
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option("--id-column", help="Column of the parcel id. Default: recognised by its name.")
+        str | None, typer.Option("--id-column", help="Parcel id, several columns as A+B. Default: recognised.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Layer of the parcel file.")] = None,
+    crs: Annotated[
+        str | None, typer.Option("--crs", help="Coordinate system of parcels that state none, with --scenes.")
     ] = None,
     until: Annotated[
         str | None, typer.Option("--until", metavar="MM-DD", help="Use only dates up to this day: early season.")
@@ -70,8 +74,8 @@ def predict(
     session = session_of(context)
     request = api.PredictRequest(
         parcels=parcels, run=run, series=data, scenes=scenes, output=output, year=year, id_column=id_column,
-        until=until, prior=prior, smooth_neighbours=smooth_neighbours, neighbour_m=neighbour_m, adapt=adapt,
-        min_probability=min_probability,
+        layer=layer, crs=crs, until=until, prior=prior, smooth_neighbours=smooth_neighbours, neighbour_m=neighbour_m,
+        adapt=adapt, min_probability=min_probability,
     )  # fmt: skip
     result = api.predict(session.workspace, request, overwrite=overwrite, dry_run=dry_run, report=session.report)
     session.show("predict", result, *render.predict_summary(result))

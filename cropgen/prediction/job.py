@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from cropgen.core.errors import DataError, UsageError
@@ -22,7 +23,10 @@ from cropgen.prediction.options import PredictOptions
 from cropgen.prediction.smoothing import Evidence, Locator, Smoothed
 from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream
 from cropgen.prediction.style import categorised_qml
-from cropgen.series.columns import as_text, as_years, find_column
+from cropgen.series.columns import as_years
+from cropgen.series.parcel_columns import ParcelColumns, identity_columns
+from cropgen.series.parcel_files import find_file
+from cropgen.series.parcel_table import parcel_ids
 from cropgen.series.store import SeriesStore
 
 _LEAST_PROBABILITY = 1e-12
@@ -38,8 +42,8 @@ class Job:
         self._series, self._stream, self._judge, self._index = series, stream, judge, index
         self._where = str(parcels or series.path)
         names = stream.attributes
-        self._id = find_column(names, "id", options.id_column, where=self._where)
-        self._year_column = None if options.year else find_column(names, "year", None, where=self._where)
+        named = ParcelColumns(id=options.id_column, year=options.year)
+        self._id, self._year_column = identity_columns(names, named, where=self._where)
         years = np.unique(series.column("year"))
         self._year = _one_year(options, self._year_column, parcels, years)
         self._stamp = f"{years.max(initial=1970)}-12-31T00:00:00.000Z"
@@ -128,7 +132,7 @@ class Job:
         year = self._year_column or self._year
         return DataError(
             f"no parcel of {self._where} has a series in {self._series.path}: looked for {', '.join(self._first_ids)} "
-            f"(column {self._id or 'none: row numbers'}, year {year}), the store has {', '.join(known)}",
+            f"(column {'+'.join(self._id) or 'none: row numbers'}, year {year}), the store has {', '.join(known)}",
             hint="name the id column with --id-column, the year with --year, or aggregate the series of these parcels",
         )
 
@@ -160,10 +164,8 @@ class Job:
 
     def _identity(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         count = batch.num_rows
-        if self._id is None:
-            ids = np.arange(self._seen, self._seen + count).astype(np.str_)
-        else:
-            ids = as_text(batch.column(self._id).to_pandas())
+        parts = pd.DataFrame({name: batch.column(name).to_pandas() for name in self._id}, index=range(count))
+        ids = parcel_ids(parts, self._id, first=self._seen).astype(np.str_)
         if self._year_column is None:
             return ids, np.full(count, self._year, np.int16)
         years = batch.column(self._year_column).to_pandas().rename(self._year_column)
@@ -190,7 +192,8 @@ def _one_year(options: PredictOptions, column: str | None, parcels: Path | None,
     """The year of all parcels; None where a column tells it."""
     if options.year is not None or column is not None:
         return options.year
-    named = re.findall(r"(?<!\d)(19\d\d|20\d\d)(?!\d)", parcels.stem if parcels is not None else "")
+    stems = "" if parcels is None else f"{PurePosixPath(find_file(parcels, options.layer).member).stem} {parcels.stem}"
+    named = re.findall(r"(?<!\d)(19\d\d|20\d\d)(?!\d)", stems)
     if named and int(named[-1]) in years:
         return int(named[-1])
     if len(years) == 1:

@@ -15,7 +15,8 @@ class PredictOptions:
 
     Arguments:
         year: year of the parcels; None: their year column, else the year in the file name, else the store's only one.
-        id_column: column of the parcel id; None recognises it by its usual names, else counts rows from 0.
+        id_column: column of the parcel id, several joined by +, or `row-number`; None takes what a known register or
+            the usual names say, else counts rows from 0.
         layer: layer of the input, where it holds several.
         until: `MM-DD`; later observations are not used.
         prior: class shares the probabilities are reweighed for: `em` estimates them from the parcels, which are then

@@ -18,7 +18,8 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyogrio.raw import open_arrow, read
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError
-from cropgen.core.files import require_input
+from cropgen.series.parcel_columns import is_register
+from cropgen.series.parcel_files import FileLayer, ParcelFile, find_file, find_layer, parquet_source
 from cropgen.series.store import SeriesStore
 
 BATCH_FEATURES = 8192
@@ -60,10 +61,10 @@ class ParcelStream:
 
 @contextlib.contextmanager
 def open_parcels(path: Path, layer: str | None = None) -> Iterator[ParcelStream]:
-    """Open a parcel layer of any OGR format or GeoParquet.
+    """Open a parcel layer of any OGR format or GeoParquet, in a zip or not.
 
     Arguments:
-        layer: needed where a file holds several layers with geometry.
+        layer: needed where a file holds several layers with geometry, none or several of which are those of a register.
 
     Raises:
         MissingInputError: there is no such file.
@@ -71,10 +72,9 @@ def open_parcels(path: Path, layer: str | None = None) -> Iterator[ParcelStream]
         SchemaError: it holds no geometry or several layers.
         DataError: the layer is empty.
     """
-    require_input(path, "parcel layer")
-    opener = _open_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _open_ogr(path, layer)
+    found = find_layer(find_file(path, layer), layer, is_register)
     try:
-        with opener as stream:
+        with _open_parquet(found.file) if found.file.is_parquet else _open_ogr(found) as stream:
             if stream.count == 0:
                 raise DataError(f"{path} holds no parcel: the layer is empty", hint="check the export")
             yield replace(stream, batches=_counted(stream, path))
@@ -103,44 +103,29 @@ def _unreadable(path: Path, reason: str) -> CorruptInputError:
 
 
 @contextlib.contextmanager
-def _open_ogr(path: Path, layer: str | None) -> Iterator[ParcelStream]:
-    layer = layer or _only_layer(path)
-    info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+def _open_ogr(layer: FileLayer) -> Iterator[ParcelStream]:
+    address, options = layer.file.address, {"layer": layer.name, **layer.file.options}
+    info = pyogrio.read_info(address, **options)
     keeps_fid = info["driver"] in _WITH_FID and bool(info["fid_column"])
-    with open_arrow(path, layer=layer, batch_size=BATCH_FEATURES, use_pyarrow=True, return_fids=keeps_fid) as opened:
+    with open_arrow(address, batch_size=BATCH_FEATURES, use_pyarrow=True, return_fids=keeps_fid, **options) as opened:
         meta, reader = opened
         geometry = meta["geometry_name"] or "wkb_geometry"
-        schema = _plain_schema(reader.schema, _without_zone(path, layer, reader.schema))
+        schema = _plain_schema(reader.schema, _without_zone(address, options, reader.schema))
         yield ParcelStream(
             schema=schema,
             fid=meta["fid_column"] if keeps_fid else None,
             geometry=geometry,
             geometry_type=meta["geometry_type"] or "Unknown",
             crs=meta["crs"],
-            count=info["features"] if info["features"] >= 0 else None,
+            count=layer.features if layer.features >= 0 else None,
             batches=(_plain_batch(batch, schema) for batch in reader if batch.num_rows),
         )
 
 
-def _only_layer(path: Path) -> str:
-    layers = pyogrio.list_layers(path)
-    spatial = [str(name) for name, kind in layers if kind is not None]
-    if not spatial:
-        raise SchemaError(f"{path} has no geometry", hint="give a layer of polygons")
-    if len(spatial) > 1:
-        raise SchemaError(
-            f"{path} holds {len(spatial)} layers: {', '.join(spatial)}", hint="give a file with one layer"
-        )
-    return spatial[0]
-
-
 @contextlib.contextmanager
-def _open_parquet(path: Path) -> Iterator[ParcelStream]:
-    with pq.ParquetFile(path) as file:
-        raw = (file.schema_arrow.metadata or {}).get(b"geo")
-        if raw is None:
-            raise SchemaError(f"{path} is Parquet without geometry", hint="give GeoParquet, or another vector format")
-        geo = json.loads(raw)
+def _open_parquet(parcels: ParcelFile) -> Iterator[ParcelStream]:
+    with parquet_source(parcels) as source, pq.ParquetFile(source) as file:
+        path, geo = parcels.path, json.loads(file.schema_arrow.metadata[b"geo"])
         geometry = geo["primary_column"]
         column = geo["columns"][geometry]
         if column["encoding"] != "WKB":
@@ -192,13 +177,13 @@ def open_store(store: SeriesStore, years: tuple[int, ...]) -> Iterator[ParcelStr
     )
 
 
-def _without_zone(path: Path, layer: str, schema: pa.Schema) -> set[str]:
+def _without_zone(address: str, options: dict[str, Any], schema: pa.Schema) -> set[str]:
     """Columns of times that the file holds without a time zone, by their first values; Arrow calls them UTC."""
     times = [field.name for field in schema if pa.types.is_timestamp(field.type) and field.type.tz]
     if not times:
         return set()
     meta, _, _, values = read(
-        path, layer=layer, columns=times, max_features=_SAMPLE, read_geometry=False, datetime_as_string=True
+        address, columns=times, max_features=_SAMPLE, read_geometry=False, datetime_as_string=True, **options
     )
     found = dict(zip(meta["fields"].tolist(), values, strict=True))
     texts = {name: [value for value in found[name] if value] for name in times}

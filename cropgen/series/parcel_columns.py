@@ -188,13 +188,32 @@ def recognise(fields: Sequence[str], columns: ParcelColumns, *, where: str, year
     label, labels = _role("label", folded, fields, columns.label, known, where)
     name, _ = _role("name", folded, fields, columns.name, register.name if register else "", where)
     region, _ = _role("region", folded, fields, columns.region, "", where)
-    stated = columns.year if isinstance(columns.year, str) else None
-    column = None
-    if not isinstance(columns.year, int):
-        column, _ = _role("year", folded, fields, stated, register.year if register else "", where)
+    column = _year_column(fields, folded, columns, register, where)
     also = tuple(folded[a] for a in register.also if a in folded) if register and columns.label is None else ()
     others: dict[Role, tuple[str, ...]] = {"id": other_ids, "label": also or labels}
     return Roles(ids, label, name, region, column, register, {role: names for role, names in others.items() if names})
+
+
+def identity_columns(
+    fields: Sequence[str], columns: ParcelColumns, *, where: str
+) -> tuple[tuple[str, ...], str | None]:
+    """The columns that tell parcels apart, as `recognise` takes them: those of the id (none: the row number), and that
+    of the year.
+
+    Raises:
+        SchemaError: a named column is not there.
+    """
+    register, folded = _register(fields), {field.casefold(): field for field in reversed(fields)}
+    ids, _ = _id_columns(fields, folded, columns.id, register, where)
+    return ids, _year_column(fields, folded, columns, register, where)
+
+
+def _year_column(
+    fields: Sequence[str], folded: Mapping[str, str], columns: ParcelColumns, register: Register | None, where: str
+) -> str | None:
+    if isinstance(columns.year, int):
+        return None
+    return _role("year", folded, fields, columns.year, register.year if register else "", where)[0]
 
 
 def _yearly(register: Register | None, year: Callable[[], int], fields: Sequence[str], where: str) -> str:

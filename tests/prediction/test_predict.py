@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -171,6 +173,35 @@ def test_any_input_format(region: Region, tmp_path: Path, suffix: str) -> None:
     assert set(table(tmp_path / "map.gpkg", PROBABILITIES)["year"]) == {2022}
 
 
+def test_registers_are_known_and_read_in_their_zip(region: Region, tmp_path: Path) -> None:
+    """Two columns are the id of a Danish parcel; another file of the zip is no layer, the layer's name has the year."""
+    whole, journal = SeriesStore.open(region.store), np.arange(30) // 4
+    ids = [f"{number}/{mark}-{mark}" for mark, number in enumerate(journal)]
+    store = SeriesStore.create(tmp_path / "dk.zarr", bands=whole.bands, legend=LEGEND)
+    store.append(replace(whole.read(slice(0, 30)), parcel_id=np.array(ids)))
+    shapes = region.parcels.geometry.fillna(shapely.Point()).iloc[:30]
+    marks = [f"{mark}-{mark}" for mark in range(30)]
+    columns = {"Journalnr": journal, "Marknr": marks, "Afgkode": 1, "Afgroede": "Vårbyg", "id": 7}
+    pyogrio.write_dataframe(gpd.GeoDataFrame(columns, geometry=shapes, crs=shapes.crs), tmp_path / "Marker_2021.shp")
+    with zipfile.ZipFile(tmp_path / "marker.zip", "w") as archive:
+        archive.writestr("readme.txt", "fields")
+        for path in tmp_path.glob("Marker_2021.*"):
+            archive.write(path, path.name)
+    report = predict(region.run, tmp_path / "marker.zip", store.path, tmp_path / "map.gpkg")
+    assert (report.parcels, report.predicted) == (30, 30)
+    got = table(tmp_path / "map.gpkg")
+    assert got["Afgroede"].unique().tolist() == ["Vårbyg"]
+    named = tmp_path / "named_2021.gpkg"
+    plain = {"id": whole.column("parcel_id", slice(0, 30))}
+    pyogrio.write_dataframe(gpd.GeoDataFrame(plain, geometry=shapes.to_numpy(), crs=shapes.crs), named)
+    predict(region.run, named, region.store, tmp_path / "other.gpkg")
+    other = table(tmp_path / "other.gpkg")
+    assert got["pred_probability"].tolist() == other["pred_probability"].tolist()
+    named_otherwise = PredictOptions(id_column="Journalnr+id")
+    with pytest.raises(DataError, match=r"looked for 0/7, 0/7, 0/7 \(column Journalnr\+id, year 2021\)"):
+        predict(region.run, tmp_path / "marker.zip", store.path, tmp_path / "x.gpkg", named_otherwise)
+
+
 def test_geoparquet(region: Region, output: Path, tmp_path: Path) -> None:
     predict(region.run, region.layer, region.store, tmp_path / "map.parquet")
     got, other = gpd.read_parquet(tmp_path / "map.parquet"), table(output)
@@ -248,7 +279,7 @@ def test_inputs_that_cannot_be_used(region: Region, tmp_path: Path) -> None:
         with pytest.raises(CorruptInputError, match="cannot read parcels"):
             predict(region.run, damaged, region.store, out, PredictOptions(year=2021))
     region.parcels.drop(columns="geometry").to_parquet(tmp_path / "plain.parquet")
-    with pytest.raises(SchemaError, match="without geometry"):
+    with pytest.raises(SchemaError, match="has no geometry"):
         predict(region.run, tmp_path / "plain.parquet", region.store, out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))

@@ -10,7 +10,7 @@ import shapely
 from cropgen.core.errors import SchemaError, UsageError
 from cropgen.core.progress import Silent
 from cropgen.series.geometry import ParcelColumns, read_parcels
-from cropgen.series.parcel_columns import REGISTERS, recognise, year_in_name
+from cropgen.series.parcel_columns import REGISTERS, identity_columns, recognise, year_in_name
 
 
 def never() -> int:
@@ -37,6 +37,15 @@ def test_every_register_is_known_by_its_signs_alone(register):
     assert found.register is register
     expected = register.label.format(year=2020).upper() or None
     assert found.label == expected
+    assert identity_columns(fields, ParcelColumns(), where="x") == (found.id, found.year)
+
+
+def test_the_columns_that_tell_parcels_apart_need_no_year():
+    fields = ("CSBID", "CSBYEARS", "CDL2019", "CDL2020", "year")
+    assert identity_columns(fields, ParcelColumns(), where="x") == (("CSBID",), "year")
+    assert identity_columns(fields, ParcelColumns(id="year+CSBID", year=2020), where="x") == (("year", "CSBID"), None)
+    with pytest.raises(SchemaError, match="no column 'season'"):
+        identity_columns(fields, ParcelColumns(year="season"), where="x")
 
 
 def test_registers_are_told_apart():
