@@ -86,8 +86,8 @@ def parse_smoothing(text: str) -> Smoother:
     except ValueError:
         pass
     raise UsageError(
-        f"smoothing {text!r}: expected {_WHITTAKER}:λ, λ above 0, or {_SAVGOL}:WINDOW:ORDER, an odd number and one below "
-        f"it, {_HIGHEST_ORDER} at most",
+        f"smoothing {text!r}: expected {_WHITTAKER}:λ, λ above 0, or {_SAVGOL}:WINDOW:ORDER, an odd number and one "
+        f"below it, {_HIGHEST_ORDER} at most",
         hint=f"for example --smooth {_WHITTAKER}:1000, or --smooth {_SAVGOL}:7:2",
     )
 
