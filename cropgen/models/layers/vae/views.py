@@ -83,7 +83,7 @@ def from_view(v: Tensor, mask: Tensor, kind: ViewKind, depth: int) -> Tensor:
 def _pairs(slots: int, step: int) -> tuple[Tensor, Tensor]:
     """Places of the pairs of a step: those 2^step apart that the steps before have left as sums."""
     stride = 2**step
-    second = torch.arange(stride, slots, 2 * stride)
+    second = torch.arange(min(stride, slots), slots, 2 * stride)
     return second - stride, second
 
 
