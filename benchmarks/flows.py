@@ -201,7 +201,7 @@ def share() -> int:
             continue
         told = {name: value for name, value in row.items() if name not in _OWN}
         given.append({**told, **asdict(cell), "family": accuracy.CONTENDERS[cell.model].family, "key": cell.key()})
-        kept = [old for old in kept if asdict(cell).items() - old.items()]
+        kept = [old for old in kept if not asdict(cell).items() <= old.items()]
     if given:
         accuracy.write(kept + given, "python benchmarks/accuracy.py")
     return len(given)
@@ -368,7 +368,7 @@ def main() -> None:
             continue
         rows = run(cell, str(options.data))
         document = stored()
-        kept = [row for row in document["rows"] if asdict(cell).items() - row.items()]
+        kept = [row for row in document["rows"] if not asdict(cell).items() <= row.items()]
         write({**document, "rows": kept + rows})
         told = " ".join(
             f"{r['split']} {100 * r['macro_f1']:.1f} ({100 * r['bayes_macro_f1']:.1f}) "

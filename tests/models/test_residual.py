@@ -116,7 +116,7 @@ def test_mini_batches_come_from_the_bank(kind: type[ResidualModel]) -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("rule", ["bayes", "q", "product"])
+@pytest.mark.parametrize("rule", ["bayes", "q", "learnt", "product"])
 def test_masked_dates_order_and_neighbours_change_nothing(kind: type[ResidualModel], rule: str) -> None:
     model = shaken(kind, decide=rule).double()
     seen = batch(12, 8).to(dtype=torch.float64)
@@ -148,11 +148,14 @@ def test_validation_rows_choose_the_rule(kind: type[ResidualModel]) -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_without_validation_rows_the_product_decides(kind: type[ResidualModel]) -> None:
-    model, context = shaken(kind, decide="auto"), Context()
-    model.finish(data(), context)
-    assert context.facts == {}
-    assert torch.equal(model.log_posterior(batch(9, 4)), _by(model, "product", batch(9, 4)))
+@pytest.mark.parametrize(("count", "rule"), [(24, "product"), (30, "learnt")])
+def test_the_start_joins_where_labels_are_few(kind: type[ResidualModel], count: int, rule: str) -> None:
+    rows, context = replace(data(), labelled=batch(count, 1)), Context(seed=3)
+    model = kind(SPEC, validate(kind.Settings, SMALL | {"decide": "auto"}, where="test"))  # pyright: ignore[reportArgumentType]
+    model.prepare(rows, context)
+    model.eval().finish(rows, context)
+    assert context.facts["decide"] == {"rule": rule, "rows": 0}
+    assert torch.equal(model.log_posterior(batch(9, 4)), model.posteriors(batch(9, 4))[rule])  # pyright: ignore[reportArgumentType]
 
 
 def _by(model: ResidualModel, rule: str, seen: Batch) -> Tensor:

@@ -86,7 +86,7 @@ def _decide(rule: str, observed: list[int]) -> Tensor:
     return decide(rule, bayes, LOGITS, PRIOR.log(), torch.tensor(observed))  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("rule", ["bayes", "q", "product"])
+@pytest.mark.parametrize("rule", ["bayes", "q", "learnt", "product"])
 def test_decisions_are_normalised_and_fall_back_to_the_prior(rule: str) -> None:
     answer = _decide(rule, [3, 0]).exp()
     assert torch.allclose(answer.sum(-1), torch.ones(2, dtype=torch.float64))
@@ -107,7 +107,7 @@ def test_the_start_joins_the_product_and_nothing_else() -> None:
     observed = torch.tensor([3, 3])
     answer = decide("product", bayes, LOGITS, PRIOR.log(), observed, start)
     assert torch.allclose(answer.exp(), 0.99 * pooled + 0.005)
-    for rule in ("bayes", "q"):
+    for rule in ("bayes", "q", "learnt"):
         assert torch.equal(decide(rule, bayes, LOGITS, PRIOR.log(), observed, start), _decide(rule, [3, 3]))
 
 
@@ -132,4 +132,6 @@ def test_a_rule_replaces_the_product_beyond_one_standard_error(q: tuple[float, .
 
 
 def test_one_row_overturns_nothing() -> None:
-    assert choose_rule({"product": told(0.1), "start": told(0.9)}, torch.zeros(1, dtype=torch.int64)) == "product"
+    one = torch.zeros(1, dtype=torch.int64)
+    assert choose_rule({"product": told(0.1), "start": told(0.9)}, one) == "product"
+    assert choose_rule({"product": told(0.1), "learnt": told(0.1), "start": told(0.9)}, one, "learnt") == "learnt"

@@ -1,8 +1,8 @@
 """Deep densities that begin exactly at the tied Gaussian and learn what it leaves over.
 
 A model of this kind sees a season through the innovations of the tied Gaussian, gives log p(e | y) for all classes at
-once, and classifies by Bayes' rule, by a recognition head q(y | x) that Bayes' rule has taught, or by the product of
-both and of the tied Gaussian, which holds best where the season or the region shifts.
+once, and classifies by Bayes' rule, by a recognition head q(y | x) that Bayes' rule has taught, or by a product of
+both, to which the tied Gaussian can be added: it steadies a model of few labels.
 """
 
 from __future__ import annotations
@@ -140,9 +140,11 @@ class ResidualModel(GenerativeModel):
             self._losses = self.chosen.model_copy(update={"marginal": 0.0})
         if context.facts["tgem"].get("target_accepted"):
             data = replace(data, unlabelled=data.free)
+        few = int(data.labelled.y_mask.sum()) < FEW_LABELS * self.spec.classes
+        if self.chosen.decide == "auto":
+            self.rule.fill_(RULES.index("product" if few else "learnt"))
         strength = self.chosen.augmentation
         if strength == "auto":
-            few = int(data.labelled.y_mask.sum()) < FEW_LABELS * self.spec.classes
             strength = "strong" if few else "lite"
         self._bank = Bank.build(
             self.tied,
@@ -199,15 +201,17 @@ class ResidualModel(GenerativeModel):
 
     def finish(self, data: TrainingData, context: Context) -> None:
         self._bank = None
-        if self.chosen.decide == "auto" and data.validation is not None and len(data.validation):
-            said = self.posteriors(data.validation)
-            best = choose_rule(said, data.validation.y)
+        if self.chosen.decide != "auto":
+            return
+        judges = data.validation
+        if judges is not None and len(judges):
+            best = choose_rule(self.posteriors(judges), judges.y, RULES[int(self.rule)])
             self.rule.fill_(RULES.index(best))
-            context.facts["decide"] = {"rule": best, "rows": len(data.validation)}
+        context.facts["decide"] = {"rule": RULES[int(self.rule)], "rows": 0 if judges is None else len(judges)}
 
     @torch.inference_mode()
     def posteriors(self, batch: Batch) -> dict[Rule, Tensor]:
-        """(B, K) log p(y | x) of a batch by every rule of decision."""
+        """(B, K) log p(y | x) of a batch by every rule of decision that the model has."""
         rules: list[Rule] = [rule for rule in RULES if rule != "start" or self.chosen.start == "tgem"]
         parts = [batch.take(rows) for rows in torch.arange(len(batch)).split(_JUDGED_AT_ONCE)]
         return {rule: torch.cat([self._decided(part, rule) for part in parts]) for rule in rules}

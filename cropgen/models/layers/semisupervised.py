@@ -30,8 +30,8 @@ from torch.nn import functional
 
 from cropgen.models.base import GradientOptions, Objective
 
-Rule = Literal["product", "bayes", "q", "start"]
-Decision = Literal["product", "bayes", "q", "auto"]
+Rule = Literal["product", "learnt", "bayes", "q", "start"]
+Decision = Literal["product", "learnt", "bayes", "q", "auto"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 FIRST_LOG_BETA = -0.7
 UNIFORM_SHARE = 0.01
@@ -50,9 +50,9 @@ class SemiSupervisedOptions(GradientOptions):
     distillation: float = Field(1.0, ge=0, description="weight of teaching q(y|x) by Bayes' rule on unlabelled parcels")
     decide: Decision = Field(
         "product",
-        description="what classifies: bayes, q (the recognition head), their product, or auto: the product unless "
-        "validation rows, where there are any, find bayes, q or the start better",
-        json_schema_extra={"search": ["product", "bayes", "q"]},
+        description="what classifies: bayes, q (the recognition head), learnt (the product of both), product (of both "
+        "and the start), or auto: learnt from 10 labels a class on, else product, unless validation rows find better",
+        json_schema_extra={"search": ["product", "learnt", "bayes", "q"]},
     )
 
 
@@ -107,20 +107,20 @@ def semisupervised_objective(evidence: Evidence, options: SemiSupervisedOptions)
     return Objective(total, parts)
 
 
-def choose_rule(said: dict[Rule, Tensor], y: Tensor) -> Rule:
-    """The product, or the rule of the least mean NLL where it is better by more than one standard error.
+def choose_rule(said: dict[Rule, Tensor], y: Tensor, otherwise: Rule = "product") -> Rule:
+    """The rule of the least mean NLL where it is better than `otherwise` by more than one standard error.
 
     Arguments:
-        said: (N, K) log p(y | x) of rows that nothing was fitted to, by rule; the product among them.
+        said: (N, K) log p(y | x) of rows that nothing was fitted to, by rule; that of `otherwise` among them.
         y: (N,) their classes.
     """
     nll: dict[Rule, Tensor] = {
         rule: functional.nll_loss(told.double(), y, reduction="none") for rule, told in said.items()
     }
     best = min(nll, key=lambda rule: float(nll[rule].mean()))
-    gain = nll["product"] - nll[best]
+    gain = nll[otherwise] - nll[best]
     error = float(gain.std(correction=1)) / math.sqrt(len(y)) if len(y) > 1 else math.inf
-    return best if float(gain.mean()) > error else "product"
+    return best if float(gain.mean()) > error else otherwise
 
 
 def decide(
@@ -133,7 +133,8 @@ def decide(
 ) -> Tensor:
     """(B, K) log p(y | x) by a rule of decision, mixed with 1 % of the uniform; the prior where nothing was observed.
 
-    The product is the equal log-linear pool, renormalised, of Bayes' rule, q, and the posterior the model began with.
+    A product is the equal log-linear pool, renormalised: `learnt` of Bayes' rule and q, `product` of both and of the
+    posterior the model began with.
 
     Arguments:
         log_bayes: (B, K) tempered log posterior of the density.
@@ -143,7 +144,7 @@ def decide(
         log_start: (B, K) tempered log posterior of the tied Gaussian; None where the model did not begin there.
     """
     log_q = torch.log_softmax(logits, -1)
-    experts = [log_bayes, log_q] if log_start is None else [log_start, log_bayes, log_q]
+    experts = [log_bayes, log_q] if log_start is None or rule == "learnt" else [log_start, log_bayes, log_q]
     chosen = {"bayes": log_bayes, "q": log_q, "start": log_start}.get(rule)
     if chosen is None:
         chosen = torch.log_softmax(torch.stack(experts).mean(0), -1)
