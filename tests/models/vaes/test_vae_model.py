@@ -1,0 +1,238 @@
+"""The base of the rows: bounds against exact answers, remedies of collapse, diagnostics, options, forecasts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cropgen.core.errors import UsageError
+from cropgen.core.progress import Silent
+from cropgen.core.recipe import validate
+from cropgen.models.base import Context, TrainingData
+from cropgen.models.vaes.m1m2 import M1M2
+from cropgen.models.vaes.vae import VAE
+from tests.models.vaes.small import DTYPE, LOADING, SLOTS, build, make_linear, parcels, scramble, seasons_of, whitened
+
+
+def linear(**settings: Any) -> VAE:
+    """p(e | y, z) = N(o_y + A z, I)."""
+    model = build(VAE, **settings)
+    make_linear(model.decoder, LOADING)
+    return model
+
+
+def with_exact_posterior(model: VAE, surprise: Tensor) -> None:
+    """Let q(z | x, y) be N(Σ Aᵀ r, Σ), Σ = (I + Aᵀ A)⁻¹, diagonal as the columns of A are at right angles."""
+    cov = torch.linalg.inv(torch.eye(2, dtype=DTYPE) + LOADING.T @ LOADING)
+    assert torch.allclose(cov, torch.diag(cov.diagonal()))
+    mean = surprise @ LOADING @ cov
+    log_std = (0.5 * cov.diagonal().log()).expand_as(mean)
+    model.latent.encode = lambda features: (mean, log_std, mean[..., :0])  # type: ignore[assignment]
+
+
+def exact_log_density(surprise: Tensor) -> Tensor:
+    cov = torch.eye(SLOTS, dtype=DTYPE) + LOADING @ LOADING.T
+    return torch.distributions.MultivariateNormal(torch.zeros(SLOTS, dtype=DTYPE), cov).log_prob(surprise)
+
+
+@pytest.mark.parametrize("estimator", ["stl", "iwae", "dreg", "jvi"])
+def test_with_the_exact_posterior_every_bound_is_the_likelihood(estimator: str) -> None:
+    model = linear(estimator=estimator, draws=3)
+    seasons = seasons_of(model, parcels(5, gaps=False))
+    features = model._features(seasons, None)
+    surprise = model.rows(seasons, features).surprise
+    with_exact_posterior(model, surprise)
+    want = exact_log_density(surprise)
+    with torch.no_grad():
+        assert torch.allclose(model.class_scores(seasons, features, torch.Generator().manual_seed(0)), want)
+        assert torch.allclose(model.class_scores(seasons, features, None), want)
+
+
+def test_the_elbo_is_the_likelihood_less_the_divergence_from_the_exact_posterior() -> None:
+    model = linear(draws=20_000)
+    seasons = seasons_of(model, parcels(2, gaps=False))
+    features = model._features(seasons, None)
+    surprise = model.rows(seasons, features).surprise
+    with_exact_posterior(model, surprise)
+    with torch.no_grad():
+        found = model.class_scores(seasons, features, torch.Generator().manual_seed(0))
+    assert torch.allclose(found, exact_log_density(surprise), atol=0.03)
+
+
+def test_the_importance_weighted_score_converges_with_gaps() -> None:
+    model = linear(samples=6000)
+    scramble(model, ("latent.encoder",), 0.03, 1)
+    seasons = seasons_of(model, parcels(6))
+    with torch.no_grad():
+        features = model._features(seasons, None)
+        found = model.class_scores(seasons, features, None)
+        surprise = model.rows(seasons, features).surprise
+    cov = torch.eye(SLOTS, dtype=DTYPE) + LOADING @ LOADING.T
+    for row, there in enumerate(seasons.mask):
+        normal = torch.distributions.MultivariateNormal(
+            torch.zeros(int(there.sum()), dtype=DTYPE), cov[there][:, there]
+        )
+        assert torch.allclose(found[row], normal.log_prob(surprise[row][:, there]), atol=0.08)
+
+
+def test_draws_have_the_moments_of_the_model() -> None:
+    model = linear()
+    y = torch.zeros(20_000, dtype=torch.int64)
+    drawn = model.sample(y, torch.Generator().manual_seed(0))[..., 0]
+    chol = model.tied.chol
+    cov = chol @ (torch.eye(SLOTS, dtype=DTYPE) + LOADING @ LOADING.T) @ chol.T
+    assert torch.allclose(drawn.mean(0), model.tied.means[0], atol=0.06)
+    assert torch.allclose(torch.cov(drawn.T), cov, atol=0.12)
+
+
+def test_expected_values_begin_at_those_of_the_tied_gaussian_and_follow_the_latent() -> None:
+    model, batch, slots = build(VAE), parcels(6), torch.tensor([1, 3])
+    want = model.tied.predictive(*model.tied.grid(batch), slots)
+    with torch.no_grad():
+        found = model.predictive(batch, slots)
+        assert found is not None
+        assert torch.allclose(found.mean, want.mean, atol=1e-6)
+        make_linear(model.decoder, LOADING)
+        scramble(model, ("latent",), 0.5, 1)
+        moved = model.predictive(batch, slots)
+    assert moved is not None
+    missing = ~batch.mask[:, slots]
+    assert not torch.allclose(moved.mean[:, 0][missing], found.mean[:, 0][missing], atol=1e-3)
+    assert torch.allclose(moved.mean[:, 0][~missing], found.mean[:, 0][~missing], atol=1e-6)
+
+
+def test_the_control_is_the_gaussian_with_learnt_means_and_variances() -> None:
+    model = build(VAE, latent_kind="none")
+    scramble(model, ("shift", "log_var"), 0.3, 1)
+    seasons = seasons_of(model, parcels(5))
+    with torch.no_grad():
+        found = model.class_scores(seasons, model._features(seasons, None), None)
+        centre = (seasons.offset + model.shift) * seasons.present[:, None]
+        normal = torch.distributions.Normal(centre, (0.5 * model.log_var).exp())
+        want = (normal.log_prob(seasons.e[:, None].expand_as(centre)) * seasons.present[:, None]).sum(-1)
+    assert torch.allclose(found, want)
+
+
+def test_free_bits_cost_what_they_allow_and_give_no_gradient_below() -> None:
+    model = build(VAE, collapse="free-bits", free_bits=0.3, latent=3)
+    with torch.no_grad():
+        model.latent.encoder.answer.bias[:3] = torch.tensor([0.0, 0.1, 2.0])  # type: ignore[union-attr]
+    seasons = seasons_of(model, parcels(4))
+    rows = model.rows(seasons, model._features(seasons, None))
+    explained = model.explain(rows, torch.zeros((1, 4, 1, 3), dtype=DTYPE))
+    bound = model.bound(explained)
+    assert torch.allclose(bound, explained.log_likelihood[0] - (0.3 + 0.3 + 2.0))
+    bound.sum().backward()
+    grad = model.latent.encoder.answer.bias.grad  # type: ignore[union-attr]
+    assert grad is not None
+    assert grad[:2].abs().max() == 0
+    assert grad[2].abs() > 0
+
+
+def objective_at(model: VAE, step: int) -> None:
+    batch = whitened(seasons_of(model, parcels(8, known=True)))
+    model.zero_grad(set_to_none=True)
+    model.updates.fill_(step - 1)
+    model.objective(batch, torch.Generator().manual_seed(step)).total.backward()
+
+
+def test_annealing_and_pretraining_weigh_the_divergence_by_the_step() -> None:
+    model = build(VAE, collapse="linear", steps=100, beta=2.0).train()
+    objective_at(model, 26)
+    assert model.weight() == pytest.approx(1.0)
+    model = build(VAE, collapse="pretrain", steps=100).train()
+    objective_at(model, 10)
+    assert model.weight() == 0
+    assert not model.drawn_noise(3, torch.Generator().manual_seed(0)).any()
+    objective_at(model, 60)
+    assert model.weight() == 1
+    assert model.drawn_noise(3, torch.Generator().manual_seed(0)).any()
+    assert model.free_nats == 0.1
+
+
+def test_an_encoder_that_lags_is_trained_alone_until_it_knows_no_more() -> None:
+    model = build(VAE, collapse="aggressive").train()
+    scramble(model, ("latent", "decoder"), 0.2, 1)
+    for step, together in ((1, False), (4, False), (5, True), (6, False)):
+        objective_at(model, step)
+        assert (model.decoder.answer.weight.grad is not None) == together
+        assert model.latent.encoder.answer.weight.grad is not None  # type: ignore[union-attr]
+    model.phase.since.fill_(model.phase.patience)
+    objective_at(model, 7)
+    assert model.decoder.answer.weight.grad is not None
+    assert "phase.best" in model.state_dict()
+
+
+def test_a_second_reconstruction_adds_the_same_to_every_class() -> None:
+    model = build(VAE, collapse="auxiliary")
+    seasons = seasons_of(model, parcels(4))
+    rows = model.rows(seasons, model._features(seasons, None))
+    explained = model.explain(rows, torch.zeros((1, 4, 1, 2), dtype=DTYPE))
+    assert isinstance(explained.penalty, Tensor)
+    missed = ((seasons.e - model.second.bias) * seasons.present).square().sum(-1)
+    assert torch.allclose(explained.penalty, 0.05 * missed[:, None])
+    assert torch.allclose(model.scored(rows, model.noise).log_weight, explained.log_weight.expand(3, -1, -1))
+
+
+def test_the_use_of_latents_is_told_and_collapse_is_warned_of() -> None:
+    model, report, batch = linear(), Silent(), parcels(40, known=True)
+    context = Context(report=report)
+    model.finish(TrainingData(batch), context)
+    facts = context.facts["latent"]
+    assert facts["collapsed"]
+    assert facts["kl"] == [0.0, 0.0]
+    assert facts["active_units"] == 0
+    assert len(report.warnings) == 1
+    assert "not used" in report.warnings[0]
+    scramble(model, ("latent.encoder.answer.weight",), 3.0, 1)
+    with torch.no_grad():
+        model.latent.encoder.answer.weight[1:] = 0  # type: ignore[union-attr]
+        model.latent.encoder.answer.bias[:2] = torch.tensor([0.0, 1.0])  # type: ignore[union-attr]
+    model.finish(TrainingData(batch), context)
+    facts = context.facts["latent"]
+    assert not facts["collapsed"]
+    assert facts["active_units"] == 1
+    assert facts["elbo"] <= facts["iwae"]
+    assert facts["elbo"] == pytest.approx(-facts["reconstruction"] - facts["kl_total"])
+    assert len(report.warnings) == 1
+
+
+REFUSED: list[dict[str, Any]] = [
+    {"likelihood": "logistics"},
+    {"estimator": "iwae", "beta": 0.5},
+    {"estimator": "dreg", "collapse": "linear"},
+    {"estimator": "stl", "collapse": "free-bits"},
+    {"estimator": "jvi"},
+    {"estimator": "stl", "posterior": "planar"},
+    {"estimator": "vimco", "draws": 4},
+    {"latent_kind": "categorical", "relaxation": "none"},
+    {"latent_kind": "categorical", "estimator": "vimco", "draws": 4},
+    {"latent_kind": "categorical", "relaxation": "none", "estimator": "vimco"},
+    {"latent_kind": "categorical", "prior": "mog"},
+    {"latent_kind": "categorical", "posterior": "iaf"},
+    {"latent_kind": "categorical", "relaxation": "exact"},
+    {"latent_kind": "categorical", "relaxation": "exact", "latent": 1, "beta": 2.0},
+    {"latent_kind": "categorical", "relaxation": "straight-through", "estimator": "iwae"},
+    {"latent_kind": "categorical", "estimator": "dreg"},
+    {"latent_kind": "categorical", "collapse": "pretrain"},
+    {"latent_kind": "none", "collapse": "linear"},
+    {"collapse": "skip"},
+    {"collapse": "bounded-field"},
+    {"collapse": "pretrain", "estimator": "stl"},
+]
+
+
+@pytest.mark.parametrize("settings", REFUSED, ids=str)
+def test_parts_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(
+        UsageError, match=r"needs|take elbo|sums|need each other|no divergence|nothing to estimate|is for true"
+    ):
+        validate(VAE.Settings, settings, where="options of vae")
+
+
+def test_a_row_refuses_parts_it_does_not_have() -> None:
+    with pytest.raises(UsageError, match="elbo"):
+        validate(M1M2.Settings, {"estimator": "dreg"}, where="options of m1m2")
