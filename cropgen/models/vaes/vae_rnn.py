@@ -172,13 +172,20 @@ class VAERNN(VariationalModel):
             alone: the decoder is fed its own expectations and no date.
         """
         h, fed = self._begun(z)
-        said, costs = [], [z.new_zeros(*z.shape[:-2], 1)]
+        expects = alone or self.feedback.scheduled
+        states, said, costs = list[Tensor](), list[Tensor](), [z.new_zeros(*z.shape[:-2], 1)]
         for t in range(len(shown.e)):
             now = shown.at(t)
             h = self._stepped(h, fed, now.time, z)
-            said.append(self._say(h, now.time, z))
-            fed, cost = self._feed(now, h, z, said[-1], None if decisions is None else decisions[..., t, :], alone)
+            states.append(h)
+            if expects:
+                said.append(self._say(h, now.time, z))
+            noise = None if decisions is None else decisions[..., t, :]
+            fed, cost = self._feed(now, h, z, said[-1] if expects else None, noise, alone=alone)
             costs.append(cost * now.mask[..., 0])
+        if not expects:
+            time = shown.time.permute(1, 2, 0, 3, 4)
+            said = list(self._say(torch.stack(states, 2), time, z[:, :, None]).unbind(2))
         return torch.stack(said, -2), sum(costs[1:-1], start=costs[0])
 
     def _begun(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,18 +201,22 @@ class VAERNN(VariationalModel):
         return self.memory(torch.cat(parts, -1).flatten(0, 2), state.flatten(0, 2)).unflatten(0, lead)
 
     def _say(self, h: Tensor, time: Tensor, z: Tensor) -> Tensor:
-        """(S, B, K, P) of a date."""
+        """(S, B, …, K, P) of dates."""
         parts = [part.expand(*h.shape[:-1], part.shape[-1]) for part in (h, time, z)]
         return self.answer(torch.cat(parts, -1))
 
     def _feed(
-        self, now: Shown, h: Tensor, z: Tensor, said: Tensor, noise: Tensor | None, alone: bool
+        self, now: Shown, h: Tensor, z: Tensor, said: Tensor | None, noise: Tensor | None, *, alone: bool
     ) -> tuple[Tensor, Tensor]:
-        """What the next step is fed (S, B, K or 1, C + 1), and the cost of the decision (S, B, K or 1)."""
+        """What the next step is fed (S, B, K or 1, C + 1), and the cost of the decision (S, B, K or 1).
+
+        Arguments:
+            said: of this date, where an expectation stands in for what is withheld; else None.
+        """
         seen = [part.expand(*h.shape[:-1], part.shape[-1]) for part in (now.e, h, z)]
         kept, cost = (now.e.new_zeros(1), now.e.new_zeros(())) if alone else self.feedback(*seen, noise)
         value = kept * seen[0]
-        if alone or self.feedback.scheduled:
+        if said is not None:
             value = value + (1 - kept) * self._expected(now.centre, said)
         flag = kept.mean(-1, keepdim=True).expand(*value.shape[:-1], 1)
         return now.mask * torch.cat([value, flag], -1), cost
@@ -249,7 +260,14 @@ class VAERNN(VariationalModel):
             raw[:, t] = said[0, rows, y]
             departure = self.emission.sample(raw, self.log_var, generator, temperature)
             season.append(now.centre[0, rows, y] + departure.unflatten(-1, (slots, -1))[:, t])
-            fed, _ = self._feed(replace(now, e=season[-1][None, :, None]), h, z, said, None, alone=False)
+            fed, _ = self._feed(
+                replace(now, e=season[-1][None, :, None]),
+                h,
+                z,
+                said if self.feedback.scheduled else None,
+                None,
+                alone=False,
+            )
         return raw, torch.stack(season, 1).flatten(1)
 
     def _to_draw(self, y: Tensor) -> Shown:
