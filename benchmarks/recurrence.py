@@ -36,6 +36,7 @@ RESULTS = HERE / "results" / "recurrence.json"
 BANDS, STEPS, UNITS, LATENT = 10, 70, 128, 16
 BATCHES = {16: 9, 256: 3, 1024: 1}
 GPU_BATCHES = (512, 2048)
+FEW_ROWS = 64  # up to which the library's LSTM is the faster layer
 
 
 class SRNN(nn.Module):
@@ -50,8 +51,13 @@ class SRNN(nn.Module):
 
     def hoisted(self, x: Tensor, noise: Tensor) -> Tensor:
         seen = torch.tanh(self.embed(x))
-        h = self.memory(torch.cat([torch.zeros_like(seen[:1]), seen[:-1]]))[0]
-        a = self.future(torch.cat([seen, h], -1).flip(0))[0].flip(0)
+        before = torch.cat([torch.zeros_like(seen[:1]), seen[:-1]])
+        if x.shape[1] <= FEW_ROWS:
+            h = self.memory(before)[0]
+            a = self.future(torch.cat([seen, h], -1).flip(0))[0].flip(0)
+        else:
+            h = hoisted.run_cell(_layer_of(self.memory, UNITS), (before,))
+            a = hoisted.run_cell(_layer_of(self.future, UNITS, UNITS), (seen, h), reverse=True)
         chain = Chain(self.p.head(), self.q.head(), x.new_zeros(LATENT), 0.9, -1.0)
         path = hoisted.run_chain(chain, ChainInputs((h,), (a,), x.new_ones(len(x), 1, 1), noise))
         return _loss(x, self.emission(torch.cat([h, path.z], -1)), path)
@@ -133,6 +139,13 @@ def _step(p: Tensor, q: Tensor, kept: Tensor, noise: Tensor) -> tuple[Tensor, ..
     shift, ratio = q.chunk(2, -1)
     variance, ratio = -1.0 + reference.bounded(change), reference.bounded(ratio)
     return kept + drift + shift + torch.exp((variance + ratio) / 2) * noise, variance, shift, ratio
+
+
+def _layer_of(layer: nn.LSTM, *widths: int) -> Cell:
+    """The weights of an LSTM over inputs of these widths."""
+    inputs, hidden = layer.weight_ih_l0.T.split(widths), layer.weight_hh_l0.T
+    nothing = hidden.new_zeros(0, hidden.shape[1])
+    return Cell(inputs, nothing, hidden, layer.bias_ih_l0 + layer.bias_hh_l0, None, hidden.new_zeros(2 * UNITS))
 
 
 def _cell_of(layer: nn.LSTM) -> Callable[[Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:

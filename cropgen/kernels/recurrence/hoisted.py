@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from cropgen.kernels.recurrence import hoisted_cell
-from cropgen.kernels.recurrence.hoisted_cell import CellTensors
+from cropgen.kernels.recurrence import hoisted_cell, hoisted_walk
+from cropgen.kernels.recurrence.hoisted_cell import CellTensors, State
 from cropgen.kernels.recurrence.reference import (
     LOG_VARIANCE_REACH,
     Cell,
@@ -77,21 +78,20 @@ class _Tensors(NamedTuple):
 
     @property
     def cell(self) -> CellTensors | None:
-        if self.gates is None or self.hidden is None or self.cell_initial is None:
+        if self.gates is None or self.latent is None or self.hidden is None or self.cell_initial is None:
             return None
         return CellTensors(self.gates, self.latent, self.hidden, self.hidden_bias, self.cell_initial)
 
 
 class _Trace(NamedTuple):
     """What the forward pass leaves for the backward pass, besides the path: tanh of the hidden units, A and R, the
-    gated transition's u and g, the cell's gates."""
+    gated transition's u and g."""
 
     squashed: Tensor
     saturation: Tensor
     ahead: Tensor
     drift: Tensor | None
     gate: Tensor | None
-    memory: Tensor | None
 
 
 def _room(x: _Tensors) -> tuple[_Trace, ChainPath]:
@@ -104,9 +104,8 @@ def _room(x: _Tensors) -> tuple[_Trace, ChainPath]:
     z, variance, shift, ratio, saturation, ahead = (empty(steps, *lead, width) for _ in range(6))
     drift, gate = (empty(steps, *lead, width) if x.linear is not None else None for _ in range(2))
     cell = x.cell
-    memory = None if cell is None else hoisted_cell.memory_of(cell, steps)
     states = None if cell is None else empty(steps, *cell.initial.shape)
-    trace = _Trace(empty(steps, *lead, x.state.shape[1]), saturation, ahead, drift, gate, memory)
+    trace = _Trace(empty(steps, *lead, x.state.shape[1]), saturation, ahead, drift, gate)
     return trace, ChainPath(z, variance, shift, ratio, states)
 
 
@@ -148,6 +147,22 @@ def _advance(x: _Tensors, facts: _Facts, t: int, seen: Tensor, before: Tensor, t
     torch.add(mean + shift, spread, out=path.z[t])
 
 
+def _memory(x: _Tensors) -> tuple[Tensor, ...]:
+    """Room for the gates of each date by itself: small tensors are found in memory again by the next pass."""
+    if x.hidden is None:
+        return ()
+    size = (*x.initial.shape[:-1], hoisted_cell.memory_width(x.hidden))
+    return tuple(x.state.new_empty(size) for _ in x.noise)
+
+
+def _remember(cell: CellTensors, t: int, z: Tensor, before: Tensor, memory: Tensor, after: Tensor) -> Tensor:
+    """The cell's state after date t, from z_{t−1} and the state before; fills the date's `memory` and `after`."""
+    torch.add(cell.gates[t], z @ cell.latent, out=memory[..., : cell.hidden.shape[1]])
+    past, present = (State.split(part, len(cell.hidden)) for part in (before, after))
+    hoisted_cell.step(cell.hidden, cell.hidden_bias, past, memory.flatten(0, -2), present)
+    return after
+
+
 class _Walk(torch.autograd.Function):
     """The loop over dates, from hoisted pre-activations to the path."""
 
@@ -156,16 +171,16 @@ class _Walk(torch.autograd.Function):
         x = _Tensors(*tensors)  # pyright: ignore[reportArgumentType]
         trace, path = _room(x)
         each, tracing, walked = _by_date(x, *_DATED), _by_date(trace), _by_date(path)
-        before, cell, state = x.initial, each.cell, x.cell_initial
+        before, cell, state, memory = x.initial, each.cell, x.cell_initial, _memory(x)
         for t in range(len(x.noise)):
             seen = before
             if cell is not None and state is not None:
-                state = walked.state[t].copy_(hoisted_cell.step(cell, cell.gates[t], before, state, tracing.memory[t]))
+                state = _remember(cell, t, before, state, memory[t], walked.state[t])
                 seen = state[..., : cell.hidden.shape[0]]
             _advance(each, facts, t, seen, before, tracing, walked)
             before = walked.z[t]
         ctx.facts = facts
-        ctx.save_for_backward(*x, *trace, *path)
+        ctx.save_for_backward(*x, *trace, *path, *memory)
         return tuple(part for part in path if part is not None)
 
     @staticmethod
@@ -174,18 +189,18 @@ class _Walk(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        inputs, traced = len(_Tensors._fields), len(_Trace._fields)
-        x, trace = _Tensors(*saved[:inputs]), _Trace(*saved[inputs : inputs + traced])
-        return None, *_Return(x, ctx.facts, trace, ChainPath(*saved[inputs + traced :])).gradients(
-            ChainPath(*gradients)
-        )
+        first = len(_Tensors._fields)
+        second = first + len(_Trace._fields)
+        third = second + len(ChainPath._fields)
+        x, trace, path = _Tensors(*saved[:first]), _Trace(*saved[first:second]), ChainPath(*saved[second:third])
+        return None, *_Return(x, ctx.facts, trace, path, saved[third:]).gradients(ChainPath(*gradients))
 
 
 class _Return:
     """The walk back over the dates: gradients of the states in the loop, of everything else after it."""
 
-    def __init__(self, x: _Tensors, facts: _Facts, trace: _Trace, path: ChainPath) -> None:
-        self.x, self.facts, self.trace = x, facts, trace
+    def __init__(self, x: _Tensors, facts: _Facts, trace: _Trace, path: ChainPath, memory: tuple[Tensor, ...]) -> None:
+        self.x, self.facts, self.trace, self.memory = x, facts, trace, memory
         self.past = self.seen = torch.cat([x.initial[None], path.z[:-1]])
         self.half = (torch.exp((path.transition_log_variance + path.log_ratio) / 2) * x.noise / 2).unbind(0)
         self.slope = (1 - trace.saturation.square()).unbind(0)
@@ -202,11 +217,10 @@ class _Return:
             self.gate_slope = trace.gate * (1 - trace.gate) * (trace.drift - self.kept @ x.linear)
             self.of_linear = torch.empty_like(self.past)
         self.cell = x.cell
-        if self.cell is not None and trace.memory is not None and path.state is not None:
-            self.memory = trace.memory.unbind(0)
+        if self.cell is not None and path.state is not None:
             self.seen = path.state[..., : self.cell.hidden.shape[0]]
             self.past_state = torch.cat([self.cell.initial[None], path.state[:-1]])
-            self.state_by_date, self.past_by_date = path.state.unbind(0), self.past_state.unbind(0)
+            self.past_by_date = self.past_state.unbind(0)
             self.of_outer = x.out.new_empty(*lead, self.cell.hidden.shape[1])
             self.of_inner = self.of_outer if self.cell.is_lstm else torch.empty_like(self.of_outer)
             self.outer_by_date, self.inner_by_date = self.of_outer.unbind(0), self.of_inner.unbind(0)
@@ -221,12 +235,16 @@ class _Return:
                 continue
             of_state = of.state[t].clone() if carried_state is None else of.state[t] + carried_state
             of_state[..., : of_seen.shape[-1]] += of_seen
-            slope = hoisted_cell.slopes(self.cell, self.memory[t], self.state_by_date[t], self.past_by_date[t])
-            carried_state, of_z = hoisted_cell.step_back(
-                self.cell, of_state, self.memory[t], slope, self.outer_by_date[t], self.inner_by_date[t]
-            )
-            carried = kept if of_z is None else kept + of_z
+            of_before = self._recall(self.cell, t, of_state)
+            carried_state = torch.cat([part for part in of_before if part is not None], -1).view(of_state.shape)
+            carried = kept + self.outer_by_date[t] @ self.cell.latent.T
         return self._after(carried, carried_state)
+
+    def _recall(self, cell: CellTensors, t: int, of_state: Tensor) -> State:
+        """Gradient of the cell's state before date t; fills that of the gates."""
+        of_after, before = (State.split(part, len(cell.hidden)) for part in (of_state, self.past_by_date[t]))
+        memory, *of_gates = (part[t].flatten(0, -2) for part in (self.memory, self.outer_by_date, self.inner_by_date))
+        return hoisted_cell.step_back(cell.hidden, of_after, memory, before, *of_gates)
 
     def _date(self, t: int, of: ChainPath, carried: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients that date t sends to z_{t−1} past the perceptrons, and to what these see."""
@@ -261,22 +279,33 @@ class _Return:
         if x.linear is not None:
             of_linear = self.kept.flatten(0, -2).T @ self.of_linear.flatten(0, -2)
         if self.cell is not None:
-            of_weights = hoisted_cell.weight_gradients(
-                self.cell, self.past_state, self.past, self.of_outer, self.of_inner
-            )
-            of_cell = (self.of_outer.sum_to_size(self.cell.gates.shape), *of_weights, of_cell_initial)
+            of_gates = self.of_outer.sum_to_size(self.cell.gates.shape)
+            of_cell = (of_gates, *self._of_cell_weights(self.cell), of_cell_initial)
         of_state = self.seen.flatten(0, -2).T @ self.of_hoisted.flatten(0, -2)
         of_weight, of_bias = hidden.flatten(0, -2).T @ flat_out, flat_out.sum(0)
         of_hoisted = self.of_hoisted.sum_to_size(x.hoisted.shape)
         unlearnt = (None,) * 4
         return of_hoisted, of_added, of_state, of_weight, of_bias, of_initial, of_linear, *unlearnt, *of_cell
 
+    def _of_cell_weights(self, cell: CellTensors) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradients of `latent`, `hidden` and `hidden_bias`: matrix products over T·rows."""
+        size = len(cell.hidden)
+        outer, inner = self.of_outer.flatten(0, -2), self.of_inner.flatten(0, -2)
+        of_hidden = self.past_state[..., :size].flatten(0, -2).T @ inner
+        of_bias = None if cell.hidden_bias is None else inner[:, 2 * size :].sum(0)
+        return self.past.flatten(0, -2).T @ outer, of_hidden, of_bias
+
 
 def share_of_inputs(weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...], bias: Tensor, axes: int) -> Tensor:
     """(T or 1, ..., E) share of the inputs and the bias; small terms are added up before they are broadcast."""
     total = bias if inputs else bias.view(*[1] * axes, -1)
     for x, weight in sorted(zip(inputs, weights, strict=True), key=lambda pair: pair[0].numel()):
-        total = total + x @ weight
+        if total.ndim == 1:
+            total = functional.linear(x, weight.T, total)
+        elif total.shape[:-1] == x.shape[:-1]:
+            total = torch.addmm(total.flatten(0, -2), x.flatten(0, -2), weight).view(total.shape)
+        else:
+            total = total + x @ weight
     return total
 
 
@@ -340,12 +369,25 @@ def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
     return ChainPath(*_Walk.apply(facts, *tensors))
 
 
-def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None, *, reverse: bool = False) -> Tensor:
     """The cell alone; arguments and answer as `reference.run_cell`, but the mask gets no gradient."""
     tensors = inputs if mask is None else (*inputs, mask)
     lead = torch.broadcast_shapes(*(tensor.shape[1:-1] for tensor in tensors))
     steps = max(len(tensor) for tensor in tensors)
-    initial = cell.initial.expand(*lead, cell.initial.shape[-1])
-    gates = cell_gates(cell, inputs, steps, len(lead) + 1)
-    every = None if mask is None else mask.expand(steps, *mask.shape[1:])
-    return hoisted_cell.walk_alone(gates, cell.hidden, cell.hidden_bias, initial, every)
+    dated = [len(x) == steps for x in inputs]
+    still, moving, of_still, of_moving = (
+        tuple(part for part, wanted in zip(parts, dated, strict=True) if wanted is kind)
+        for parts in (inputs, cell.inputs)
+        for kind in (False, True)
+    )
+    return hoisted_walk.walk(
+        share_of_inputs(of_still, still, cell.bias, len(lead) + 1)[0],
+        cell.hidden,
+        cell.hidden_bias,
+        cell.initial.expand(*lead, cell.initial.shape[-1]),
+        mask,
+        moving,
+        of_moving,
+        steps=steps,
+        reverse=reverse,
+    )

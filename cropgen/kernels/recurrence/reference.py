@@ -255,21 +255,23 @@ def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
     return ChainPath(*(torch.stack(parts) for parts in zip(*path, strict=True)))
 
 
-def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
-    """The cell alone, without a latent state: (T, ..., H) or (T, ..., 2H) its states.
+def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None, *, reverse: bool = False) -> Tensor:
+    """The cell alone, without a latent state: (T, ..., H) its h at every date.
 
     Arguments:
         cell: `latent` is not used.
         inputs: (T, ..., Fᵢ) per matrix of `Cell.inputs`.
         mask: (T, ..., 1); where it is 0 the state is carried over unchanged. None: 1 everywhere.
+        reverse: whether the walk begins at the last date.
     """
     tensors = inputs if mask is None else (*inputs, mask)
     lead = torch.broadcast_shapes(*(tensor.shape[1:-1] for tensor in tensors))
     state = cell.initial.expand(*lead, cell.initial.shape[-1])
-    states = []
-    for t in range(max(len(tensor) for tensor in tensors)):
+    steps = max(len(tensor) for tensor in tensors)
+    states = [state] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
         gates = torch.cat(_at(inputs, t, lead), -1) @ torch.cat(cell.inputs) + cell.bias
         after = cell_step(cell, gates, state)
         state = after if mask is None else mask[t] * after + (1 - mask[t]) * state
-        states.append(state)
-    return torch.stack(states)
+        states[t] = state
+    return torch.stack(states)[..., : len(cell.hidden)]

@@ -74,7 +74,7 @@ def run_chain(chain: Chain, inputs: ChainInputs) -> ChainPath:
     return ChainPath(z, variance, shift, ratio, None if cell is None else state)
 
 
-def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None, *, reverse: bool = False) -> Tensor:
     """The GRU alone; arguments and answer as `hoisted.run_cell`, in single precision.
 
     Raises:
@@ -90,14 +90,19 @@ def run_cell(cell: Cell, inputs: tuple[Tensor, ...], mask: Tensor | None = None)
     lead = torch.broadcast_shapes(*(tensor.shape[1:-1] for tensor in tensors))
     steps, bias = max(len(tensor) for tensor in tensors), cell.hidden_bias
     gates = share_of_inputs(cell.inputs, inputs, cell.bias, len(lead) + 1)
-    return fused_cell(
-        gates.expand(steps, *lead, gates.shape[-1]),
-        None if mask is None else mask.expand(steps, *lead, 1)[..., 0].to(torch.float32),
+    gates = gates.expand(steps, *lead, gates.shape[-1])
+    observed = None if mask is None else mask.expand(steps, *lead, 1)[..., 0].to(torch.float32)
+    if reverse:
+        gates, observed = gates.flip(0), None if observed is None else observed.flip(0)
+    states = fused_cell(
+        gates,
+        observed,
         cell.initial.expand(*lead, cell.initial.shape[-1]),
         cell.hidden,
         torch.zeros_like(cell.hidden[0, : len(cell.hidden)]) if bias is None else bias,
         precision_on(gates.device),
     )[0]
+    return states.flip(0) if reverse else states
 
 
 def require_device(device: torch.device) -> None:
