@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +25,9 @@ from cropgen.core.errors import UsageError
 from cropgen.core.files import atomic_output, remove
 from cropgen.core.run import fingerprint
 from cropgen.imagery.ledger import WorkFolder
-from cropgen.imagery.masks import is_valid
-from cropgen.imagery.pixels import CELL_COLUMNS, CELL_ROWS, TilePixels
-from cropgen.imagery.scene import Acquisition, Grid, Layer, Window
-from cropgen.imagery.zonal import Reading
+from cropgen.imagery.pixels import TilePixels
+from cropgen.imagery.scene import Grid
 from cropgen.series.bands import is_reflectance
-from cropgen.series.pixel_sets import to_units
 
 NOTHING = np.iinfo(np.uint64).max
 """The hash of a place without a pixel."""
@@ -153,69 +149,3 @@ def _least(known: np.ndarray, found: np.ndarray, owner: np.ndarray, size: int) -
 def inside_bands(bands: Sequence[str]) -> tuple[str, ...]:
     """The bands that pixel sets are kept of: reflectances."""
     return tuple(band for band in bands if is_reflectance(band))
-
-
-def read_sample(
-    acquisition: Acquisition, tile: TilePixels, sample: np.ndarray, reading: Reading, threads: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of a sample at one acquisition.
-
-    Arguments:
-        sample: (P, S) SAMPLE.
-
-    Returns:
-        values (P, S, C) int16 in units of ten-thousandths of reflectance, and (P, S) bool: clear, valid in every band.
-
-    Raises:
-        CorruptInputError: a layer cannot be read.
-    """
-    bands, grid = inside_bands(reading.bands), tile.grids[tile.finest]
-    layers = [acquisition.layers[band] for band in bands]
-    flat = sample.ravel()
-    values = np.zeros((len(flat), len(bands)), np.int16)
-    clear = np.zeros(len(flat), bool)
-
-    def read(place: np.ndarray) -> None:
-        row, column = flat["row"][place], flat["column"][place]
-        window = _around(row, column)
-        good = reading.mask.clear(acquisition, grid, window)
-        seen = np.ones(len(place), bool) if good is None else good[row - window.top, column - window.left]
-        place, row, column = place[seen], row[seen], column[seen]
-        valid = np.ones(len(place), bool)
-        for number, (band, layer) in enumerate(zip(bands, layers, strict=True)):
-            stored, held = _values_at(layer, grid, row, column, reading.nodata)
-            scale, offset = reading.calibration[band]
-            values[place, number] = to_units(np.where(held, stored, 0) * scale + offset)
-            valid &= held
-        clear[place] = valid
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(read, _by_cell(flat)))
-    values[~clear] = 0
-    return values.reshape(*sample.shape, -1), clear.reshape(sample.shape)
-
-
-def _by_cell(flat: np.ndarray) -> list[np.ndarray]:
-    """Positions of the pixels in groups that lie together, so that a group is read at once."""
-    there = np.flatnonzero(flat["hash"] != NOTHING)
-    cell = (flat["row"][there] // CELL_ROWS).astype(np.int64) * (1 << 20) + flat["column"][there] // CELL_COLUMNS
-    order = np.argsort(cell, kind="stable")
-    return [part for part in np.split(there[order], np.flatnonzero(np.diff(cell[order])) + 1) if len(part)]
-
-
-def _around(row: np.ndarray, column: np.ndarray) -> Window:
-    return Window(int(row.min()), int(row.max()) + 1, int(column.min()), int(column.max()) + 1)
-
-
-def _values_at(
-    layer: Layer, grid: Grid, row: np.ndarray, column: np.ndarray, nodata: float | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stored values (M,) of a layer under the centres of pixels of a grid, and whether they mean something."""
-    if layer.grid != grid:
-        row, column = grid.rows_in(layer.grid)[row], grid.columns_in(layer.grid)[column]
-    inside = (row >= 0) & (column >= 0)
-    if not inside.any():
-        return np.zeros(len(row)), inside
-    window = _around(row[inside], column[inside])
-    stored = layer.read(window)[np.where(inside, row - window.top, 0), np.where(inside, column - window.left, 0)]
-    return stored, inside & is_valid(stored, layer.nodata) & is_valid(stored, nodata)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from cropgen.core.files import atomic_output
-from cropgen.imagery.pixel_sample import PixelSample, read_sample
+from cropgen.imagery.pixel_sample import PixelSample
 from cropgen.imagery.pixels import TilePixels
+from cropgen.imagery.sample_values import SampleValues
 from cropgen.imagery.scene import Acquisition
 from cropgen.imagery.zonal import Reading, write_statistics
 
@@ -49,7 +50,7 @@ class Unit:
         return np.load(self.folder / _ROWS, mmap_mode="r")
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values (P, S, C) int16 and clear (P, S) of the sample, as `read_sample`, for the members of the tile."""
+        """Values (P, S, C) int16 and clear (P, S) of the sample, as `SampleValues`, for the members of the tile."""
         return np.load(self.folder / _PIXELS, mmap_mode="r"), np.load(self.folder / _CLEAR, mmap_mode="r")
 
 
@@ -62,8 +63,11 @@ def aggregate_unit(unit: Unit) -> None:
     """
     with atomic_output(unit.folder) as part:
         part.mkdir()
+        reading, sample = unit.reading, None
         if unit.sample is not None:
-            found = read_sample(unit.acquisition, unit.tile, unit.sample.read(), unit.reading, unit.threads)
-            for name, content in zip((_PIXELS, _CLEAR), found, strict=True):
+            finest = unit.tile.grids[unit.tile.finest]
+            sample = SampleValues(unit.sample.read(), finest, reading.bands, reading.calibration, reading.nodata)
+        write_statistics(part / _ROWS, unit.acquisition, unit.tile, reading, unit.threads, sample)
+        if sample is not None:
+            for name, content in zip((_PIXELS, _CLEAR), sample.result(), strict=True):
                 np.save(part / name, content)
-        write_statistics(part / _ROWS, unit.acquisition, unit.tile, unit.reading, unit.threads)

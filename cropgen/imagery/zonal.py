@@ -27,6 +27,7 @@ from cropgen.core.threads import in_order
 from cropgen.imagery.masks import CloudMask, is_valid
 from cropgen.imagery.pixels import Cell, TilePixels
 from cropgen.imagery.quantiles import quantiles
+from cropgen.imagery.sample_values import Picked, SampleValues
 from cropgen.imagery.scene import Acquisition, Grid
 from cropgen.imagery.statistics import Statistic
 
@@ -85,31 +86,42 @@ class _Pixels(NamedTuple):
     values: np.ndarray
 
 
-def write_statistics(path: Path, acquisition: Acquisition, tile: TilePixels, reading: Reading, threads: int) -> None:
+def write_statistics(
+    path: Path,
+    acquisition: Acquisition,
+    tile: TilePixels,
+    reading: Reading,
+    threads: int,
+    sample: SampleValues | None = None,
+) -> None:
     """Write the statistics of all bands over all parcels of a tile at one acquisition.
 
     Arguments:
         path: `.npy` file for records of weight (G,) by grid, the clear pixels, and values (S·C,) float32 reflectance,
             NaN without clear pixels; sums stand in files beside it while they grow.
+        sample: takes the values of its pixels from the cells as they are read.
 
     Raises:
         CorruptInputError: a layer cannot be read.
     """
     parcels, columns = len(tile.members), len(reading.statistics) * len(reading.bands)
     kind = np.dtype([("weight", "<f8", (len(tile.grids),)), ("values", "<f4", (columns,))])
-    totals = [_total_of(path.parent, acquisition, tile, number, reading, threads) for number in range(len(tile.grids))]
+    finest_first = sorted(range(len(tile.grids)), key=lambda number: number != tile.finest)
+    totals = {
+        number: _total_of(path.parent, acquisition, tile, number, reading, threads, sample) for number in finest_first
+    }
     with GrowingArray(path, kind) as rows:
         for first in range(0, parcels, _AT_A_TIME):
             part = slice(first, min(first + _AT_A_TIME, parcels))
             written = np.zeros(part.stop - part.start, kind)
             values = written["values"].reshape(len(written), len(reading.statistics), -1)
-            for number, (grid, total) in enumerate(zip(tile.grids, totals, strict=True)):
-                bands = _bands_on(acquisition, grid, reading)
+            for number, total in totals.items():
+                bands = _bands_on(acquisition, tile.grids[number], reading)
                 written["weight"][:, number] = total.weight[part]
                 calibration = [reading.calibration[band] for band in bands]
                 values[:, :, [reading.bands.index(band) for band in bands]] = total.statistics(calibration, part)
             rows.append(written)
-    for total in totals:
+    for total in totals.values():
         total.let_go()
 
 
@@ -118,15 +130,22 @@ def _bands_on(acquisition: Acquisition, grid: Grid, reading: Reading) -> list[st
 
 
 def _total_of(
-    folder: Path, acquisition: Acquisition, tile: TilePixels, number: int, reading: Reading, threads: int
+    folder: Path,
+    acquisition: Acquisition,
+    tile: TilePixels,
+    number: int,
+    reading: Reading,
+    threads: int,
+    sample: SampleValues | None,
 ) -> _Total:
     """What the cells of a grid add up to."""
     grid, cells, parcels = tile.grids[number], tile.cells(number), len(tile.members)
     bands = _bands_on(acquisition, grid, reading)
-    last = _last_cells(cells, parcels) if reading.shares else None
+    jobs = [(cell, None) for cell in cells] if sample is None else sample.over(cells, grid)
+    last = _last_cells([cell for cell, _ in jobs], parcels) if reading.shares else None
     total = _Total(folder / f"sums-{number}", parcels, len(bands), reading, last)
-    parts = in_order(lambda cell: _read_cell(acquisition, grid, bands, reading, cell), cells, threads)
-    for index, part in enumerate(parts):
+    read = _CellReader(acquisition, grid, bands, reading, sample)
+    for index, part in enumerate(in_order(lambda job: read(*job), jobs, threads)):
         if part is not None:
             total.add(part)
         total.settle(index)
@@ -137,29 +156,51 @@ def _last_cells(cells: Sequence[Cell], parcels: int) -> np.ndarray:
     """(P,) the last cell that holds pixels of each parcel."""
     last = np.zeros(parcels, np.int64)
     for index, cell in enumerate(cells):
-        last[cell.parcels()[0]] = index
+        last[cell.runs["parcel"]] = index
     return last
 
 
-def _read_cell(
-    acquisition: Acquisition, grid: Grid, bands: Sequence[str], reading: Reading, cell: Cell
-) -> _Part | None:
-    """Read every band in the window of a cell and add up the clear pixels of each parcel; None where none is."""
-    position, start = cell.pixels()
-    clear = reading.mask.clear(acquisition, grid, cell.window)
-    keep = None if clear is None else clear.ravel()[position]
-    if keep is not None and not keep.any():
-        return None
-    values = []
-    for band in bands:
-        layer = acquisition.layers[band]
-        stored = layer.read(cell.window).ravel()[position]
-        for missing in {layer.nodata, reading.nodata}:
-            valid = is_valid(stored, missing)
-            if not valid.all():
-                keep = valid if keep is None else keep & valid
-        values.append(stored)
-    return _sum_runs(cell, start, values, keep, reading)
+@dataclass(frozen=True)
+class _CellReader:
+    """Reads the cells of a grid at one acquisition."""
+
+    acquisition: Acquisition
+    grid: Grid
+    bands: Sequence[str]
+    reading: Reading
+    sample: SampleValues | None
+
+    def __call__(self, cell: Cell, picked: Picked | None) -> _Part | None:
+        """Read every band in the window of a cell and add up the clear pixels of each parcel; None where none is."""
+        position, start = cell.pixels()
+        clear = self.reading.mask.clear(self.acquisition, self.grid, cell.window)
+        if picked is not None and self.sample is not None:
+            self.sample.see(picked, clear, cell.window, self.grid)
+        keep = None if clear is None else clear.ravel()[position]
+        if not len(position) or (keep is not None and not keep.any()):
+            self._pick(cell, picked)
+            return None
+        values = []
+        for band in self.bands:
+            layer = self.acquisition.layers[band]
+            whole = layer.read(cell.window)
+            if picked is not None and self.sample is not None:
+                self.sample.take(picked, band, layer, whole, cell.window)
+            stored = whole.ravel()[position]
+            for missing in {layer.nodata, self.reading.nodata}:
+                valid = is_valid(stored, missing)
+                if not valid.all():
+                    keep = valid if keep is None else keep & valid
+            values.append(stored)
+        return _sum_runs(cell, start, values, keep, self.reading)
+
+    def _pick(self, cell: Cell, picked: Picked | None) -> None:
+        """Read the bands of a cell only where sampled pixels ask for them."""
+        if picked is None or self.sample is None or not self.sample.wanted(picked):
+            return
+        for band in self.sample.bands_of(self.bands):
+            layer = self.acquisition.layers[band]
+            self.sample.take(picked, band, layer, layer.read(cell.window), cell.window)
 
 
 def _sum_runs(

@@ -10,11 +10,14 @@ import pytest
 
 from cropgen.core.engine import Engine
 from cropgen.core.errors import UsageError
+from cropgen.core.files import sha256_tree
 from cropgen.core.progress import Silent
+from cropgen.imagery import ahead, pixels, sample_values
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.imagery.pixel_sample import NOTHING, SAMPLE, _hashed, _least
 from cropgen.imagery.pixel_sets import outline_features
-from cropgen.imagery.scene import Grid
+from cropgen.imagery.raster import RasterLayer
+from cropgen.imagery.scene import Grid, Window
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_date, write_parcels
@@ -186,3 +189,52 @@ def test_outlines_by_hand() -> None:
     np.testing.assert_allclose(perimeter, [0.4, 1.0], rtol=1e-3)
     np.testing.assert_allclose(cover, [1, 1], atol=0.01)
     np.testing.assert_allclose(roughness, [4, 5], rtol=1e-3)
+
+
+def strewn_over_two_tiles(folder: Path) -> tuple[Path, Path]:
+    """Two tiles that overlap, bands of 10 m and 20 m with values that are missing, and parcels of all sizes."""
+    rng = np.random.default_rng(3)
+    for date, west in (("20210605_a", 0), ("20210605_b", 300), ("20210612", 0), ("20210620", 0)):
+        scl = np.full((40, 40), CLOUD) if date == "20210620" else rng.choice([4, 4, 4, 9], (40, 40))
+        fine, coarse = rng.integers(0, 5000, (80, 80)), rng.integers(0, 5000, (40, 40))
+        write_date(folder / "scenes" / date, {"B04": fine, "B11": coarse, "SCL": scl}, west=WEST + west)
+    place, reach = rng.uniform(20, 1000, (40, 2)), rng.uniform(3, 90, 40)
+    shapes = {
+        f"p{i}": square(x - r, 0.7 * y - r, x + r, 0.7 * y + r)
+        for i, ((x, y), r) in enumerate(zip(place, reach, strict=True))
+    }
+    return folder / "scenes", write_parcels(folder / "p.gpkg", shapes)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"method": "coverage"}, {"clear": (), "statistics": ("p50",)}, {"bands": ("B11",)}]
+)
+def test_how_scenes_are_cut_for_reading_changes_nothing(tmp_path: Path, monkeypatch, more) -> None:
+    scenes, parcels = strewn_over_two_tiles(tmp_path)
+    run(scenes, parcels, tmp_path / "whole.zarr", options(8, **more))
+    for module in (ahead, pixels, sample_values):
+        monkeypatch.setattr(module, "CELL_ROWS", 16)
+        monkeypatch.setattr(module, "CELL_COLUMNS", 24)
+    series = run(scenes, parcels, tmp_path / "cut.zarr", options(8, **more))
+    assert series.pixel_sets is not None
+    assert series.pixel_sets.mask.any()
+    assert sha256_tree(tmp_path / "cut.zarr") == sha256_tree(tmp_path / "whole.zarr")
+
+
+def test_scenes_are_read_once_for_means_and_pixel_sets(scene, tmp_path: Path, monkeypatch) -> None:
+    read: list[tuple[str, Window]] = []
+    whole = RasterLayer.read
+
+    def counted(layer: RasterLayer, window: Window) -> np.ndarray:
+        read.append((Path(layer.path).stem, window))
+        return whole(layer, window)
+
+    monkeypatch.setattr(RasterLayer, "read", counted)
+    scenes = scene({"20210605": {"B04": dn(numbered(12, 12)), "B11": dn(numbered(6, 6)), "SCL": clear(6, 6)}})
+    parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 60, 60), "b": square(60, 0, 120, 60)})
+    counts = []
+    for size in (0, 6):
+        read.clear()
+        run(scenes, parcels, tmp_path / f"{size}.zarr", options(size))
+        counts.append(sorted(name for name, _ in read))
+    assert counts == [["B04", "B11", "SCL", "SCL"]] * 2

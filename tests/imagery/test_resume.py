@@ -17,6 +17,7 @@ import pytest
 from cropgen.core.engine import Engine
 from cropgen.core.errors import CorruptInputError, OutputExistsError, UnfinishedError, UsageError
 from cropgen.core.files import sha256_tree
+from cropgen.core.growing import GrowingArray
 from cropgen.core.progress import Silent
 from cropgen.imagery import aggregate as module
 from cropgen.imagery import unit as units
@@ -138,17 +139,17 @@ def test_two_processes_on_one_output(region, tmp_path):
 
 
 def test_a_disk_that_fills_up_in_the_middle(region, tmp_path, undisturbed, monkeypatch):
-    save, calls = np.save, []
+    begin, calls = GrowingArray.__init__, []
 
-    def fill(path, *rest, **named):
-        calls.append(path)
-        if Path(path).name == "rows.npy" and len([c for c in calls if Path(c).name == "rows.npy"]) == 3:
-            Path(path).write_bytes(b"half")
+    def fill(array, path, *rest):
+        calls.extend([path] if path.parent.parent.name == "units" else [])
+        if len(calls) == 3:
+            path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, *rest, **named)
+        begin(array, path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", fill)
+        patch.setattr(GrowingArray, "__init__", fill)
         with pytest.raises(UnfinishedError, match="No space left"):
             aggregate(*region, output(tmp_path), OPTIONS, Silent())
     assert len(done_units(tmp_path)) == 3
