@@ -28,8 +28,9 @@ from cropgen.series.batches import Batch
 class NVAEOptions(HierarchicalOptions):
     """Options of `nvae`."""
 
+    hidden: int = Field(16, ge=1, description="channels of the convolutions", json_schema_extra={"search": [16, 32]})
     groups: int = Field(
-        2, ge=1, description="groups of latents of a level, one given the other", json_schema_extra={"search": [1, 2]}
+        1, ge=1, description="groups of latents of a level, one given the other", json_schema_extra={"search": [1, 2]}
     )
     expansion: int = Field(2, ge=1, description="widening of the channels inside a cell of the decoder")
     spectral: float = Field(1e-3, ge=0, description="weight of the spectral norms of the cells' convolutions")
