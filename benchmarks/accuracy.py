@@ -70,6 +70,9 @@ def _contenders() -> dict[str, Contender]:
     flows = {name: Contender(name, "flow", {}, ONE) for name in
              ("nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial", "sylvester", "resflow", "glow", "cnf",
               "flowgmm", "semiflow")}  # fmt: skip
+    vaes = {name: Contender(name, "vae", {}, ONE) for name in
+            ("vae", "m1", "m2", "m1m2", "adgm", "vade", "cagem", "ssdgm", "lvae", "biva", "nvae", "vqvae", "vqvae2",
+             "hqa")}  # fmt: skip
     return {
         "rf": Contender("rf", discriminative, {}, best=True),
         "lda": Contender("lda", classical, {}),
@@ -88,10 +91,7 @@ def _contenders() -> dict[str, Contender]:
         **flows,
         "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}, ONE),
         "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
-        **{
-            name: Contender(name, "vae", {}, ONE)
-            for name in ("vae", "m1", "m2", "m1m2", "adgm", "vade", "cagem", "ssdgm")
-        },
+        **vaes,
         "m2 textbook": Contender("m2", "vae", {"start": "none", "decide": "q"}, ONE),
         "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
         **{
