@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +25,12 @@ class M1Options(VAEOptions):
     latent_kind: Literal["continuous"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "continuous", description="z is a vector of numbers"
     )
+
+    @model_validator(mode="after")
+    def _stages_are_apart(self) -> M1Options:
+        if self.consistency or self.class_balance:
+            raise ValueError("the latent of m1 is learnt without a class: it needs consistency=0 and class_balance=0")
+        return self
 
 
 class LatentClassifier(nn.Module):

@@ -77,4 +77,5 @@ class M2(VAE):
         size = seasons.observed.to(joint.dtype).mean().clamp(min=1)
         bound = weighted_by(torch.log_softmax(logits, -1), joint)
         marginal = -torch.where(free, bound, 0).sum() / free.sum().clamp(min=1) / size
-        return Objective(rest.total + self._losses.marginal * marginal, {**rest.terms, "marginal": marginal})
+        found = Objective(rest.total + self._losses.marginal * marginal, {**rest.terms, "marginal": marginal})
+        return self.regularised(found, batch, generator)

@@ -12,6 +12,7 @@ from cropgen.core.errors import UsageError
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import validate
 from cropgen.models.base import Context, TrainingData
+from cropgen.models.layers.bank import concatenate_seasons
 from cropgen.models.vaes.m1m2 import M1M2
 from cropgen.models.vaes.vae import VAE
 from tests.models.vaes.small import DTYPE, LOADING, SLOTS, build, make_linear, parcels, scramble, seasons_of, whitened
@@ -198,6 +199,22 @@ def test_the_use_of_latents_is_told_and_collapse_is_warned_of() -> None:
     assert facts["elbo"] <= facts["iwae"]
     assert facts["elbo"] == pytest.approx(-facts["reconstruction"] - facts["kl_total"])
     assert len(report.warnings) == 1
+
+
+def test_unlabelled_parcels_teach_the_head_to_agree_with_itself_and_the_prior() -> None:
+    plain, model = build(VAE), build(VAE, consistency=0.5, class_balance=2.0)
+    rows = concatenate_seasons([seasons_of(plain, parcels(4, known=True)), seasons_of(plain, parcels(6, seed=4))])
+    with torch.no_grad():
+        before = plain.objective(whitened(rows), torch.Generator().manual_seed(7))
+        found = model.objective(whitened(rows), torch.Generator().manual_seed(7))
+        free = rows.take(rows.y < 0)
+        q = torch.softmax(model.recognition.classify(model._features(free, None)), -1)
+    assert float(found.terms["consistency"]) == pytest.approx(float(-(q * q.log()).sum(-1).mean()))
+    mean, prior = q.mean(0), model.tied.log_prior.exp()
+    assert float(found.terms["class_balance"]) == pytest.approx(float((mean * (mean / prior).log()).sum()))
+    beside = 0.5 * found.terms["consistency"] + 2 * found.terms["class_balance"]
+    assert float(found.total) == pytest.approx(float(before.total + beside))
+    assert set(before.terms) < set(found.terms)
 
 
 REFUSED: list[dict[str, Any]] = [

@@ -66,6 +66,13 @@ class VariationalOptions(ResidualOptions):
     cycles: int = Field(4, ge=1, description="collapse=cyclical: number of cycles")
     free_bits: float = Field(0.1, ge=0, description="collapse=free-bits: nats that each group of latents has for free")
 
+    consistency: float = Field(
+        0.0, ge=0, description="weight of q(y|x) agreeing with itself on unlabelled parcels of which dates are hidden"
+    )
+    class_balance: float = Field(
+        0.0, ge=0, description="weight of the divergence of the mean q(y|x) of unlabelled parcels from the class prior"
+    )
+
     @model_validator(mode="after")
     def _parts_fit(self) -> VariationalOptions:
         if self.likelihood == "logistics" and self.start == "tgem":
@@ -207,7 +214,30 @@ class VariationalModel(ResidualModel):
     def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
         if self.counts_steps:
             self.updates += 1
-        return super().objective(batch, generator)
+        return self.regularised(super().objective(batch, generator), batch, generator)
+
+    def regularised(self, found: Objective, batch: Batch, generator: torch.Generator) -> Objective:
+        """The objective with what unlabelled parcels u tell the head q(y | x) beside it, where options ask for it.
+
+        consistency     −Σ_y sg[q(y | x)] log q(y | x'),   x' the parcel with dates hidden at random
+        class_balance   KL(mean_u q(y | x_u) ‖ π)
+        """
+        options = self.settings
+        if not (options.consistency or options.class_balance):
+            return found
+        seasons = self._seasons(batch)
+        free = seasons.take((seasons.y < 0) & (seasons.observed > 0))
+        if not len(free):
+            return found
+        log_q = torch.log_softmax(self.recognition.classify(self._features(free, None)), -1)
+        hidden = torch.log_softmax(self.recognition.classify(self._features(free, generator)), -1)
+        log_mean = log_mean_exp(log_q)
+        parts = {
+            "consistency": -(log_q.detach().exp() * hidden).sum(-1).mean(),
+            "class_balance": (log_mean.exp() * (log_mean - self.tied.log_prior)).sum(),
+        }
+        beside = options.consistency * parts["consistency"] + options.class_balance * parts["class_balance"]
+        return Objective(found.total + beside, {**found.terms, **parts})
 
     def class_scores(self, seasons: Seasons, features: Tensor, generator: torch.Generator | None) -> Tensor:
         if generator is None:
