@@ -72,7 +72,7 @@ def _contenders() -> dict[str, Contender]:
               "flowgmm", "semiflow")}  # fmt: skip
     vaes = {name: Contender(name, "vae", {}, ONE) for name in
             ("vae", "m1", "m2", "m1m2", "adgm", "vade", "cagem", "ssdgm", "lvae", "biva", "nvae", "vqvae", "vqvae2",
-             "hqa")}  # fmt: skip
+             "hqa", "selfsup-vae", "vae-rnn", "sdn-vae", "tampered-vae")}  # fmt: skip
     return {
         "rf": Contender("rf", discriminative, {}, best=True),
         "lda": Contender("lda", classical, {}),

@@ -86,6 +86,9 @@ TEST = seasons((4, 4, 4), 2)
 # Short settings of rows whose options differ from those of their family.
 TINY: dict[str, dict[str, Any]] = {
     "ssvae": {"steps": 4},
+    "vae-rnn": {"steps": 4, "copies": 64, "hidden": 8, "latent": 3, "samples": 2},
+    "sdn-vae": {"steps": 4, "copies": 64, "hidden": 8, "latent": 2, "samples": 2},
+    "tampered-vae": {"steps": 4, "copies": 64, "hidden": 16, "latent": 4, "samples": 3, "width": 16},
 }
 
 
