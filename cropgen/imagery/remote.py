@@ -17,10 +17,10 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import rasterio
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 TOKEN = "CROPGEN_STAC_TOKEN"
 _LONGEST_WAIT = 60.0
+_CHUNK = 1 << 20
 _HTTP_CODE = re.compile(r"HTTP (?:response|error) code\s*:?\s*(\d{3})")
 _AGENT = "cropgen (+https://github.com/cropgen/cropgen)"
 _Result = TypeVar("_Result")
@@ -117,6 +118,61 @@ def open_raster(address: str, access: Access, work: Callable[[DatasetReader], _R
             return work(raster)
     except GDAL_ERRORS as error:
         raise _judged(address, error) from error
+
+
+def download(address: str, access: Access, stream: BinaryIO, stop: threading.Event) -> None:
+    """Copy a whole file into a stream, once.
+
+    Raises:
+        MissingInputError, CropgenError, Again: as `version_of`.
+        UnfinishedError: `stop` was set.
+        OSError: the stream cannot be written.
+    """
+    for chunk in _chunks(address, access):
+        if stop.is_set():
+            raise UnfinishedError("stopped", hint="the same command goes on")
+        stream.write(chunk)
+
+
+def _chunks(address: str, access: Access) -> Iterator[bytes]:
+    scheme = urlsplit(address).scheme
+    if scheme == "s3":
+        yield from _s3_chunks(address, access)
+    elif scheme in ("http", "https"):
+        yield from _http_chunks(address, access)
+    else:
+        path = Path(address.removeprefix("file://"))
+        if not path.is_file():
+            raise MissingInputError(f"{path} is not there", hint="the catalogue names a file that is not there")
+        with path.open("rb") as source:
+            yield from iter(lambda: source.read(_CHUNK), b"")
+
+
+def _http_chunks(address: str, access: Access) -> Iterator[bytes]:
+    target = signed(address, access.tokens, access.timeout)
+    headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **access.headers(address)}
+    try:
+        with _session().get(target, headers=headers, stream=True, timeout=access.timeout) as response:
+            require_success(response.status_code, response.reason, address)
+            yield from response.iter_content(_CHUNK)
+    except requests.exceptions.RequestException as error:
+        raise Again(f"{address_host(address)}: connection failed: {innermost_reason(error)}") from error
+
+
+def _s3_chunks(address: str, access: Access) -> Iterator[bytes]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    parts = urlsplit(address)
+    try:
+        client = _s3_client(access.endpoint, access.timeout)
+        body = client.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"]
+        yield from body.iter_chunks(_CHUNK)
+    except ClientError as error:
+        stated = error.response.get("ResponseMetadata", {})
+        require_success(int(stated.get("HTTPStatusCode", 500)), error.response["Error"].get("Message", ""), address)
+        raise Again(f"{address}: {error}") from error
+    except BotoCoreError as error:
+        raise Again(f"{address}: {error}") from error
 
 
 def patiently(work: Callable[[], _Result], access: Access, stop: threading.Event | None = None) -> _Result:

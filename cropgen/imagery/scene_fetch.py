@@ -23,12 +23,13 @@ import geopandas as gpd
 import pandas as pd
 
 from cropgen.core.errors import CorruptInputError, CropgenError, DataError, MissingInputError, UnfinishedError
-from cropgen.core.files import sha256_file
+from cropgen.core.files import remove, sha256_file
 from cropgen.core.locking import exclusive
 from cropgen.core.progress import Reporter
 from cropgen.imagery.catalogs import Catalog
+from cropgen.imagery.checksums import COPIES, Checksum, verified_copy
 from cropgen.imagery.remote import Access, Again, address_host, open_raster, patiently, version_of
-from cropgen.imagery.scene_files import Ledger, Piece, read_piece, seems_corrected, window_of, write_piece
+from cropgen.imagery.scene_files import Ledger, Piece, covers, read_piece, seems_corrected, window_of, write_piece
 from cropgen.imagery.scene_plan import ParcelBoxes, Target, estimate, plan_targets, wanted_bands
 from cropgen.imagery.stac import Query, newest, remote_header, search, write_items
 from cropgen.imagery.stac_items import parse_item
@@ -132,6 +133,8 @@ def fetch_scenes(plan: ScenePlan, query: SceneQuery, folder: Path, access: Acces
         CropgenError: the server refuses.
     """
     with exclusive(folder, report):
+        for left in folder.glob(f"{COPIES}*"):
+            remove(left)
         _require_space(plan, folder)
         write_items(folder / ITEMS, query.catalog, plan.documents)
         (folder / SCENES).mkdir(exist_ok=True)
@@ -190,16 +193,24 @@ class _Courier:
         grid = target.asset.grid or remote_header(address, access).grid
         if self._ledger.holds(target, source, window_of(grid, target)):
             return False
-        piece = self._read(target)
+        checksum = Checksum.parse(target.asset.checksum) if covers(window_of(grid, target), grid) else None
+        piece = self._read(target, checksum)
         self._doubt(piece, target)
-        self._ledger.put(write_piece(piece, target, source, self._folder))
+        self._ledger.put(write_piece(piece, target, source, self._folder, verified=checksum is not None))
         return True
 
-    def _read(self, target: Target) -> Piece:
+    def _read(self, target: Target, checksum: Checksum | None) -> Piece:
+        """Read the window of a target; a file that is needed whole and has a checksum is brought whole and verified."""
         address, access = target.asset.address, self._access
 
+        def window(place: str) -> Piece:
+            return open_raster(place, access, lambda raster: read_piece(raster, target, self.stop))
+
         def attempt() -> Piece:
-            return open_raster(address, access, lambda raster: read_piece(raster, target, self.stop))
+            if checksum is None:
+                return window(address)
+            with verified_copy(address, access, checksum, self._folder.parent, self.stop) as copy:
+                return window(str(copy))
 
         try:
             return patiently(attempt, access, self.stop)

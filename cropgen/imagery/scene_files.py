@@ -38,6 +38,7 @@ class Record:
     Arguments:
         source: what the server or the catalogue calls this version.
         window: top, bottom, left, right in the source.
+        verified: the source is whole here and had the checksum that the catalogue states.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Record:
     offset: float
     size_bytes: int
     sha256: str
+    verified: bool = False
 
 
 class Ledger:
@@ -149,6 +151,11 @@ def window_of(grid: Grid, target: Target) -> Window:
     return window
 
 
+def covers(window: Window, grid: Grid) -> bool:
+    """Whether a window is all of a grid."""
+    return window == Window(0, grid.shape[0], 0, grid.shape[1])
+
+
 def read_piece(raster: Any, target: Target, stop: threading.Event) -> Piece:
     """Read the window of a target from an open raster, in stripes of whole blocks.
 
@@ -173,8 +180,11 @@ def read_piece(raster: Any, target: Target, stop: threading.Event) -> Piece:
     return Piece(values, grid, window)
 
 
-def write_piece(piece: Piece, target: Target, source: str, folder: Path) -> Record:
+def write_piece(piece: Piece, target: Target, source: str, folder: Path, *, verified: bool = False) -> Record:
     """Write a window as a COG, read it back, and tell what it is.
+
+    Arguments:
+        verified: of the record.
 
     Raises:
         UnfinishedError: it cannot be written, as on a full disk; nothing is left behind.
@@ -191,7 +201,7 @@ def write_piece(piece: Piece, target: Target, source: str, folder: Path) -> Reco
         raise UnfinishedError(said, hint="free space; what came is kept, and the same command goes on") from error
     return Record(
         target.path, target.item.id, target.asset.band, source, _numbers(piece.window), target.asset.scale,
-        target.asset.offset, size, digest,
+        target.asset.offset, size, digest, verified,
     )  # fmt: skip
 
 

@@ -17,10 +17,11 @@ from cropgen.imagery import remote  # noqa: E402
 from cropgen.imagery.catalogs import find_catalog  # noqa: E402
 from cropgen.imagery.scene import Window  # noqa: E402
 from cropgen.imagery.scene_fetch import SceneQuery, fetch_scenes, plan_scenes  # noqa: E402
+from cropgen.imagery.scene_files import Ledger  # noqa: E402
 from cropgen.imagery.sources import open_scenes  # noqa: E402
 from cropgen.imagery.stac import access_to  # noqa: E402
 from tests.data.server import serve  # noqa: E402
-from tests.data.stac import Region, write_parcels  # noqa: E402
+from tests.data.stac import SIZE, Region, write_parcels  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -56,12 +57,12 @@ def forget() -> None:
     remote._s3_client.cache_clear()
 
 
-def upload(store: str, folder: Path, *, public: bool) -> None:
+def upload(store: str, folder: Path, *, public: bool, bucket: str = "eodata") -> None:
     client = boto3.client("s3", endpoint_url=store, region_name="us-east-1")
     rights = {"ACL": "public-read" if public else "private"}
-    client.create_bucket(Bucket="eodata")
+    client.create_bucket(Bucket=bucket)
     for path in folder.rglob("*.tif"):
-        client.upload_file(str(path), "eodata", path.relative_to(folder).as_posix(), ExtraArgs=rights)
+        client.upload_file(str(path), bucket, path.relative_to(folder).as_posix(), ExtraArgs=rights)
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
@@ -117,3 +118,19 @@ def test_what_the_store_says(store):
 def test_answers_are_judged(status, kind):
     with pytest.raises(kind, match=str(status)):
         remote.require_success(status, "x", "s3://eodata/a.tif")
+
+
+def test_whole_objects_have_the_checksum_of_the_catalogue(tmp_path, store):
+    (tmp_path / "served").mkdir()
+    with serve(tmp_path / "served") as server:
+        region = Region(server, base="s3://whole")
+        region.add("2021-06-05", dialect="cdse", baseline="05.11", checksums=True)
+        upload(store, server.folder, public=True, bucket="whole")
+        catalog = find_catalog(region.write_static(), endpoint=store)
+        access = access_to(catalog, retries=0, timeout=10.0)
+        query = SceneQuery(catalog, "2021-06-01", "2021-06-30", bands=("B04",))
+        corners = {"a": (0.0, 0.0), "b": (SIZE * 10.0 - 60, SIZE * 10.0 - 60)}
+        parcels, folder = write_parcels(tmp_path / "p.gpkg", corners), tmp_path / "data"
+        plan = plan_scenes(query, [parcels], folder, access, Silent())
+        assert fetch_scenes(plan, query, folder, access, Silent(), 2) == 2
+        assert all(record.verified for record in Ledger.read(folder / "scenes").all())

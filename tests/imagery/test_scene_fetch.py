@@ -242,6 +242,56 @@ def test_a_file_that_is_gone_or_damaged_does_not_stop_the_others(tmp_path, serve
     assert len(work.files()) == 4
 
 
+def across_the_tile(tmp_path: Path) -> None:
+    write_parcels(tmp_path / "p.gpkg", {"a": (0.0, 0.0), "b": (SIZE * 10.0 - 60, SIZE * 10.0 - 60)})
+
+
+def test_files_that_are_brought_whole_have_the_checksum_of_the_catalogue(tmp_path, server):
+    across_the_tile(tmp_path)
+    region = Region(server)
+    region.add("2021-06-05", checksums=True)
+    region.add("2021-06-15")
+    work = Work(tmp_path, region.write_static())
+    assert work.fetch(jobs=2) == 4
+    assert [record.verified for record in Ledger.read(work.folder / "scenes").all()] == [True, True, False, False]
+    stored = work.reflectance("31UFS/2021-06-05/B04.tif")
+    np.testing.assert_allclose(stored, region.truth["S2A_31UFS_20210605_0_L2A/B04"], atol=1e-6)
+    assert sorted(path.name for path in work.folder.iterdir()) == [".fetch.lock", "items.json", "scenes"]
+    assert work.fetch() == 0
+
+
+def test_a_part_of_a_file_has_no_checksum(tmp_path, server):
+    region = Region(server)
+    region.add("2021-06-05", checksums=True)
+    work = Work(tmp_path, region.write_static())
+    work.fetch()
+    assert not any(record.verified for record in Ledger.read(work.folder / "scenes").all())
+
+
+def test_a_file_with_another_checksum_is_refused(tmp_path, server):
+    across_the_tile(tmp_path)
+    region = Region(server)
+    item = region.add("2021-06-05", checksums=True)
+    item["assets"]["B04"]["file:checksum"] = "1220" + 32 * "ab"
+    work = Work(tmp_path, region.write_static(), retries=1)
+    (work.folder / ".whole-left").mkdir(parents=True)
+    with pytest.raises(UnfinishedError, match=r"1 of 2 files cannot be fetched: .*expected sha256 (ab){32} as the cat"):
+        fetch_scenes(work.plan(), work.query, work.folder, work.access, work.report, 1)
+    assert list(work.files()) == ["31UFS/2021-06-05/SCL.tif"]
+    assert not list(work.folder.glob(".whole-*"))
+
+
+def test_a_download_that_breaks_off_is_tried_again(tmp_path, server):
+    across_the_tile(tmp_path)
+    region = Region(server)
+    region.add("2021-06-05", checksums=True)
+    work = Work(tmp_path, region.write_static())
+    plan = work.plan()
+    server.script(cog(region), Fault(), Fault(drop_after=30_000), Fault(status=503))
+    assert fetch_scenes(plan, work.query, work.folder, work.access, work.report, 1) == 2
+    assert all(record.verified for record in Ledger.read(work.folder / "scenes").all())
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_credentials_are_asked_for(tmp_path, server, status):
     region = Region(server)
