@@ -143,14 +143,18 @@ def _step(p: Tensor, q: Tensor, kept: Tensor, noise: Tensor) -> tuple[Tensor, ..
 
 def _layer_of(layer: nn.LSTM, *widths: int) -> Cell:
     """The weights of an LSTM over inputs of these widths."""
-    inputs, hidden = layer.weight_ih_l0.T.split(widths), layer.weight_hh_l0.T
-    nothing = hidden.new_zeros(0, hidden.shape[1])
-    return Cell(inputs, nothing, hidden, layer.bias_ih_l0 + layer.bias_hh_l0, None, hidden.new_zeros(2 * UNITS))
+    outer, inner, bias, other = _weights(layer)
+    nothing, initial = inner.new_zeros(0, 4 * UNITS), inner.new_zeros(2 * UNITS)
+    return Cell(outer.T.split(widths), nothing, inner.T, bias + other, None, initial)
 
 
 def _cell_of(layer: nn.LSTM) -> Callable[[Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
-    weights = [getattr(layer, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+    weights = _weights(layer)
     return lambda x, state: torch.lstm_cell(x, state, *weights)
+
+
+def _weights(layer: nn.LSTM) -> list[Tensor]:
+    return [getattr(layer, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
 
 
 def _loss(x: Tensor, decoded: Tensor, path: ChainPath) -> Tensor:
@@ -270,7 +274,7 @@ def main() -> None:
     if not arguments.tables:
         device = torch.device(arguments.device)
         torch.set_num_threads(1)
-        again = set(GPU_BATCHES if device.type == "cuda" else arguments.batches)
+        again: set[int] = set(GPU_BATCHES if device.type == "cuda" else arguments.batches)
         kept = [row for row in document["rows"] if row["device"] != device.type or row["B"] not in again]
         if device.type == "cuda":
             resolve_kernel("triton", device)
