@@ -17,6 +17,7 @@ from cropgen.models.layers.vae.pyramid import PyramidTransformer
 from cropgen.series.batches import Batch
 
 _LOG_STD_BOUND = 3.0
+_DATE_DROPOUT = 0.15
 
 
 class TamperedVAEOptions(VariationalOptions):
@@ -34,6 +35,8 @@ class TamperedVAEOptions(VariationalOptions):
 
 class LatentRecognition(nn.Module):
     """q(z | x) and q(y | x) by one network: the features are m and log s of the latent, and the class is linear in m.
+
+    While it learns, 15 % of the dates are hidden from it.
 
     Arguments:
         spec: what the model sees.
@@ -59,7 +62,10 @@ class LatentRecognition(nn.Module):
     def features(
         self, x: Tensor, mask: Tensor, day: Tensor, e: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """(B, 2 Z) m and log s; arguments as of `Recognition.features`, no date is hidden."""
+        """(B, 2 Z) m and log s; arguments as of `Recognition.features`."""
+        if self.training and generator is not None:
+            kept = torch.rand(mask.shape, generator=generator, device=generator.device) >= _DATE_DROPOUT
+            mask = mask & kept.to(mask.device)
         seen = torch.cat([x, e.unflatten(-1, (-1, x.shape[-1]))], -1)
         mean, spread = self.locate(self.read(seen, mask, day)).chunk(2, -1)
         return torch.cat([mean, _LOG_STD_BOUND * torch.tanh(spread / _LOG_STD_BOUND)], -1)

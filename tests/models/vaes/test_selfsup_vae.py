@@ -55,8 +55,8 @@ def test_operations_read_no_more_than_they_say() -> None:
         return model._drawn(replace(e[0], e=season), WHOLE.y, generator(), 1.0, given=given, encoded=encoded)[1]
 
     for given, encoded, alike in ((0, range(1), True), (1, range(1), True), (0, range(2), False), (1, range(2), False)):
-        pair = [drawn(season, given, encoded) for season in (e[0].e, mixed)]
-        assert torch.allclose(*pair, atol=1e-12) == alike
+        one, two = (drawn(season, given, encoded) for season in (e[0].e, mixed))
+        assert torch.allclose(one, two, atol=1e-12) == alike
 
 
 def test_every_operation_is_a_draw_of_the_tied_gaussian_at_the_start() -> None:
