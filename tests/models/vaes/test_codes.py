@@ -18,6 +18,7 @@ from cropgen.models.vaes.hqa import HQA
 from cropgen.models.vaes.vqvae import VQVAE
 from cropgen.models.vaes.vqvae2 import VQVAE2
 from tests.models.dvaes.crops import BANDS, CLASSES, DATA, SLOTS, SPEC, TEST, tied
+from tests.models.vaes.six_steps import learnt_by
 
 TINY: dict[str, Any] = {"hidden": 8, "latent": 2, "codes": 3, "segments": 3, "copies": 64}
 CASES: list[tuple[type[CodedModel], dict[str, Any]]] = [
@@ -242,6 +243,33 @@ def test_codes_follow_the_vectors_while_learning_only() -> None:
     assert torch.equal(model.codebook.codes, before)  # type: ignore[arg-type]
     model.train().objective(batch, torch.Generator().manual_seed(0)).total.backward()
     assert not torch.equal(model.codebook.codes, before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (VQVAE, {"quantiser": "gumbel"}),
+        (VQVAE, {"quantiser": "vimco"}),
+        (VQVAE, {"start": "none"}),
+        (VQVAE2, {"start": "none"}),
+        (HQA, {"start": "none", "levels": 1}),
+        (HQA, {"levels": 3}),
+    ],
+)
+def test_every_form_learns(kind: type[CodedModel], settings: dict[str, Any]) -> None:
+    model = built(kind, **settings)
+    assert learnt_by(model) == {name for name, _ in model.named_parameters()}
+    with torch.no_grad():
+        assert torch.isfinite(model.log_joint(TEST)).all()
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="draws of at least 2"):
+        VQVAE.Settings.model_validate({"quantiser": "vimco", "draws": 1})
+    with pytest.raises(ValueError, match="no divergence to weigh"):
+        VQVAE.Settings.model_validate({"quantiser": "vimco", "beta": 0.5})
+    with pytest.raises(ValueError, match="gaussian"):
+        HQA.Settings.model_validate({"likelihood": "student"})
 
 
 @every_case

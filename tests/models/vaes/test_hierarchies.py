@@ -19,6 +19,7 @@ from cropgen.models.vaes.biva import BIVA
 from cropgen.models.vaes.lvae import LVAE, merged
 from cropgen.models.vaes.nvae import NVAE
 from tests.models.dvaes.crops import BANDS, CLASSES, SLOTS, SPEC, TEST, tied
+from tests.models.vaes.six_steps import learnt_by
 
 ROWS: list[type[HierarchicalModel]] = [LVAE, BIVA, NVAE]
 TINY: dict[str, Any] = {"hidden": 8, "latent": 2, "samples": 3, "copies": 64}
@@ -54,6 +55,16 @@ def test_it_begins_exactly_at_the_tied_gaussian(kind: type[HierarchicalModel]) -
             assert torch.allclose(model.log_joint_above(TEST, level), exact, atol=1e-9, rtol=0)
         use = model.use_of_latents(TEST)
     assert use["kl"] == pytest.approx([0.0] * len(use["kl"]), abs=1e-9)  # type: ignore[arg-type]
+
+
+@every_row
+@pytest.mark.parametrize("settings", [{"levels": 1}, {"start": "none", "estimator": "iwae", "draws": 2}])
+def test_a_single_level_and_the_textbook_form_learn(kind: type[HierarchicalModel], settings: dict[str, Any]) -> None:
+    model = built(kind, **settings)
+    textbook = {"log_var"} if "start" in settings else set()  # the decoder gives the scale
+    assert learnt_by(model) == {name for name, _ in model.named_parameters()} - textbook
+    with torch.no_grad():
+        assert torch.isfinite(model.log_joint(TEST)).all()
 
 
 class Linear(HierarchicalModel):
