@@ -88,11 +88,12 @@ class ResidualEmission(Emission):
 
     def log_prob(self, r: Tensor, raw: Tensor, mask: Tensor, log_var: Tensor) -> Tensor:
         mean, spread = self._parts(raw, log_var)
-        distance = (r - mean).square() * (-spread).exp()
-        if self.inverse_degrees is not None:
-            distance = self._stretched(distance)
         present = mask.repeat_interleave(self.bands, -1).to(r.dtype)
-        return -0.5 * ((distance + spread + _LOG_2PI) * present).sum(-1)
+        away = (r - mean) * ((-0.5 * spread).exp() * present)
+        constant = ((spread + _LOG_2PI) * present).sum(-1)
+        if self.inverse_degrees is None:
+            return -0.5 * (away.square().sum(-1) + constant)
+        return -0.5 * ((self._stretched(away.square()) * present).sum(-1) + constant)
 
     def _inverse_degrees(self) -> Tensor:
         """(D,) 1/ν, kept below ½ so that the variance exists."""

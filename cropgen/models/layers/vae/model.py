@@ -208,7 +208,7 @@ class VariationalModel(ResidualModel):
 
     def rows(self, seasons: Seasons, features: Tensor) -> Rows:
         """Seasons as `explain` takes them."""
-        centre = (seasons.offset + self.shift) * seasons.present[:, None]
+        centre = torch.addcmul(seasons.offset, self.shift, seasons.present[:, None])
         return Rows(seasons, features, seasons.e[:, None] - centre)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
