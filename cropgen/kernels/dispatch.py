@@ -38,7 +38,7 @@ def resolve_kernel(name: str, device: torch.device | str, chain: Chain | None = 
     on_gpu = torch.device(device).type == "cuda"
     installed = importlib.util.find_spec("triton") is not None
     if name == "auto":
-        return "triton" if on_gpu and installed and _can_fuse(chain) else "hoisted"
+        return "triton" if on_gpu and installed and _can_fuse(chain, torch.device(device)) else "hoisted"
     if name == "triton" and not on_gpu:
         raise DeviceError(
             f"kernel 'triton' needs a CUDA device, the model is on {torch.device(device).type}",
@@ -66,10 +66,10 @@ def select_kernel(name: str = "auto") -> RunChain:
     return {"reference": reference.run_chain, "hoisted": hoisted.run_chain, "triton": _run_fused}[resolved]
 
 
-def _can_fuse(chain: Chain | None) -> bool:
+def _can_fuse(chain: Chain | None, device: torch.device) -> bool:
     from cropgen.kernels.recurrence import triton
 
-    return chain is None or triton.why_not(chain) is None
+    return chain is None or triton.why_not(chain, device) is None
 
 
 def _run_auto(chain: Chain, inputs: ChainInputs) -> ChainPath:

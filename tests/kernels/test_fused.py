@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cropgen.core.errors import DeviceError
+from cropgen.kernels.dispatch import resolve_kernel
 from cropgen.kernels.recurrence import triton
 from tests.kernels.problems import KINDS, Shape, random_problem
 
@@ -105,6 +107,37 @@ def test_chains_that_the_kernel_cannot_run_are_refused_with_the_reason() -> None
     assert "weights are float64" in (triton.why_not(chain) or "")
     chain, _ = random_problem(KINDS["srnn"], Shape(2, 2, 129, 2), dtype=torch.float32)
     assert "more than 128 units" in (triton.why_not(chain) or "")
+
+
+@pytest.mark.parametrize(("precision", "chain", "units", "compiled"), [
+    ("fp16", "vrnn", 64, 100480), ("fp16", "vrnn", 128, 268416), ("tf32", "vrnn", 64, 194688),
+    ("ieee", "vrnn", 128, 538752), ("fp16", "rvae", 128, 213056), ("tf32", "rvae", 64, 155712),
+    ("fp16", "srnn", 128, 80000), ("tf32", "srnn", 128, 149632), ("fp16", "dmm", 128, 94336),
+    ("tf32", "dmm", 128, 176256),
+])  # fmt: skip
+def test_shared_memory_is_what_the_compiler_asks_for(precision: str, chain: str, units: int, compiled: int) -> None:
+    """For a GPU of either capability, 16 latent dimensions; a chain without transition asks for a little less."""
+    made, _ = random_problem(KINDS[chain], Shape(2, 2, units, 16), dtype=torch.float32)
+    found = triton.shared_memory(made, precision)
+    assert compiled <= found <= compiled + (6208 if chain == "rvae" else 0)
+
+
+@needs_triton
+@pytest.mark.parametrize(("capability", "chain", "units", "kernel"), [
+    (80, "srnn", 128, "triton"), (80, "vrnn", 128, "hoisted"), (90, "vrnn", 128, "hoisted"),
+    (80, "vrnn", 64, "hoisted"), (90, "vrnn", 64, "triton"), (80, "rvae", 64, "triton"), (80, "dmm", 128, "hoisted"),
+])  # fmt: skip
+def test_auto_leaves_what_does_not_fit_the_device_to_the_hoisted_kernel(
+    capability: int, chain: str, units: int, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = SimpleNamespace(shared_memory_per_block_optin=SHARED_MEMORY[capability])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: there)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    made, _ = random_problem(KINDS[chain], Shape(2, 2, units, 16), dtype=torch.float32)
+    assert resolve_kernel("auto", "cuda", made) == kernel
+    reason = triton.why_not(made, torch.device("cuda"))
+    assert (reason is None) == (kernel == "triton")
+    assert reason is None or "of shared memory, a program has" in reason
 
 
 @needs_triton

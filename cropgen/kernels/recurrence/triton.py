@@ -16,10 +16,16 @@ from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, Chain
 
 MOST_UNITS = 128
 MOST_LATENT = 64
+_LEAST_TILE, _LEAST_LATENT = 16, 32
+_ROOM, _HALF, _SINGLE = 14464, (128, 256, 4096), (288, 640, 6144)
 
 
-def why_not(chain: Chain) -> str | None:
-    """What keeps the fused kernel from running a chain; None: nothing."""
+def why_not(chain: Chain, device: torch.device | None = None) -> str | None:
+    """What keeps the fused kernel from running a chain; None: nothing.
+
+    Arguments:
+        device: CUDA device whose shared memory must hold the weights; None: any.
+    """
     widths = [chain.transition.bias.shape[0], chain.inference.bias.shape[0]]
     if chain.cell is not None and (reason := _why_not_cell(chain.cell)):
         return reason
@@ -29,7 +35,34 @@ def why_not(chain: Chain) -> str | None:
         return f"more than {MOST_UNITS} units or {MOST_LATENT} latent dimensions do not stay on the chip"
     if chain.initial.dtype != torch.float32:
         return f"it computes in single precision, the weights are {str(chain.initial.dtype).removeprefix('torch.')}"
+    if device is not None:
+        there = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        needed = shared_memory(chain, precision_on(device))
+        if needed > there:
+            return f"its weights take {needed >> 10} KiB of shared memory, a program has {there >> 10} KiB here"
     return None
+
+
+def shared_memory(chain: Chain, precision: str) -> int:
+    """Bytes of shared memory that the walk back of a chain takes, the larger of its two: the weights as factors, and
+    room to exchange tiles.
+
+    The room is what the compiler asks for at 16 latent dimensions; a unit takes more of it where there is a cell.
+    """
+
+    def padded(size: int, least: int = _LEAST_TILE) -> int:
+        return max(least, 1 << max(size - 1, 0).bit_length())
+
+    half = precision == "fp16"
+    z, cell = padded(chain.initial.shape[-1], _LEAST_LATENT), chain.cell
+    h = 0 if cell is None else padded(len(cell.hidden))
+    p, q = len(chain.transition.bias), padded(len(chain.inference.bias))
+    numbers = 3 * h * (h + z) + q * ((h or z) + 2 * z) + (z * z if chain.linear is not None else 0)
+    if p:
+        numbers += padded(p) * ((h or z) + (2 if chain.linear is None else 3) * z)
+    per_unit, per_unit_of_cell, combining = _HALF if half else _SINGLE
+    room = _ROOM + max(h, q, padded(p)) * (per_unit_of_cell if h else per_unit)
+    return (2 if half else 4) * numbers + room + (combining if chain.inference.combine else 0)
 
 
 def _why_not_cell(cell: Cell) -> str | None:
