@@ -18,6 +18,7 @@ from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.evaluation.document import Check, Row, TrainingRecord, Tuning
 from cropgen.evaluation.exhibits import portray
+from cropgen.evaluation.horizon import follow
 from cropgen.evaluation.leaks import leak_message
 from cropgen.evaluation.learn import (
     Fit,
@@ -109,6 +110,7 @@ class Bench:
                 if "portrait_day" not in arrays and not exam.until:
                     label = self.index["label"].to_numpy()
                     arrays |= portray(learnt, self.store, label, answers.rows, training.fold.seed)
+                    arrays |= follow(learnt, self.store, label, answers.rows)
         record = TrainingRecord(
             key=key, rows=tuple(rows), details=tuple(details), checks=tuple(checks), tuning=tuning
         )  # fmt: skip

@@ -6,7 +6,8 @@ contrasts   paired differences between trainings on the same test parcels, with 
 tuning      for every training whose options were chosen on validation rows: all that was tried
 failed      trainings that did not come to an end, and why; `evaluate --resume` tries them again
 checks      what was verified about the rows of every training; one that leaks is not trained and has no row
-exhibits    how crops grew against how models draw them, and the mistakes that models were surest of
+exhibits    how crops grew against how models draw them, the mistakes that models were surest of, and how dynamical
+            models follow a season
 provenance  fingerprints, versions and the recipe: what it takes to repeat it
 """
 
@@ -234,11 +235,31 @@ class Mistake(Section):
     value: tuple[float, ...]
 
 
+class Dynamics(Section):
+    """How a dynamical model follows test parcels through the season; see `cropgen.evaluation.horizon`.
+
+    By slot, of which `day` is the middle in days after 1 January: root mean square errors in reflectance of what is
+    foreseen from all earlier slots and, free running, from the slots up to a warm-up alone; and the mean KL of the
+    latent state under the true class, in nats. None where nothing was observed, and for errors up to the warm-up.
+    """
+
+    model: str
+    variant: str
+    train: str
+    labels: str
+    parcels: int
+    day: tuple[float, ...]
+    one_step: tuple[float | None, ...]
+    free_running: tuple[float | None, ...]
+    kl: tuple[float | None, ...]
+
+
 class Exhibits(Section):
-    """What is shown of single crops and parcels; see `cropgen.evaluation.exhibits`."""
+    """What is shown of single crops and parcels, and of the season; see `cropgen.evaluation.exhibits`."""
 
     phenology: tuple[Phenology, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    dynamics: tuple[Dynamics, ...] = ()
 
 
 class Evaluation(Section):

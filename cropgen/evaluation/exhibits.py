@@ -1,5 +1,5 @@
-"""What a reader of an evaluation wants to see of single parcels: how crops grow and how the model thinks they do, and
-the mistakes it was surest of.
+"""What a reader of an evaluation wants to see of single parcels: how crops grow and how the model thinks they do, the
+mistakes it was surest of, and how a dynamical model follows a season.
 
 Series are shown as one quantity: the normalised difference vegetation index (NIR − red) / (NIR + red) where both bands
 are there, and the first band elsewhere.
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cropgen.evaluation.document import Exhibits, Mistake, Phenology, TrainingRecord
+from cropgen.evaluation.document import Dynamics, Exhibits, Mistake, Phenology, TrainingRecord
 from cropgen.evaluation.learn import Learnt
 from cropgen.evaluation.plan import Training
 from cropgen.models.base import GenerativeModel
@@ -95,7 +95,7 @@ def _quartiles(values: np.ndarray) -> np.ndarray:
 
 
 def exhibit(done: Sequence[Done], store: SeriesStore, index: pd.DataFrame) -> Exhibits:
-    """Phenology and mistakes of every model, of trainings on whole seasons with the most labels.
+    """Phenology, mistakes and dynamics of every model, of trainings on whole seasons with the most labels.
 
     Arguments:
         done: finished trainings with their answers.
@@ -106,7 +106,7 @@ def exhibit(done: Sequence[Done], store: SeriesStore, index: pd.DataFrame) -> Ex
         if not one[0].until and one[0].fold.target is None:
             groups.setdefault((find(one[0].model.name).name, one[0].model.variant), []).append(one)
     label = index["label"].to_numpy()
-    phenology, mistakes = [], []
+    phenology, mistakes, dynamics = [], [], []
     for (model, variant), mine in groups.items():
         most = max((r.n_labelled for _, record, _ in mine for r in record.rows), default=0)
         share = {r.labels for _, record, _ in mine for r in record.rows if r.n_labelled == most}
@@ -115,7 +115,10 @@ def exhibit(done: Sequence[Done], store: SeriesStore, index: pd.DataFrame) -> Ex
         if portrayed is not None:
             phenology += list(_phenology(model, variant, portrayed, quantity_of(store.bands)))
         mistakes += _mistakes(model, variant, kept, label, store, index)
-    return Exhibits(phenology=tuple(phenology), mistakes=tuple(mistakes))
+        followed = [one for one in kept if "dynamics_day" in one[2]]
+        if followed:
+            dynamics.append(_dynamics(model, variant, followed))
+    return Exhibits(phenology=tuple(phenology), mistakes=tuple(mistakes), dynamics=tuple(dynamics))
 
 
 def _line(values: np.ndarray) -> tuple[float | None, ...]:
@@ -133,6 +136,24 @@ def _phenology(model: str, variant: str, one: Done, quantity: str) -> Iterator[P
                 observed=tuple(_line(row) for row in arrays["portrait_observed"][k]),
                 generated=tuple(_line(row) for row in arrays["portrait_generated"][k]),
             )  # fmt: skip
+
+
+def _dynamics(model: str, variant: str, done: Sequence[Done]) -> Dynamics:
+    """Of all trainings of a model: root of the mean square of the errors, and the mean of the KL."""
+
+    def of(name: str, power: int) -> tuple[float | None, ...]:
+        each = np.stack([arrays[f"dynamics_{name}"] for _, _, arrays in done]) ** power
+        told = np.isfinite(each)
+        mean = np.where(told, each, 0).sum(0) / np.maximum(told.sum(0), 1)
+        return _line(np.where(told.any(0), mean ** (1 / power), np.nan))
+
+    training, _, arrays = done[0]
+    return Dynamics(
+        model=model, variant=variant, train=", ".join(dict.fromkeys(t.fold.train for t, _, _ in done)),
+        labels=training.labels, parcels=sum(int(each["dynamics_parcels"]) for _, _, each in done),
+        day=tuple(round(float(d), 1) for d in arrays["dynamics_day"]), one_step=of("one_step", 2),
+        free_running=of("free_running", 2), kl=of("kl", 1),
+    )  # fmt: skip
 
 
 def _mistakes(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cropgen.evaluation.document import Detail, Evaluation, Mistake, Phenology, Row
-from cropgen.evaluation.panels import Style, Track, mistake_panel, phenology_panel, track_panel
+from cropgen.evaluation.panels import Style, Track, dynamics_panel, mistake_panel, phenology_panel, track_panel
 from cropgen.evaluation.plots import Curve, Mark, reliability_panel
 from cropgen.evaluation.tables import Entry, key_of, line_of
 from cropgen.evaluation.words import THIN, Setting, model_name, percent, season
@@ -141,6 +141,12 @@ def phenology(document: Evaluation, headline: Entry, legend: Legend, position: i
     learnt = "" if first.train == "all" else f" ({first.train})"
     drawn = [phenology_panel(legend.classes[k].name, course, f"growth{position}-{k}") for k, course in courses.items()]
     return f"{model_name(first.model, first.variant)}, trained{learnt} with {first.labels} of the labels", drawn
+
+
+def dynamics(document: Evaluation, position: int) -> Iterator[str]:
+    """How dynamical models follow a season, a panel each."""
+    for number, seen in enumerate(document.exhibits.dynamics[:_SHOWN_PANELS]):
+        yield dynamics_panel(model_name(seen.model, seen.variant), seen, f"dynamics{position}-{number}")
 
 
 def cases(document: Evaluation, headline: Entry, legend: Legend, position: int) -> Iterator[Case]:

@@ -15,9 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cropgen.evaluation.learn import Learnt
 from cropgen.models.base import GenerativeModel, Mixture
+from cropgen.models.layers.dynamical import DynamicalModel
 from cropgen.models.layers.grid import grid_view
-from cropgen.series.batches import Batch
+from cropgen.series.batches import Batch, make_batch
+from cropgen.series.store import SeriesStore
+
+_PARCELS = 60
+_WARM_UP = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,45 @@ def horizon(model: GenerativeModel, batch: Batch, warm_up: int) -> Horizon | Non
             one_step[slot] = _error(values[:, slot], seen[:, slot], ahead[:, 0])
         free[slot] = _error(values[:, slot], seen[:, slot], begun[:, place])
     return Horizon(one_step, free)
+
+
+def follow(learnt: Learnt, store: SeriesStore, label: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """How a dynamical model follows test parcels through the season.
+
+    Arguments:
+        label: (N,) label of every row of the store.
+        rows: (M,) rows that were tested on; at most 60 of the classes the model knows are read.
+
+    Returns:
+        `dynamics_day`, `dynamics_one_step`, `dynamics_free_running` and `dynamics_kl` (G,), and `dynamics_parcels`; the
+        first third of the slots are the warm-up. Nothing for a model that is not dynamical or foresees nothing.
+    """
+    model = learnt.result.model
+    known = rows[np.isin(label[rows], learnt.classes)]
+    if not isinstance(model, DynamicalModel) or not len(known):
+        return {}
+    chosen = np.sort(known[np.linspace(0, len(known) - 1, min(len(known), _PARCELS)).astype(int)])
+    calendar = model.spec.calendar
+    batch = make_batch(store.read(chosen).select_bands(model.spec.bands), calendar, learnt.classes)
+    found = horizon(model, batch, max(1, round(_WARM_UP * calendar.count)))
+    if found is None:
+        return {}
+    return {
+        "dynamics_day": calendar.start_days() + calendar.slot_days / 2,
+        "dynamics_one_step": found.one_step,
+        "dynamics_free_running": found.free_running,
+        "dynamics_kl": divergence(model, batch),
+        "dynamics_parcels": np.array(len(chosen)),
+    }
+
+
+def divergence(model: DynamicalModel, batch: Batch) -> np.ndarray:
+    """(G,) mean KL of each slot under the true class, in nats, over the rows that saw it; NaN where none did."""
+    _, seen, _ = grid_view(batch, torch.arange(model.spec.calendar.count, dtype=batch.day.dtype))
+    with torch.inference_mode():
+        kl = model.kl_by_date(batch)[torch.arange(len(batch)), :, batch.y].double()
+    rows = seen.sum(0)
+    return torch.where(rows > 0, (kl * seen).sum(0) / rows.clamp(min=1), torch.nan).numpy()
 
 
 def _until(batch: Batch, slot: int) -> Batch:

@@ -69,7 +69,7 @@ class Chapter:
     """One evaluation, ready to print.
 
     Arguments:
-        curves, coverage, reliability, phenology: figures, each a panel of its own.
+        curves, coverage, reliability, phenology, dynamics: figures, each a panel of its own.
         key: the models as panels draw them.
     """
 
@@ -95,6 +95,8 @@ class Chapter:
     area: Table | None
     grower: str
     phenology: tuple[str, ...]
+    dynamics: tuple[str, ...]
+    following: Table | None
     cases: tuple[Case, ...]
     proofs: tuple[Table, ...]
     published: bool
@@ -152,6 +154,8 @@ def chapter(document: Evaluation, position: int, preferred: str | None) -> Chapt
         area=tables.area_table(next((d for d in reversed(mine) if d), []), legend, headline.name),
         grower=grower,
         phenology=tuple(phenology),
+        dynamics=tuple(figures.dynamics(document, position)),
+        following=tables.dynamics_table(document),
         cases=tuple(figures.cases(document, headline, legend, position)),
         proofs=_some([
             tables.cost_table(entries), tables.check_table(document), tables.tuning_table(document),

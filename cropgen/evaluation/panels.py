@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from cropgen.evaluation.document import Mistake, Phenology
+from cropgen.evaluation.document import Dynamics, Mistake, Phenology
 from cropgen.evaluation.plots import ACCENT, INK, LINES, MARKERS, WARM, styled, to_svg
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -122,6 +122,30 @@ def phenology_panel(crop: str, seen: Phenology, name: str) -> str:
         _season_axis(axis, seen.day, seen.quantity)
         axis.set_title(crop, loc="left", fontsize=9.5, fontweight="bold", color=INK)
         return to_svg(figure, name, f"{seen.quantity} of {crop} through the season, observed and drawn from the model")
+
+
+def dynamics_panel(title: str, seen: Dynamics, name: str) -> str:
+    """Errors of what is foreseen through the season, and below it where the season told the latent state something."""
+    day = np.array(seen.day)
+    one_step, free_running, kl = (
+        np.array([np.nan if v is None else v for v in line]) for line in (seen.one_step, seen.free_running, seen.kl)
+    )
+    with matplotlib.rc_context(styled(name)):
+        figure = Figure(figsize=(3.5, 3.1), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+        for errors, colour, dash, marker in ((one_step, ACCENT, "-", "o"), (free_running, WARM, "--", "s")):
+            known = np.isfinite(errors)
+            upper.plot(
+                day[known], errors[known], color=colour, linewidth=1.6, linestyle=dash, marker=marker, markersize=3
+            )
+        upper.set_ylim(bottom=0)
+        upper.set_ylabel("error, reflectance")
+        upper.yaxis.set_major_locator(MaxNLocator(4))
+        known = np.isfinite(kl)
+        lower.bar(day[known], kl[known], width=0.7 * np.diff(day).min(initial=30), color=ACCENT)
+        _season_axis(lower, seen.day, "KL, nats")
+        upper.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+        return to_svg(figure, name, f"errors of {title} one step ahead and free running, and KL, through the season")
 
 
 def mistake_panel(case: Mistake, usual: Sequence[tuple[str, Phenology | None]], name: str) -> str:

@@ -259,6 +259,30 @@ def unknown_table(document: Evaluation) -> Table | None:
     return table("Parcels of crops that were never taught", note, head, rows)
 
 
+def dynamics_table(document: Evaluation) -> Table | None:
+    """Errors of what dynamical models foresee over the season, and what their latent states were told."""
+    rows = []
+    for seen in document.exhibits.dynamics:
+        short, far = (_root_mean_square(errors) for errors in (seen.one_step, seen.free_running))
+        told = sum(value for value in seen.kl if value is not None)
+        if short is not None and far is not None:
+            rows.append([model_name(seen.model, seen.variant), seen.labels, f"{short:.4f}", f"{far:.4f}",
+                         f"{told:.3f}", count(seen.parcels)])  # fmt: skip
+    note = (
+        "Root mean square errors in reflectance after the first third of the season: of each date foreseen from all "
+        "dates before it, and of all dates foreseen from the first third alone; what lies between compounds. The KL is "
+        "what a season tells the latent state beyond its past, under the true crop; near zero, the state carries "
+        "nothing."
+    )
+    head = ("model", "labels", "one step ahead", "free running", "KL, nats a season", "parcels")
+    return table("How well a season is followed", note, head, rows)
+
+
+def _root_mean_square(errors: Sequence[float | None]) -> float | None:
+    known = [error**2 for error in errors if error is not None]
+    return float(np.sqrt(np.mean(known))) if known else None
+
+
 def area_table(details: Sequence[Detail], legend: Legend, name: str) -> Table | None:
     """Shares of the test parcels by class, as mapped and as estimated, averaged over cells."""
     found: dict[int, list[tuple[float, float, float]]] = {}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
+from cropgen.evaluation.document import read_evaluation
+from cropgen.evaluation.evaluate import evaluate
+from cropgen.evaluation.exhibits import _dynamics
 from cropgen.evaluation.horizon import horizon
 from cropgen.models.base import InputSpec, Mixture
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from cropgen.series.store import SeriesStore
 
 SLOTS = 4
 
@@ -54,3 +62,39 @@ def test_slots_nobody_saw_and_models_without_a_closed_form() -> None:
     np.testing.assert_allclose(found.free_running, [float("nan"), 0.0, float("nan"), 0.0], atol=1e-7)
     model.predictive = lambda batch, slots: None
     assert horizon(model, batch, 1) is None
+
+
+@pytest.mark.slow
+def test_an_evaluation_tells_how_a_dynamical_model_follows_the_season(store: SeriesStore, tmp_path: Path) -> None:
+    """Of the dynamical model alone; the first third of the slots are the warm-up."""
+    options = {"steps": 2, "hidden": 4, "smoothing": 4, "latent": 2, "copies": 40}
+    recipe = EvaluateRecipe(
+        protocol="holdout", seeds=(0,), data=DataSection(series="toy", calendar="month"),
+        models=(Contender(name="lda"), Contender(name="srnn", options=options)),
+    )  # fmt: skip
+    document = read_evaluation(evaluate(recipe, store.path, tmp_path / "out"))
+    (seen,) = document.exhibits.dynamics
+    assert (seen.model, seen.train) == ("srnn", "all")
+    assert 0 < seen.parcels <= 60
+    warm_up = round(len(seen.day) / 3)
+    for errors in (seen.one_step, seen.free_running):
+        assert all(error is None for error in errors[:warm_up])
+        assert all(error is not None and 0 < error < 1 for error in errors[warm_up:])
+    assert seen.one_step[warm_up] == seen.free_running[warm_up]
+    assert all(kl is not None and kl >= 0 for kl in seen.kl)
+
+
+def test_errors_of_several_trainings_are_put_together() -> None:
+    training: Any = SimpleNamespace(fold=SimpleNamespace(train="2021"), labels="10%")
+    arrays = [
+        {"dynamics_day": np.array([15.0, 45.0]), "dynamics_one_step": np.array([np.nan, error]),
+         "dynamics_free_running": np.array([np.nan, np.nan]), "dynamics_kl": np.array([kl, np.nan]),
+         "dynamics_parcels": np.array(5)}
+        for error, kl in ((0.1, 1.0), (0.7, 2.0))
+    ]  # fmt: skip
+    record: Any = None
+    found = _dynamics("srnn", "", [(training, record, each) for each in arrays])
+    assert found.one_step == (None, 0.5)
+    assert found.free_running == (None, None)
+    assert found.kl == (1.5, None)
+    assert (found.parcels, found.train) == (10, "2021")
