@@ -68,7 +68,7 @@ def _rows(
             "part": part, "method": method, "parcels": SAMPLE if method == "rasterstats" else count,
             "bands": len(simulated_tile.BANDS), "dates": dates,
             **{key: round(median(facts[key] for facts in runs), 2) for key in ("seconds", "processor_seconds")},
-            "peak_mb": round(max(facts["peak_mb"] for facts in runs)),
+            **{key: round(max(facts[key] for facts in runs)) for key in ("peak_mb", "own_mb")},
             "cores": round(median(facts["cores"] for facts in runs), 2), "repeats": len(runs),
         }
         for method, runs in taken.items()

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from typing import Any
 
 SAMPLE = 300
 """Parcels that rasterstats is given: it needs as long for each of more."""
+_WATCH_SECONDS = 0.05
 
 
 def _files(scenes: Path) -> list[list[Path]]:
@@ -123,10 +125,29 @@ METHODS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
 }  # fmt: skip
 
 
-def _peak_mb() -> float:
-    """Most memory held since this program began: what the kernel says, which does not count whoever started it."""
+def _memory_mb(kind: str) -> float:
+    """A line of what the kernel says of the memory of this process, which does not count whoever started it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in status.splitlines() if line.startswith(kind)).split()[1]) / 1024
+
+
+class _Watch(threading.Thread):
+    """Looks now and then how much of the memory is the program's own: without pages of files, which can be had back."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        while not self._end.wait(_WATCH_SECONDS):
+            self.most = max(self.most, _memory_mb("RssAnon"))
+
+    def stop(self) -> float:
+        """The most that was seen, in MB."""
+        self._end.set()
+        self.join()
+        return self.most
 
 
 def _processor(times: os.times_result) -> float:
@@ -141,12 +162,13 @@ def main() -> None:
     parser.add_argument("parcels", type=Path)
     chosen = parser.parse_args()
     run = METHODS[chosen.method](chosen.scenes, chosen.parcels)
-    idle = _peak_mb()
+    idle, watch = _memory_mb("VmHWM"), _Watch()
+    watch.start()
     began, before = time.perf_counter(), os.times()
     run()
     seconds, busy = time.perf_counter() - began, _processor(os.times()) - _processor(before)
     facts = {"seconds": seconds, "processor_seconds": busy, "cores": busy / seconds}
-    facts |= {"peak_mb": _peak_mb(), "idle_mb": idle}
+    facts |= {"peak_mb": _memory_mb("VmHWM"), "own_mb": watch.stop(), "idle_mb": idle}
     print(json.dumps(facts))
 
 

@@ -42,7 +42,7 @@ class Job:
         self._series, self._stream, self._judge, self._index = series, stream, judge, index
         self._where = str(parcels or series.path)
         names = stream.attributes
-        named = ParcelColumns(id=options.id_column, year=options.year)
+        named = ParcelColumns.model_validate({"id": options.id_column, "year": options.year})
         self._id, self._year_column = identity_columns(names, named, where=self._where)
         years = np.unique(series.column("year"))
         self._year = _one_year(options, self._year_column, parcels, years)

@@ -104,7 +104,7 @@ def _put_right(layer: FileLayer, kinds: pd.DataFrame, wrong: _Encodings) -> list
     path = layer.file.path
     said = {name: encoding_remark(path, name, right) for name, (_, right) in wrong.items()}
     for name in kinds.columns:
-        one = kinds[[name]]
+        one = pd.DataFrame({name: kinds[name]})
         for line in decode_again(one, path):
             said[name] = line
         kinds[name] = one[name]
@@ -207,7 +207,7 @@ def _besides(roles: Roles) -> set[str | None]:
 def _foreign(texts: pd.Series) -> list[str]:
     """The texts that hold other letters than those of ASCII."""
     held = pa.array(texts, pa.large_string(), from_pandas=True)
-    return held.filter(pc.invert(pc.string_is_ascii(held))).to_pylist()
+    return held.filter(pc.call_function("invert", [pc.call_function("string_is_ascii", [held])])).to_pylist()
 
 
 def _texts(frame: pd.DataFrame, parts: tuple[str, ...], rows_of: str, first: int) -> Any:
@@ -215,7 +215,8 @@ def _texts(frame: pd.DataFrame, parts: tuple[str, ...], rows_of: str, first: int
     if len(parts) == 1 and len(frame):
         held = column(frame, parts[0])
         if isinstance(held.dtype, pd.StringDtype):
-            return pc.utf8_trim_whitespace(pa.array(held, pa.large_string(), from_pandas=True).fill_null(""))
+            texts = pa.array(held, pa.large_string(), from_pandas=True).fill_null("")
+            return pc.call_function("utf8_trim_whitespace", [texts])
         if pd.api.types.is_integer_dtype(held.dtype) and not held.hasnans:
             return pa.array(held.to_numpy()).cast(pa.large_string())
     if not parts and not rows_of:

@@ -23,6 +23,7 @@ from cropgen.core.files import atomic_output, remove
 from cropgen.core.growing import GrowingArray
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.threads import in_order
+from cropgen.series.columns import column
 from cropgen.series.geometry import (
     REASONS,
     WGS84,
@@ -137,8 +138,8 @@ class SpooledLayer:
 
     def legend(self, name: str) -> Legend:
         """The legend of the crop codes of this layer."""
-        kinds = self.kinds()[["code", "name"]].drop_duplicates()
-        return legend_of(kinds["code"].to_numpy(str), kinds["name"].to_numpy(str), name, self.hcat)
+        kinds = self.kinds().drop_duplicates(["code", "name"])
+        return legend_of(column(kinds, "code").to_numpy(str), column(kinds, "name").to_numpy(str), name, self.hcat)
 
 
 def spool_parcels(

@@ -122,8 +122,9 @@ class PolygonWriter:
         records["size"] = np.fromiter(map(len, binary), np.int64, len(binary))
         records["begin"] = self._begin + np.cumsum(records["size"], dtype=np.int64) - records["size"]
         records["box"] = shapely.bounds(shapes).reshape(-1, 4)
-        for name in () if about is None else ("id", "length", "kind"):
-            records[name] = about[name]
+        if about is not None:
+            for name in ("id", "length", "kind"):
+                records[name] = about[name]
         self._shapes.write(b"".join(binary))
         self._begin += int(records["size"].sum(dtype=np.int64))
         self._parcels.append(records)
