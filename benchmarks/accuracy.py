@@ -100,6 +100,7 @@ def _contenders() -> dict[str, Contender]:
         },
         "dkf textbook": Contender("dkf", "dvae", {"start": "none"}, ONE),
         "srnn textbook": Contender("srnn", "dvae", {"start": "none"}, ONE),
+        "pool, whole seasons": Contender("pool", "pool", {}, (), early="cut"),
         "pool distilled": Contender("pool", "pool", {}, early="distilled"),
         "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
         "pool, realnvp": Contender("pool", "pool", {"generative": "realnvp"}, target=MANY),

@@ -6,7 +6,8 @@ with n the mean number of labels per class: the density leads where labels are f
 they are many. The members learn side by side and independently; only their answers meet. A network trained to the end
 on its labels is too sure of itself and would drown the other member, and there are no labels left to temper it with;
 so τ is chosen on the unlabelled parcels, where it minimises the cross-entropy to the generative member's posterior,
-which is tempered by cross-validation. The likelihood p(x) is the generative member's.
+which is tempered by cross-validation. The likelihood p(x) is the generative member's. A season that lacks the last
+quarter of those learnt from is its alone too: a network of whole seasons is wrong, and sure, about a beginning.
 
 Rows of the target domain are learnt from by the generative member alone: a network taught by its own guesses about
 another season or region is erratic.
@@ -40,6 +41,7 @@ from cropgen.models.base import (
 )  # fmt: skip
 from cropgen.models.catalog import find, load
 from cropgen.models.discriminative.network import NeuralClassifier
+from cropgen.models.layers.reach import Reach
 from cropgen.series.batches import Batch
 
 _EVEN_LABELS = 45.0
@@ -103,6 +105,7 @@ class Pool(Classifier):
         self.discriminative = _member(
             chosen.discriminative, chosen.discriminative_options, spec, "discriminative_options"
         )
+        self.reach = Reach()
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
 
@@ -129,6 +132,8 @@ class Pool(Classifier):
             "labels_per_class": per_class,
             "weight": share,
         }
+        unlabelled = None if data.unlabelled is None else self._begun(data.unlabelled)
+        self.reach.learn(TrainingData(self._begun(data.labelled), unlabelled))
         self.generative.prepare(data, context)
         self.discriminative.prepare(replace(data, target=None), context)
 
@@ -168,21 +173,24 @@ class Pool(Classifier):
         see of a season what a network that is distilled for its beginning sees."""
         rows = torch.linspace(0, len(unlabelled) - 1, min(len(unlabelled), _JUDGED)).round().long()
         first, second = [], []
-        member = self.discriminative
         with torch.inference_mode():
             for part in rows.split(512):
-                seen = unlabelled.take(part)
-                seen = member.begun(seen) if isinstance(member, NeuralClassifier) else seen
+                seen = self._begun(unlabelled.take(part))
                 first.append(self.generative.log_posterior(seen).double().exp())
-                second.append(member.log_posterior(seen).double())
+                second.append(self.discriminative.log_posterior(seen).double())
         return match_temperature(torch.cat(first), torch.cat(second))
 
     def log_posterior(self, batch: Batch) -> Tensor:
         first = self.generative.log_posterior(batch)
         second = self.discriminative.log_posterior(batch) / self.temperature
         pooled = torch.log_softmax(self.weight * first + (1 - self.weight) * second, -1)
-        seen = (batch.mask & (batch.slot >= 0)).any(1)
-        return torch.where(seen[:, None], pooled, first)
+        early = self.reach.ended_early(self._begun(batch))
+        return torch.where(early[:, None], first, pooled)
+
+    def _begun(self, batch: Batch) -> Batch:
+        """The rows as far as the discriminative member looks at them."""
+        member = self.discriminative
+        return member.begun(batch) if isinstance(member, NeuralClassifier) else batch
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """(B,) log p(x) of the generative member."""

@@ -57,6 +57,15 @@ def test_the_posterior_is_the_renormalised_product() -> None:
     assert torch.allclose(model.log_posterior(batch).exp(), product / product.sum(1, keepdim=True), atol=1e-6)
 
 
+def test_the_beginning_of_a_season_is_the_generative_members() -> None:
+    model, batch = prepared(), rows(9, known=True, seed=5)
+    model.reach.last.fill_(4)
+    whole = replace(batch, mask=torch.ones_like(batch.mask))
+    begun = replace(whole, mask=torch.arange(5).expand(9, -1) < 3)
+    assert torch.equal(model.log_posterior(begun), model.generative.log_posterior(begun))
+    assert not torch.isclose(model.log_posterior(whole), model.generative.log_posterior(whole)).all()
+
+
 @pytest.mark.parametrize(("weight", "role"), [(1.0, "generative"), (0.0, "discriminative")])
 def test_at_the_ends_it_is_one_member(weight: float, role: str) -> None:
     model, batch = prepared(weight=weight), rows(7, known=True, seed=5)

@@ -13,6 +13,7 @@ from cropgen.core.errors import UsageError
 from cropgen.core.recipe import validate
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.flows.realnvp import RealNVP
+from cropgen.models.layers.bank import see
 from cropgen.models.layers.residual import ResidualModel, WhitenedBatch
 from cropgen.models.vaes.ssvae import SemiSupervisedVAE
 from cropgen.series.batches import Batch, concatenate_batches
@@ -155,7 +156,25 @@ def test_the_start_joins_where_labels_are_few(kind: type[ResidualModel], count: 
     model.prepare(rows, context)
     model.eval().finish(rows, context)
     assert context.facts["decide"] == {"rule": rule, "rows": 0}
-    assert torch.equal(model.log_posterior(batch(9, 4)), model.posteriors(batch(9, 4))[rule])  # pyright: ignore[reportArgumentType]
+    seen = batch(9, 4)
+    assert torch.equal(model.log_posterior(seen), model.posteriors(seen)[rule])  # pyright: ignore[reportArgumentType]
+    white = WhitenedBatch(**vars(seen), seasons=see(model.tied, seen, model.start_days))
+    few = white.take(torch.tensor([2, 5]))
+    assert torch.allclose(model.log_posterior(few), model.log_posterior(seen)[[2, 5]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_densities_alone_judge_the_beginning_of_a_season(kind: type[ResidualModel]) -> None:
+    model, seen = shaken(kind), batch(9, 8, gaps=0.0)
+    model.reach.last.fill_(SLOTS - 1)
+    early = torch.arange(9) % 3 > 0
+    mask = seen.mask & (torch.arange(SLOTS) < torch.where(early, 3, 4)[:, None])
+    begun = replace(seen, mask=mask, values=seen.values * mask[..., None])
+    answers = model.posteriors(begun)
+    assert torch.equal(model.log_posterior(begun)[early], answers["densities"][early])
+    assert torch.equal(model.log_posterior(begun)[~early], answers["product"][~early])
+    pooled = torch.log_softmax((answers["start"] + answers["bayes"]) / 2, -1)
+    assert torch.equal(answers["densities"].argmax(-1), pooled.argmax(-1))
 
 
 def _by(model: ResidualModel, rule: str, seen: Batch) -> Tensor:

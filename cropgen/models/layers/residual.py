@@ -8,7 +8,9 @@ both, to which the tied Gaussian can be added: it steadies a model of few labels
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -19,6 +21,7 @@ from cropgen.models.base import Context, GenerativeModel, InputSpec, Objective, 
 from cropgen.models.layers.bank import Bank, Seasons, see
 from cropgen.models.layers.encoder import Recognition
 from cropgen.models.layers.innovations import TiedGaussian
+from cropgen.models.layers.reach import Reach
 from cropgen.models.layers.semisupervised import (
     FIRST_LOG_BETA,
     RULES,
@@ -63,8 +66,15 @@ class WhitenedBatch(Batch):
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> WhitenedBatch:
         """Move to a device and cast the floating-point members."""
-        plain = Batch(**{f.name: getattr(self, f.name) for f in fields(Batch)}).to(device=device, dtype=dtype)
+        plain = self._plain().to(device=device, dtype=dtype)
         return WhitenedBatch(**vars(plain), seasons=cast_seasons(self.seasons, device, dtype))
+
+    def take(self, rows: Tensor) -> WhitenedBatch:
+        """The rows of an index or boolean tensor."""
+        return WhitenedBatch(**vars(self._plain().take(rows)), seasons=self.seasons.take(rows))
+
+    def _plain(self) -> Batch:
+        return Batch(**{f.name: getattr(self, f.name) for f in fields(Batch)})
 
 
 def cast_seasons(seasons: Seasons, device: torch.device | str | None, dtype: torch.dtype | None) -> Seasons:
@@ -104,6 +114,7 @@ class ResidualModel(GenerativeModel):
         self.shift = nn.Parameter(torch.zeros(k, self.size))
         self.log_var = nn.Parameter(torch.zeros(self.size))
         self.log_beta = nn.Parameter(torch.tensor(FIRST_LOG_BETA))
+        self.reach = Reach()
         if options.decide == "auto":
             self.register_buffer("rule", torch.tensor(RULES.index("product")))
         self._bank: Bank | None = None
@@ -140,6 +151,7 @@ class ResidualModel(GenerativeModel):
             self._losses = self.chosen.model_copy(update={"marginal": 0.0})
         if context.facts["tgem"].get("target_accepted"):
             data = replace(data, unlabelled=data.free)
+        self.reach.learn(data)
         few = int(data.labelled.y_mask.sum()) < FEW_LABELS * self.spec.classes
         if self.chosen.decide == "auto":
             self.rule.fill_(RULES.index("product" if few else "learnt"))
@@ -213,8 +225,8 @@ class ResidualModel(GenerativeModel):
     def posteriors(self, batch: Batch) -> dict[Rule, Tensor]:
         """(B, K) log p(y | x) of a batch by every rule of decision that the model has."""
         rules: list[Rule] = [rule for rule in RULES if rule != "start" or self.chosen.start == "tgem"]
-        parts = [batch.take(rows) for rows in torch.arange(len(batch)).split(_JUDGED_AT_ONCE)]
-        return {rule: torch.cat([self._decided(part, rule) for part in parts]) for rule in rules}
+        answers = [self._answers(batch.take(rows)) for rows in torch.arange(len(batch)).split(_JUDGED_AT_ONCE)]
+        return {rule: torch.cat([answer(rule) for answer in answers]) for rule in rules}
 
     def log_joint(self, batch: Batch) -> Tensor:
         seasons = self._seasons(batch)
@@ -222,18 +234,25 @@ class ResidualModel(GenerativeModel):
         return torch.where((seasons.observed > 0)[:, None], scores, 0) + self.tied.log_prior
 
     def log_posterior(self, batch: Batch) -> Tensor:
-        chosen = self.chosen.decide
-        return self._decided(batch, RULES[int(self.rule)] if chosen == "auto" else chosen)
+        chosen, answer = self.chosen.decide, self._answers(batch)
+        if chosen != "auto":
+            return answer(chosen)
+        early = self.reach.ended_early(batch)
+        return torch.where(early[:, None], answer("densities"), answer(RULES[int(self.rule)]))
 
-    def _decided(self, batch: Batch, rule: Rule) -> Tensor:
-        """(B, K) log p(y | x) by a rule of decision."""
+    def _answers(self, batch: Batch) -> Callable[[Rule], Tensor]:
+        """(B, K) log p(y | x) by each rule of decision."""
         seasons = self._seasons(batch)
         features = self._features(seasons, None)
         joint = self.class_scores(seasons, features, None) + self.tied.log_prior
-        log_bayes = tempered_posterior(joint, self.tied.log_prior, self.log_beta)
-        logits = self.recognition.classify(features)
-        begun = self._start_posterior(seasons) if self.chosen.start == "tgem" else None
-        return decide(rule, log_bayes, logits, self.tied.log_prior, seasons.observed, begun)
+        return partial(
+            decide,
+            log_bayes=tempered_posterior(joint, self.tied.log_prior, self.log_beta),
+            logits=self.recognition.classify(features),
+            log_prior=self.tied.log_prior,
+            observed=seasons.observed,
+            log_start=self._start_posterior(seasons) if self.chosen.start == "tgem" else None,
+        )
 
     def sample(self, y: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         e = self.draw_innovations(y, generator, temperature)

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from cropgen.models.base import GradientOptions, Objective
 
-Rule = Literal["product", "learnt", "bayes", "q", "start"]
+Rule = Literal["product", "learnt", "bayes", "q", "start", "densities"]
 Decision = Literal["product", "learnt", "bayes", "q", "auto"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 FIRST_LOG_BETA = -0.7
@@ -49,9 +49,10 @@ class SemiSupervisedOptions(GradientOptions):
     recognition: float = Field(1.0, ge=0, description="weight of the cross-entropy of q(y|x) on labelled parcels")
     distillation: float = Field(1.0, ge=0, description="weight of teaching q(y|x) by Bayes' rule on unlabelled parcels")
     decide: Decision = Field(
-        "product",
+        "auto",
         description="what classifies: bayes, q (the recognition head), learnt (the product of both), product (of both "
-        "and the start), or auto: learnt from 10 labels a class on, else product, unless validation rows find better",
+        "and the start), or auto: learnt from 10 labels a class on, else product, unless validation rows find better; "
+        "and the densities alone where a season lacks the last quarter of those learnt from",
         json_schema_extra={"search": ["product", "learnt", "bayes", "q"]},
     )
 
@@ -133,8 +134,8 @@ def decide(
 ) -> Tensor:
     """(B, K) log p(y | x) by a rule of decision, mixed with 1 % of the uniform; the prior where nothing was observed.
 
-    A product is the equal log-linear pool, renormalised: `learnt` of Bayes' rule and q, `product` of both and of the
-    posterior the model began with.
+    A product is the equal log-linear pool, renormalised: `learnt` of Bayes' rule and q, `densities` of Bayes' rule and
+    the posterior the model began with, `product` of all three.
 
     Arguments:
         log_bayes: (B, K) tempered log posterior of the density.
@@ -144,7 +145,9 @@ def decide(
         log_start: (B, K) tempered log posterior of the tied Gaussian; None where the model did not begin there.
     """
     log_q = torch.log_softmax(logits, -1)
-    experts = [log_bayes, log_q] if log_start is None or rule == "learnt" else [log_start, log_bayes, log_q]
+    experts = [log_bayes] if rule == "densities" else [log_bayes, log_q]
+    if log_start is not None and rule != "learnt":
+        experts.insert(0, log_start)
     chosen = {"bayes": log_bayes, "q": log_q, "start": log_start}.get(rule)
     if chosen is None:
         chosen = torch.log_softmax(torch.stack(experts).mean(0), -1)
