@@ -122,7 +122,8 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, Any]:
     import torch
 
     from cropgen.metrics.classification import confusion_matrix, macro_f1
-    from cropgen.models.layers.residual import ResidualModel
+    from cropgen.models.layers.bank import see
+    from cropgen.models.layers.residual import ResidualModel, WhitenedBatch
     from cropgen.series.batches import make_batch
 
     known = series.take(np.isin(series.label, classes)).select_bands(model.spec.bands)
@@ -133,11 +134,14 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, Any]:
     with torch.inference_mode():
         for rows in torch.arange(len(known)).split(512):
             part = batch.take(rows)
-            joint.append(model.log_joint(part))
             x, mask = tied.grid(part)
             begun.append(tied.log_joint(x, mask))
+            if isinstance(model, ResidualModel):
+                part = WhitenedBatch(**vars(part), seasons=see(tied, part, model.start_days))
+            joint.append(model.log_joint(part))
             values += int(mask.sum()) * len(model.spec.bands)
-            for rule, told in (model.posteriors(part) if isinstance(model, ResidualModel) else {}).items():
+            told_by = model.posteriors(part) if isinstance(model, ResidualModel) else {}
+            for rule, told in told_by.items():
                 answers.setdefault(rule, []).append(told.argmax(1))
 
     def f1(answer: Any) -> float:
