@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cropgen.core.errors import UsageError
 from cropgen.models.layers.bank import Seasons
+from cropgen.models.layers.vae import hierarchy
 from cropgen.models.layers.vae.hierarchy import Descent, HierarchicalModel, HierarchicalOptions, Level, Seen
 from cropgen.models.layers.vae.ladder import half_lengths
 from cropgen.models.layers.vae.residual_cells import SpectralPenalty
@@ -57,6 +58,7 @@ def test_it_begins_exactly_at_the_tied_gaussian(kind: type[HierarchicalModel]) -
     assert use["kl"] == pytest.approx([0.0] * len(use["kl"]), abs=1e-9)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @every_row
 @pytest.mark.parametrize("settings", [{"levels": 1}, {"start": "none", "estimator": "iwae", "draws": 2}])
 def test_a_single_level_and_the_textbook_form_learn(kind: type[HierarchicalModel], settings: dict[str, Any]) -> None:
@@ -178,6 +180,7 @@ def test_every_level_pays_its_divergence(kind: type[HierarchicalModel]) -> None:
     assert explained.divergence.shape[-1] == len(path.levels) >= 3
 
 
+@pytest.mark.slow
 @every_row
 def test_levels_drawn_from_the_model_estimate_the_same_density(kind: type[HierarchicalModel]) -> None:
     """E w = p(e | y) whichever levels the posterior draws, also where latents of the way up only steer it."""
@@ -261,3 +264,12 @@ def test_levels_halve_the_dates() -> None:
     with torch.no_grad():
         path = built(LVAE).walk(built(LVAE).seen_rows(TEST), built(LVAE).noise, 0)
     assert [level.z.shape[-1] for level in path.levels] == [1, 2, 3]
+
+
+def test_rows_are_scored_alike_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = disturbed(BIVA)
+    with torch.no_grad():
+        whole, use = model.log_joint(TEST), model.use_of_latents(TEST)
+        monkeypatch.setattr(hierarchy, "_LARGEST_BLOCK", 2 * 3 * CLASSES * SLOTS * 8)
+        assert torch.allclose(model.log_joint(TEST), whole, atol=1e-9)
+        assert model.use_of_latents(TEST)["elbo"] == pytest.approx(use["elbo"])

@@ -199,6 +199,17 @@ class HierarchicalModel(VariationalModel):
             z=torch.cat([level.z.flatten(1) for level in path.levels], 1).unflatten(0, shape),
         )
 
+    def scored(self, rows: Rows, noise: Tensor) -> Explained:
+        return self.scored_above(rows, noise, 0)
+
+    def scored_above(self, rows: Rows, noise: Tensor, above: int) -> Explained:
+        """As `explain_above`, in blocks of rows whose contexts fit in memory."""
+        per_row = len(noise) * self.spec.classes * self.slots * max(self.settings.hidden, self.emission.outputs)
+        starts = torch.arange(len(rows)).split(max(1, _LARGEST_BLOCK // per_row))
+        parts = [self.explain_above(_part(rows, at), _part_of_noise(noise, at), above) for at in starts]
+        names = ("log_likelihood", "log_prior", "log_q", "divergence", "z")
+        return Explained(*(torch.cat([getattr(part, name) for part in parts], 1) for name in names))
+
     def walk(self, rows: Rows, noise: Tensor, above: int) -> Descent:
         """The way up and down under noise (S, B or 1, 1, N), for all classes: S·B·K rows, the classes last."""
         samples, count, k = len(noise), len(rows), self.spec.classes
@@ -246,9 +257,8 @@ class HierarchicalModel(VariationalModel):
             raise UsageError(
                 f"level: expected 0 to {self.settings.levels}, got {level}", hint="choose one of the model's levels"
             )
-        seasons = self._seasons(batch)
-        blocks = self._blocks(seasons, self._features(seasons, None))
-        scores = torch.cat([log_mean_exp(self.explain_above(rows, self.noise, level).log_weight) for rows in blocks])
+        rows = self.seen_rows(batch)
+        scores, seasons = log_mean_exp(self.scored_above(rows, self.noise, level).log_weight), rows.seasons
         return torch.where((seasons.observed > 0)[:, None], scores - seasons.log_det[:, None], 0) + self.tied.log_prior
 
     def anomaly_score(self, batch: Batch, level: int) -> Tensor:
@@ -260,9 +270,10 @@ class HierarchicalModel(VariationalModel):
         observed = self._seasons(batch).observed
         return -torch.logsumexp(self.log_joint_above(batch, level), -1) / observed.clamp(min=1)
 
-    def _blocks(self, seasons: Seasons, features: Tensor) -> list[Rows]:
-        """The rows in blocks whose contexts fit in memory."""
-        per_row = len(self.noise) * self.spec.classes * self.slots * max(self.settings.hidden, self.emission.outputs)
-        size = max(1, _LARGEST_BLOCK // per_row)
-        starts = range(0, max(len(seasons), 1), size)
-        return [self.rows(seasons.take(slice(i, i + size)), features[i : i + size]) for i in starts]
+
+def _part(rows: Rows, at: Tensor) -> Rows:
+    return Rows(rows.seasons.take(at), rows.features[at], rows.surprise[at])
+
+
+def _part_of_noise(noise: Tensor, at: Tensor) -> Tensor:
+    return noise if noise.shape[1] == 1 else noise[:, at]
