@@ -215,15 +215,19 @@ def _sum_runs(
         sums = np.add.reduceat(stored, start, dtype=np.int64 if whole else np.float64)
         return np.add.reduceat(sums * share, first)
 
-    kept = values if keep is None else [np.where(keep, v, v.dtype.type(0)) for v in values]
-    squares = np.stack([add(_square(v)) for v in kept]) if reading.squares else None
+    def kept(stored: np.ndarray) -> np.ndarray:
+        return stored if keep is None else np.where(keep, stored, stored.dtype.type(0))
+
+    squares = np.stack([add(_square(kept(v))) for v in values]) if reading.squares else None
     pixels = None
     if reading.shares:
         chosen = slice(None) if keep is None else keep
         width = cell.runs["width"]
         owner, weight = np.repeat(cell.runs["parcel"], width)[chosen], np.repeat(share, width)[chosen]
         pixels = _Pixels(owner, weight, np.stack([v[chosen] for v in values]))
-    return _Part(parcel, np.add.reduceat(count * share, first), np.stack([add(v) for v in kept]), squares, pixels)
+    return _Part(
+        parcel, np.add.reduceat(count * share, first), np.stack([add(kept(v)) for v in values]), squares, pixels
+    )
 
 
 def _square(stored: np.ndarray) -> np.ndarray:

@@ -38,7 +38,6 @@ from cropgen.series.parcel_table import parcel_ids
 
 ROW = np.dtype([("id", "<i8"), ("length", "<i4"), ("kind", "<i4")])
 """An id begins at byte `id` and has `length` bytes."""
-_ROWS = 1 << 15
 _BUFFER = 1 << 20
 _Encodings = dict[str, tuple[str, str]]
 
@@ -59,7 +58,7 @@ class Fields:
 
 
 def spool_fields(
-    layer: FileLayer, roles: Roles, ids: BinaryIO, rows: Path, *, encoding: str | None, rows_of: str, size: int = _ROWS
+    layer: FileLayer, roles: Roles, ids: BinaryIO, rows: Path, *, encoding: str | None, rows_of: str, size: int
 ) -> Fields:
     """Read the columns of a layer and write the ids.
 

@@ -156,7 +156,7 @@ def spool_parcels(
 
     Arguments:
         folder: for what is kept on disk; it has to stay as long as the layer is used.
-        batch: polygons held at a time by each thread; it decides the memory, not the result.
+        batch: parcels held at a time by each thread; it decides the memory, not the result.
 
     Raises:
         CropgenError: as `geometry.read_parcels`, or what is kept cannot be written.
@@ -171,7 +171,7 @@ def spool_parcels(
         with (part / SHAPES).open("wb") as shapes, GrowingArray(part / PARCELS, PARCEL) as records:
             writer = PolygonWriter(shapes, records)
             for name in files:
-                source = _read_source(name, columns, default_year, part, several=len(files) > 1)
+                source = _read_source(name, columns, default_year, part, several=len(files) > 1, batch=batch)
                 crs = crs or source.crs
                 _spool(source, crs, _Before(before, sum(map(len, kinds))), writer, issues, batch, threads)
                 source.tell(report)
@@ -223,14 +223,14 @@ class _Source:
 
 
 def _read_source(
-    path: Path, columns: ParcelColumns, default_year: int | None, folder: Path, *, several: bool
+    path: Path, columns: ParcelColumns, default_year: int | None, folder: Path, *, several: bool, batch: int
 ) -> _Source:
     layer = find_layer(find_file(path, columns.layer), columns.layer, is_register)
     roles, year = roles_of(layer, columns, default_year)
     rows, ids = folder / "rows.npy", folder / IDS
     with ids.open("ab") as stream:
         rows_of = path.stem if several else ""
-        found = spool_fields(layer, roles, stream, rows, encoding=columns.encoding, rows_of=rows_of)
+        found = spool_fields(layer, roles, stream, rows, encoding=columns.encoding, rows_of=rows_of, size=batch)
     require_rows(int(found.parcels.sum()), path)
     crs, said = coordinate_system(stated_system(layer), path, columns.crs)
     table = kind_table(found.kinds, roles, columns, year, where=str(path), parcels=found.parcels)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from geopandas.testing import assert_geodataframe_equal
@@ -54,7 +55,7 @@ def defects(path: Path, epsg: int = 32631, prefix: str = "") -> Path:
     return path
 
 
-def squares(path: Path, count: int = 20, **columns: object) -> Path:
+def squares(path: Path, count: int = 20, /, **columns: object) -> Path:
     shapes = [shapely.box(i * 100, 0, i * 100 + 80, 80) for i in range(count)]
     frame = gpd.GeoDataFrame({"id": range(count), **columns}, geometry=shapes, crs=32631)
     frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_file(path)
@@ -145,6 +146,47 @@ def test_layers_without_any_column_or_parcel(tmp_path):
     with pytest.raises(DataError, match=r"no usable parcel.*1 not a polygon"):
         spool_parcels(lines, ParcelColumns(), tmp_path / "spool")
     assert_same(lines, ParcelColumns(), tmp_path / "spool", 1)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 8192])
+def test_text_is_put_right_whatever_the_batch(tmp_path, batch):
+    """UTF-8 that the file calls Latin-1, in ids, codes and names; the last row is the first that shows it."""
+    ids = [f"field {i}" for i in range(9)] + ["Åker 9"]
+    crops = ["Vårbyg", *(["rye", "oats", "rye"] * 3)]
+    path = squares(tmp_path / "p_2020.shp", 10, field_id=ids, crop=crops)
+    path.with_suffix(".cpg").write_text("ISO-8859-1")
+    said = Heard()
+    layer = spool_parcels(path, ParcelColumns(), tmp_path / "spool", batch=batch, report=said)
+    assert layer.parcels.ids()[-1] == "Åker 9"
+    assert sum("decoded again" in line for line in said.lines) == 2
+    assert_same(path, ParcelColumns(), tmp_path / "spool", batch)
+    assert_same(path, ParcelColumns(encoding="utf-8"), tmp_path / "spool", batch)
+
+
+def test_text_in_no_encoding_is_read_at_once(tmp_path):
+    path = squares(tmp_path / "p_2020.shp", 9, crop=["Mähweide"] * 9)
+    content = path.with_suffix(".dbf").read_bytes().replace("Mähweide".encode(), "Mähweide".encode("cp1252") + b" ")
+    path.with_suffix(".dbf").write_bytes(content)
+    assert_same(path, ParcelColumns(), tmp_path / "spool", 4)
+
+
+@pytest.mark.parametrize("batch", [4, 8192])
+def test_ids_and_years_of_all_types(tmp_path, batch):
+    numbers = [1, 2, 3, 5, 7, 11, 13, 17, None]
+    columns = {
+        "number": numbers, "text": [f" {i} " if i != 4 else None for i in range(9)],
+        "sown": pd.to_datetime([f"20{20 + i % 2}-03-0{i + 1}" for i in range(9)]), "crop": [None] * 5 + ["rye"] * 4,
+    }  # fmt: skip
+    for path in (tmp_path / "p.parquet", tmp_path / "p.gpkg"):
+        squares(path, 9, **columns)
+        for parts in ("number", "text", "id+number"):
+            assert_same(path, ParcelColumns(id=parts, year="sown"), tmp_path / "spool", batch)
+
+
+def test_crops_without_a_code_are_counted_by_parcel(tmp_path):
+    crops = ["meadow", "lupin field", "meadow", "3301010101", "meadow"]
+    path = squares(tmp_path / "p_2020.gpkg", 5, crop=crops)
+    assert_same(path, ParcelColumns(to="hcat"), tmp_path / "spool", 2)
 
 
 def test_polygons_in_another_encoding_of_geoparquet(tmp_path):
