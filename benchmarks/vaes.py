@@ -1,6 +1,7 @@
 """What the parts of a variational auto-encoder are worth, and what scoring all classes costs.
 
     python benchmarks/vaes.py [--data ../shared/data] [--minutes 60] [--only arkansas] [--models vade] [--labels 0.1]
+    python benchmarks/vaes.py --short      # 120 steps on 1,024 augmented copies, kept beside the full trainings
     python benchmarks/vaes.py --cost       # time of a training step over K classes beside the step without classes
 
 Every cell (data, label share, seed, model) trains once, on one thread, on the rows and labels of `accuracy.py`, and is
@@ -54,6 +55,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "m1m2 textbook": ("m1m2", {"start": "none", "decide": "q"}),
     "vade textbook": ("vade", {"start": "none", "collapse": "pretrain", "decide": "bayes"}),
 }  # fmt: skip
+SHORT: dict[str, Any] = {"steps": 120, "copies": 1024}
+SHORTLY = ", 120 steps"
 BATCH, DATES, BANDS = 160, 36, 10
 
 
@@ -64,6 +67,8 @@ def contenders() -> None:
     for name, (model, options) in VARIANTS.items():
         if name not in CONTENDERS:
             CONTENDERS[name] = Contender(model, "vae", options)
+        if model != "tgem":
+            CONTENDERS[name + SHORTLY] = Contender(model, "vae", {**SHORT, **options})
 
 
 def stored() -> dict[str, Any]:
@@ -96,7 +101,7 @@ def page(document: dict[str, Any]) -> str:
     head = ["model", "split", "seeds", "macro-F1", "accuracy", "NLL", "ECE", "train, s"]
     for data, labels in product(DATA, sorted(SEEDS, reverse=True)):
         lines = []
-        for model, split in product(VARIANTS, ("in", "cross")):
+        for model, split in product(_titles(), ("in", "cross")):
             rows = [r for r in document["rows"]
                     if (r["data"], r["labels"], r["model"], r["split"]) == (data, labels, model, split)]  # fmt: skip
             lines += [_line(model, split, rows)] if rows else []
@@ -109,6 +114,11 @@ def page(document: dict[str, Any]) -> str:
                  for r in document["cost"]]  # fmt: skip
         parts += [f"## Cost of scoring every class\n\n{_SHAPE}\n", markdown(head, lines, 1) + "\n"]
     return "\n".join(parts)
+
+
+def _titles() -> list[str]:
+    """Every variant, and its short training after it."""
+    return [title for name in VARIANTS for title in (name, name + SHORTLY)]
 
 
 def _line(model: str, split: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -186,6 +196,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=sorted(VARIANTS), help="models and variants")
     parser.add_argument("--labels", nargs="*", type=float, choices=sorted(SEEDS), help="label shares")
     parser.add_argument("--seeds", nargs="*", type=int, help="seeds")
+    parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
     parser.add_argument("--cost", action="store_true", help="time a step over all classes instead")
     parser.add_argument("--rounds", type=int, default=9, help="runs of each timed call")
     options = parser.parse_args()
@@ -197,7 +208,8 @@ def main() -> None:
 
     contenders()
     until = time.monotonic() + 60 * options.minutes
-    for labels, data, model in product(options.labels or SEEDS, options.only or DATA, options.models or VARIANTS):
+    names = [name + SHORTLY * (options.short and name != "tgem") for name in options.models or VARIANTS]
+    for labels, data, model in product(options.labels or SEEDS, options.only or DATA, names):
         for seed in SEEDS[labels]:
             cell = Cell(data, labels, seed, model)
             unasked = options.seeds is not None and seed not in options.seeds

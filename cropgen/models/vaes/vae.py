@@ -260,9 +260,8 @@ class VAE(VariationalModel):
 
     def _pretraining(self) -> bool:
         options = self.parts
-        return (
-            options.collapse == "pretrain" and self.training and int(self.updates) <= options.steps * options.ramp / 2
-        )
+        early = int(self.updates) <= options.steps * options.ramp if options.collapse == "pretrain" else False
+        return early and self.training
 
     def drawn_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         noise = super().drawn_noise(rows, generator)

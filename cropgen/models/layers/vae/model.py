@@ -62,7 +62,13 @@ class VariationalOptions(ResidualOptions):
         "none",
         description="remedy of an unused latent: linear or cyclical annealing of the divergence, or free bits",
     )
-    ramp: float = Field(0.5, gt=0, le=1, description="annealing: share of a cycle in which the weight rises")
+    ramp: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="annealing: share of a cycle in which the weight rises; "
+        "pretrain: share of the steps before the latent is drawn",
+    )
     cycles: int = Field(4, ge=1, description="collapse=cyclical: number of cycles")
     free_bits: float = Field(0.1, ge=0, description="collapse=free-bits: nats that each group of latents has for free")
 
@@ -105,6 +111,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.seasons)
+
+    def take(self, rows: Tensor) -> Rows:
+        """The rows of an index tensor."""
+        return Rows(self.seasons.take(rows), self.features[rows], self.surprise[rows])
 
 
 @dataclass(frozen=True)
