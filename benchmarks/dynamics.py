@@ -137,17 +137,19 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 
 def _mean(rows: list[dict[str, Any]], value: str, **wanted: Any) -> str:
-    """Mean and standard deviation over seeds, in per cent points; a dash where there is none."""
+    """Mean and standard deviation over seeds, in per cent points, and how many where some are to come; else a dash."""
     found = [100 * row[value] for row in rows if wanted.items() <= row.items()]
-    return f"{np.mean(found):.1f} ± {np.std(found):.1f}" if found else "–"
+    if len(found) < 2:
+        return f"{found[0]:.1f} (1)" if found else "–"
+    return f"{np.mean(found):.1f} ± {np.std(found):.1f}" + (f" ({len(found)})" if len(found) < len(SEEDS) else "")
 
 
 def page(document: dict[str, Any]) -> str:
     """Markdown of the rows."""
     rows = document["rows"]
     done = len({row["key"] for row in rows})
-    lines = [f"Command: `{document['command']}`; {done} of {document['planned']} trainings. 10 % labels, three seeds "
-             "(mean ± standard deviation). `in`: held-out blocks; `cross`: the other zone or years."]  # fmt: skip
+    lines = [f"Command: `{document['command']}`; {done} of {document['planned']} trainings. 10 % labels; mean "
+             "± standard deviation of three seeds, in brackets how many are done where it is fewer. `in`: held-out blocks; `cross`: the other zone or years."]  # fmt: skip
     parts = (_early(rows), _sparse(rows), _gaps(rows), _ageing(rows), _divergence(rows))
     return "\n".join([*lines, *(line for part in parts for line in ("", *part)), ""])
 

@@ -10,6 +10,9 @@ Writes `results/recurrence.json` (`rows` of chain, backend, device, dtype, B, T,
 Whole models: an embedding of x, the recurrent networks over it, the latent chain, an emission and the loss, with the
 same weights in every form and losses that agree. `in the loop` computes all of it date by date, as most code does;
 `hoisted` leaves only the latent chain in the loop.
+
+Chains alone, few rows: the walk of `hoisted` against the same loop scripted, which needs no compiler where it runs and
+is differentiated by autograd. Chains are random ones of `cropgen.kernels.measure`.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from cropgen.core.files import write_text
 from cropgen.kernels.dispatch import resolve_kernel
 from cropgen.kernels.measure import Size, chain_pass, interleaved, learnt, loss_of, random_chain
 from cropgen.kernels.recurrence import hoisted, reference
+from cropgen.kernels.recurrence.hoisted import pre_activations
 from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, ChainPath, Head
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "recurrence.json"
 BANDS, STEPS, UNITS, LATENT = 10, 70, 128, 16
-BATCHES = {16: 9, 256: 3, 1024: 1}
+BATCHES = {16: 15, 256: 5, 1024: 3}
+CHAIN_BATCHES, CHAIN_ROUNDS = (16, 64), 21
 GPU_BATCHES = (512, 2048)
 FEW_ROWS = 64  # up to which the library's LSTM is the faster layer
 
@@ -184,6 +189,56 @@ def whole_models(batches: set[int]) -> list[dict[str, Any]]:
     return rows
 
 
+def walk(
+    pre: Tensor, state: Tensor, out: Tensor, bias: Tensor, start: Tensor, mask: Tensor, noise: Tensor, keep: float,
+    base: float,
+) -> list[Tensor]:  # fmt: skip
+    """The loop of the SRNN's chain over hoisted pre-activations, as TorchScript takes it."""
+    z, size = start, start.shape[-1]
+    zs, variances, shifts, ratios = [z], [z], [z], [z]
+    for t in range(len(noise)):
+        answer = torch.tanh(pre[t] + z @ state) @ out + bias
+        variance = base + 3.0 * torch.tanh(answer[..., size : 2 * size] / 3.0)
+        shift = mask[t] * answer[..., 2 * size : 3 * size]
+        ratio = mask[t] * (3.0 * torch.tanh(answer[..., 3 * size :] / 3.0))
+        z = keep * z + answer[..., :size] + shift + torch.exp((variance + ratio) / 2.0) * noise[t]
+        zs.append(z)
+        variances.append(variance)
+        shifts.append(shift)
+        ratios.append(ratio)
+    return [torch.stack(zs[1:]), torch.stack(variances[1:]), torch.stack(shifts[1:]), torch.stack(ratios[1:])]
+
+
+def chains_alone() -> list[dict[str, Any]]:
+    """Rows of forward and backward passes of the SRNN's chain at few rows: hoisted, and scripted."""
+    device, rows = torch.device("cpu"), []
+    scripted: Any = torch.jit.script(walk)
+    for batch in CHAIN_BATCHES:
+        chain, inputs = random_chain("srnn", Size(batch, STEPS, UNITS, LATENT), dtype=torch.float32, device=device)
+        leaves = learnt(chain, inputs)
+
+        def run(chain: Chain = chain, inputs: ChainInputs = inputs) -> ChainPath:
+            state = torch.cat([chain.transition.state, chain.inference.state], -1)
+            out = torch.block_diag(chain.transition.out, chain.inference.out)
+            bias = torch.cat([chain.transition.out_bias, chain.inference.out_bias])
+            start = chain.initial.expand(inputs.noise.shape[1:])
+            pre = pre_activations(chain, inputs)[0]
+            kept = (chain.retention, chain.log_variance)
+            return ChainPath(*scripted(pre, state, out, bias, start, inputs.mask, inputs.noise, *kept))
+
+        difference = float((run().z - hoisted.run_chain(chain, inputs).z).detach().abs().max())
+        if not difference < 1e-4:
+            raise SystemExit(f"the scripted chain differs by {difference}")
+        passes = {
+            "hoisted": chain_pass("srnn", "hoisted", Size(batch, STEPS, UNITS, LATENT), device),
+            "scripted": lambda run=run, leaves=leaves: torch.autograd.grad(loss_of(run()), leaves, allow_unused=True),
+        }
+        for name, ms in interleaved(passes, CHAIN_ROUNDS, device).items():
+            rows.append(_row("srnn, chain alone", name, device, "float32", batch, ms, UNITS))
+            print(rows[-1], flush=True)
+    return rows
+
+
 def _pass(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], object]:
     parameters = list(module.parameters())
     return lambda: torch.autograd.grad(loss(), parameters)
@@ -252,6 +307,11 @@ def table(document: dict[str, Any]) -> str:
             if loop and fast and lstm:
                 lines.append(f"| {batch} | `{chain}` | {loop:.1f} | {fast:.1f} | {loop / fast:.2f} × | {lstm:.1f} "
                              f"| {fast / lstm:.2f} |")  # fmt: skip
+    alone = [(batch, *(found.get(("cpu", "srnn, chain alone", form, batch)) for form in ("hoisted", "scripted")))
+             for batch in CHAIN_BATCHES]  # fmt: skip
+    lines += ["", "The SRNN's chain alone, without a compiler: `hoisted` against its loop scripted.", "",
+              "| B | hoisted | TorchScript | faster |", "| ---: | ---: | ---: | ---: |"]  # fmt: skip
+    lines += [f"| {b} | {fast:.2f} | {slow:.2f} | {fast / slow:.2f} × |" for b, fast, slow in alone if fast and slow]
     gpu = [row for row in rows if row["device"] == "cuda"]
     lines += ["", f"GPU: {document['gpu'] or 'not measured yet'}."]
     if gpu:
@@ -275,14 +335,15 @@ def main() -> None:
         device = torch.device(arguments.device)
         torch.set_num_threads(1)
         again: set[int] = set(GPU_BATCHES if device.type == "cuda" else arguments.batches)
-        kept = [row for row in document["rows"] if row["device"] != device.type or row["B"] not in again]
+        kept = [row for row in document["rows"]
+                if row["device"] != device.type or (row["B"] not in again and "alone" not in row["chain"])]  # fmt: skip
         if device.type == "cuda":
             resolve_kernel("triton", device)
             document |= {"gpu": torch.cuda.get_device_name(device), "rows": kept + on_gpu(device)}
         else:
             document |= {
                 "cpu": f"{platform.machine()}, torch {torch.__version__}",
-                "rows": kept + whole_models(again),
+                "rows": kept + whole_models(again) + chains_alone(),
             }
         write_text(RESULTS, json.dumps(document, indent=1) + "\n")
     write_text(RESULTS.with_suffix(".md"), table(document))

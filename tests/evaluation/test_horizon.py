@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,6 @@ from cropgen.models.base import InputSpec, Mixture
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
-from cropgen.series.store import SeriesStore
 
 SLOTS = 4
 
@@ -65,7 +63,7 @@ def test_slots_nobody_saw_and_models_without_a_closed_form() -> None:
 
 
 @pytest.mark.slow
-def test_an_evaluation_tells_how_a_dynamical_model_follows_the_season(store: SeriesStore, tmp_path: Path) -> None:
+def test_an_evaluation_tells_how_a_dynamical_model_follows_the_season(store, tmp_path):
     """Of the dynamical model alone; the first third of the slots are the warm-up."""
     options = {"steps": 2, "hidden": 4, "smoothing": 4, "latent": 2, "copies": 40}
     recipe = EvaluateRecipe(
