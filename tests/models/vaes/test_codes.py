@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cropgen.models.base import Context
+from cropgen.models.layers.vae import coded
 from cropgen.models.layers.vae.bounds import log_mean_exp
 from cropgen.models.layers.vae.coded import CodedModel
 from cropgen.models.layers.vae.model import Rows
@@ -245,6 +246,7 @@ def test_codes_follow_the_vectors_while_learning_only() -> None:
     assert not torch.equal(model.codebook.codes, before)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -287,3 +289,11 @@ def test_drawn_seasons_follow_the_prior_of_the_codes(kind: type[CodedModel], set
         likeliest = model.decode_prior(torch.tensor([1, 1]), torch.Generator().manual_seed(0), 0.0)
     assert torch.equal(likeliest[0], likeliest[1])
     assert drawn.shape == (2000, SLOTS, BANDS)
+
+
+def test_rows_are_scored_alike_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = disturbed(VQVAE2, top_codes=2)
+    with torch.no_grad():
+        whole = model.log_joint(TEST)
+        monkeypatch.setattr(coded, "_LARGEST_BLOCK", 2 * CLASSES * 3 * 9)
+        assert torch.allclose(model.log_joint(TEST), whole, atol=1e-9)

@@ -26,6 +26,7 @@ from cropgen.models.layers.vae.segments import Cut, SegmentDecoder, Summed, segm
 from cropgen.series.batches import Batch
 
 LEAST_COUNT = 1.0
+_LARGEST_BLOCK = 1 << 23
 
 
 class CodedOptions(VariationalOptions):
@@ -91,7 +92,10 @@ class CodedModel(VariationalModel):
 
         In place of draws of a latent stands what the decoder says of the codes.
         """
-        found = self.summed(rows)
+        per_row = self.spec.classes * self.cut.count * self.settings.codes**2
+        blocks = [rows.take(at) for at in torch.arange(len(rows)).split(max(1, _LARGEST_BLOCK // per_row))]
+        parts = [self.summed(block) for block in blocks]
+        found = Summed(*(torch.cat([getattr(part, name) for part in parts]) for name in ("log_sum", "expected")))
         divergence = found.divergence[None]
         said = self.decode_mean(rows).flatten(2)[None]
         none = divergence.new_zeros(1, 1, 1)

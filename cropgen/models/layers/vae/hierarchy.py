@@ -206,7 +206,8 @@ class HierarchicalModel(VariationalModel):
         """As `explain_above`, in blocks of rows whose contexts fit in memory."""
         per_row = len(noise) * self.spec.classes * self.slots * max(self.settings.hidden, self.emission.outputs)
         starts = torch.arange(len(rows)).split(max(1, _LARGEST_BLOCK // per_row))
-        parts = [self.explain_above(_part(rows, at), _part_of_noise(noise, at), above) for at in starts]
+        own = noise.expand(-1, len(rows), 1, -1)
+        parts = [self.explain_above(rows.take(at), own[:, at], above) for at in starts]
         names = ("log_likelihood", "log_prior", "log_q", "divergence", "z")
         return Explained(*(torch.cat([getattr(part, name) for part in parts], 1) for name in names))
 
@@ -269,11 +270,3 @@ class HierarchicalModel(VariationalModel):
         """
         observed = self._seasons(batch).observed
         return -torch.logsumexp(self.log_joint_above(batch, level), -1) / observed.clamp(min=1)
-
-
-def _part(rows: Rows, at: Tensor) -> Rows:
-    return Rows(rows.seasons.take(at), rows.features[at], rows.surprise[at])
-
-
-def _part_of_noise(noise: Tensor, at: Tensor) -> Tensor:
-    return noise if noise.shape[1] == 1 else noise[:, at]
