@@ -34,9 +34,9 @@ CODE = ("series", "models", "kernels", "training", "metrics")
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "rf": ("rf", {}),
     "tempcnn": ("tempcnn", {}),
-    "realnvp": ("realnvp", {}),
-    "ssvae": ("ssvae", {}),
-    "srnn": ("srnn", {}),
+    "realnvp": ("realnvp", {"decide": "product"}),
+    "ssvae": ("ssvae", {"decide": "product"}),
+    "srnn": ("srnn", {"decide": "product"}),
     "pool": ("pool", {}),
 }
 SEEDS = {"1%": tuple(range(10)), "10%": tuple(range(3)), "100%": tuple(range(3))}
