@@ -54,7 +54,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {row['method']} | {row['parcels']:,} | {row['dates']} | {row['seconds']:.1f} | "
             f"{row['processor_seconds']:.1f} | {times[0]} | {times[1]} | {row['peak_mb']:,} | "
-            f"{row.get('own_mb', ''):,} |"
+            f"{row.get('own_mb', row['peak_mb']):,} |"
         )
     return lines
 

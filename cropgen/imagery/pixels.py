@@ -135,11 +135,10 @@ class Cell(NamedTuple):
         width = self.runs["width"].astype(np.intp)
         start = np.cumsum(width) - width
         first = (self.runs["row"].astype(np.intp) - self.window.top) * self.window.shape[1]
-        first += self.runs["left"] - self.window.left
-        place = np.ones(int(width.sum()), np.intp)
-        filled = np.flatnonzero(width)
-        place[start[filled]] = np.diff(first[filled] - 1, prepend=-1) - np.concatenate([[0], width[filled][:-1] - 1])
-        return np.cumsum(place, out=place), start
+        first += self.runs["left"] - self.window.left - start
+        place = np.repeat(first, width)
+        place += np.arange(len(place))
+        return place, start
 
     def parcels(self) -> tuple[np.ndarray, np.ndarray]:
         """(Q,) parcels of the cell, ascending, and (Q,) where the runs of each begin."""

@@ -14,7 +14,7 @@ added in their order, so the number of threads changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -138,17 +138,25 @@ def _total_of(
     threads: int,
     sample: SampleValues | None,
 ) -> _Total:
-    """What the cells of a grid add up to."""
+    """What the cells of a grid add up to.
+
+    Threads look at masks and, raster by raster, read; what was read is added up here meanwhile.
+    """
     grid, cells, parcels = tile.grids[number], tile.cells(number), len(tile.members)
     bands = _bands_on(acquisition, grid, reading)
     jobs = [(cell, None) for cell in cells] if sample is None else sample.over(cells, grid)
     last = _last_cells([cell for cell, _ in jobs], parcels) if reading.shares else None
     total = _Total(folder / f"sums-{number}", parcels, len(bands), reading, last)
-    read = _CellReader(acquisition, grid, bands, reading, sample)
-    for index, part in enumerate(in_order(lambda job: read(*job), jobs, threads)):
-        if part is not None:
-            total.add(part)
-        total.settle(index)
+    reader = _CellReader(acquisition, grid, bands, reading, sample)
+    views = in_order(lambda job: reader.look(*job), jobs, threads)
+    index, values = 0, []
+    for view, band, stored in in_order(reader.read, reader.wanted(views), threads):
+        values += [stored] if stored is not None and view.counts else []
+        if band == view.last:
+            if values:
+                total.add(_sum_runs(view, values, reading))
+            total.settle(index)
+            index, values = index + 1, []
     return total
 
 
@@ -161,6 +169,38 @@ def _last_cells(cells: Sequence[Cell], parcels: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class _View:
+    """A cell of which is known what is clear.
+
+    Arguments:
+        position, start: as `Cell.pixels`.
+        keep: (M,) bool, the pixels that are clear; None: all.
+        bands: to be read.
+        counts: whether any pixel of a parcel is clear, or else only sampled pixels are wanted.
+    """
+
+    cell: Cell
+    picked: Picked | None
+    position: np.ndarray
+    start: np.ndarray
+    keep: np.ndarray | None
+    bands: Sequence[str]
+    counts: bool
+
+    @property
+    def last(self) -> str | None:
+        """The band that is read last; None where none is."""
+        return self.bands[-1] if self.bands else None
+
+
+class _Stored(NamedTuple):
+    """Values (M,) of a band at the pixels of a cell, and which are valid; None: all."""
+
+    values: np.ndarray
+    valid: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class _CellReader:
     """Reads the cells of a grid at one acquisition."""
 
@@ -170,42 +210,46 @@ class _CellReader:
     reading: Reading
     sample: SampleValues | None
 
-    def __call__(self, cell: Cell, picked: Picked | None) -> _Part | None:
-        """Read every band in the window of a cell and add up the clear pixels of each parcel; None where none is."""
+    def look(self, cell: Cell, picked: Picked | None) -> _View:
+        """Find out which pixels of a cell are clear, and which bands are to be read of it."""
         position, start = cell.pixels()
         clear = self.reading.mask.clear(self.acquisition, self.grid, cell.window)
+        keep = None if clear is None else clear.ravel()[position]
+        counts = len(position) > 0 and (keep is None or bool(keep.any()))
+        bands = list(self.bands) if counts else []
         if picked is not None and self.sample is not None:
             self.sample.see(picked, clear, cell.window, self.grid)
-        keep = None if clear is None else clear.ravel()[position]
-        if not len(position) or (keep is not None and not keep.any()):
-            self._pick(cell, picked)
-            return None
-        values = []
-        for band in self.bands:
-            layer = self.acquisition.layers[band]
-            whole = layer.read(cell.window)
-            if picked is not None and self.sample is not None:
-                self.sample.take(picked, band, layer, whole, cell.window)
-            stored = whole.ravel()[position]
-            for missing in {layer.nodata, self.reading.nodata}:
-                valid = is_valid(stored, missing)
-                if not valid.all():
-                    keep = valid if keep is None else keep & valid
-            values.append(stored)
-        return _sum_runs(cell, start, values, keep, self.reading)
+            if not counts and self.sample.wanted(picked):
+                bands = self.sample.bands_of(self.bands)
+        return _View(cell, picked, position, start, keep, bands, counts)
 
-    def _pick(self, cell: Cell, picked: Picked | None) -> None:
-        """Read the bands of a cell only where sampled pixels ask for them."""
-        if picked is None or self.sample is None or not self.sample.wanted(picked):
-            return
-        for band in self.sample.bands_of(self.bands):
-            layer = self.acquisition.layers[band]
-            self.sample.take(picked, band, layer, layer.read(cell.window), cell.window)
+    def wanted(self, views: Iterable[_View]) -> Iterator[tuple[_View, str | None]]:
+        """What is to be read, raster by raster; a cell of which nothing is comes without a band."""
+        for view in views:
+            yield from ((view, band) for band in view.bands or [None])
+
+    def read(self, job: tuple[_View, str | None]) -> tuple[_View, str | None, _Stored | None]:
+        """Read a band in the window of a cell: its values at the pixels of the parcels."""
+        view, band = job
+        if band is None:
+            return view, band, None
+        layer, window = self.acquisition.layers[band], view.cell.window
+        whole = layer.read(window)
+        if view.picked is not None and self.sample is not None:
+            self.sample.take(view.picked, band, layer, whole, window)
+        stored, valid = whole.ravel()[view.position], None
+        for missing in {layer.nodata, self.reading.nodata}:
+            here = is_valid(stored, missing)
+            if not here.all():
+                valid = here if valid is None else valid & here
+        return view, band, _Stored(stored, valid)
 
 
-def _sum_runs(
-    cell: Cell, start: np.ndarray, values: list[np.ndarray], keep: np.ndarray | None, reading: Reading
-) -> _Part:
+def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
+    """Add up the clear pixels of each parcel of a cell."""
+    cell, start, keep, values = view.cell, view.start, view.keep, [band.values for band in bands]
+    for valid in (band.valid for band in bands if band.valid is not None):
+        keep = valid if keep is None else keep & valid
     parcel, first = cell.parcels()
     share = cell.runs["weight"].astype(np.float64)
     count = cell.runs["width"] if keep is None else np.add.reduceat(keep, start, dtype=np.int64)
