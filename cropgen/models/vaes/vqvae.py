@@ -56,9 +56,9 @@ class VQVAE(CodedModel):
         gumbel      q(k_p | x) ∝ exp(−‖v_p − c_k‖² / 2σ²), relaxed draws, divergence in closed form
         vimco       the same q, true draws, the multi-sample bound
 
-    f are the features of the recognition head and (c_k) one codebook for all segments; before the first code
-    stands the first entry. What is learnt from is log p(e | k*, y) + log p(k* | y) − commitment Σ ‖v − sg c‖² for the nearest
-    codes k*, which follow moving averages of the vectors, dead ones beginning again at a vector of the mini-batch; a
+    f are the features of the recognition head and (c_k) one codebook for all segments; before the first code stands the
+    first entry. What is learnt from is log p(e | k*, y) + log p(k* | y) − commitment Σ ‖v − sg c‖² for the nearest
+    codes k*, which follow moving averages of the vectors, dead ones beginning again at a vector of the mini-batch. A
     parcel is scored by the exact sum over all M^P choices, of which each is a lower bound. The prior of the codes, a
     Markov chain for every class, is learnt along and begins uniform.
 

@@ -13,7 +13,15 @@ from torch import Tensor
 from cropgen.core.errors import UsageError
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.vae import hierarchy
-from cropgen.models.layers.vae.hierarchy import Descent, HierarchicalModel, HierarchicalOptions, Level, Seen
+from cropgen.models.layers.vae.hierarchy import (
+    Descent,
+    HierarchicalModel,
+    HierarchicalOptions,
+    Level,
+    Seen,
+    bounded,
+    residual_posterior,
+)
 from cropgen.models.layers.vae.ladder import half_lengths
 from cropgen.models.layers.vae.residual_cells import SpectralPenalty
 from cropgen.models.vaes.biva import BIVA
@@ -242,6 +250,17 @@ def test_evidence_and_expectation_are_weighted_by_precision() -> None:
     assert float(spread.exp()) == pytest.approx(float((share * (z - centre) ** 2).sum().sqrt()), abs=1e-6)
     unchanged = merged(mean, log_std, told, torch.tensor(0.0).double())
     assert torch.allclose(torch.stack(unchanged), torch.stack([mean, log_std]))
+
+
+def test_the_divergence_of_a_residual_posterior() -> None:
+    """½ (δ²/s² + e^{2ρ} − 1 − 2ρ), whatever the mean of the prior."""
+    mean, log_std = torch.tensor([3.0, -2.0]).double(), torch.tensor([0.5, -0.3]).double()
+    shift, change = torch.tensor([0.4, -0.1]).double(), torch.tensor([-0.6, 0.2]).double()
+    q_mean, q_log_std = residual_posterior(mean, log_std, shift, change)
+    rho = bounded(change)
+    closed = 0.5 * (shift**2 / (2 * log_std).exp() + (2 * rho).exp() - 1 - 2 * rho)
+    level = Level(mean[None, None], *(part[None, None] for part in (mean, log_std, q_mean, q_log_std)))
+    assert float(level.divergence()) == pytest.approx(float(closed.sum()))
 
 
 def test_the_spectral_penalty_finds_the_largest_singular_values() -> None:
