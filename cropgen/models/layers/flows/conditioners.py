@@ -44,6 +44,8 @@ class Answer(nn.Module):
 class Perceptron(nn.Module):
     """Two hidden layers, (…, inputs) → (…, entries, parameters).
 
+    In memory the first parameter of all entries comes before the second, so that each is read in one run.
+
     Arguments:
         inputs: size.
         entries: number of entries that are steered.
@@ -59,7 +61,7 @@ class Perceptron(nn.Module):
         self.answer = Answer(nn.Linear(hidden, entries * self.total), univariate, at_identity=at_identity)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.answer(self.hidden(values)).unflatten(-1, (-1, self.total))
+        return self.answer(self.hidden(values)).unflatten(-1, (self.total, -1)).transpose(-1, -2)
 
 
 class MaskedPerceptron(nn.Module):

@@ -195,7 +195,7 @@ class Univariate(nn.Module, ABC):
     def forward(self, parameters: Tensor) -> Transform:
         """The transform of (…) numbers whose parameters are (…, total)."""
         if not any(self.shapes):
-            return self.transform(*parameters.unbind(-1))
+            return self.transform(*parameters.transpose(-1, -2).unbind(-2))
         return self.transform(*unpack(parameters, [torch.Size(shape) for shape in self.shapes]))
 
     @abstractmethod
