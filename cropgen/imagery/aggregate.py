@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from cropgen.core.engine import Engine, run_units
+from cropgen.core.engine import Engine, Outcome, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
+from cropgen.core.threads import in_order
 from cropgen.imagery.ahead import Ahead, reading_ahead, with_ahead
 from cropgen.imagery.assemble import Season, ShardSeries
 from cropgen.imagery.calibration import Calibrator, calibrator
@@ -284,7 +285,7 @@ def _run(years: Sequence[_Year], engine: Engine, report: Reporter) -> None:
     failures: list[tuple[str, CropgenError]] = []
     with report.task("Aggregating", total=len(units)) as task:
         task.advance(len(units) - len(waiting))
-        for outcome in run_units(aggregate_unit, waiting, engine):
+        for outcome in _outcomes(waiting, engine):
             if outcome.failure is not None:
                 failures.append((waiting[outcome.position].acquisition.key, outcome.failure))
             task.advance()
@@ -297,6 +298,20 @@ def _run(years: Sequence[_Year], engine: Engine, report: Reporter) -> None:
         f"{len(failures)} of {len(units)} acquisitions failed, first {key}: {first.message}",
         hint=f"{first.hint or 'see to it'}; then repeat the command with --resume",
     ) from first
+
+
+def _outcomes(units: Sequence[Unit], engine: Engine) -> Iterator[Outcome[None]]:
+    """What becomes of units. In this process as many are done side by side as there are cores, which share the cores
+    out; those that keep pixels, which need more memory, one after another."""
+    if engine.kind != "serial" or not units:
+        return run_units(aggregate_unit, units, engine)
+    beside = 1 if any(unit.sample is not None for unit in units) else min(_cores(), len(units))
+    shared = [replace(unit, threads=max(_cores() // beside, 1)) for unit in units]
+
+    def done(number: int) -> Outcome[None]:
+        return replace(next(run_units(aggregate_unit, shared[number : number + 1])), position=number)
+
+    return in_order(done, range(len(shared)), beside)
 
 
 def _assemble(plan: _Plan, year: _Year, store: SeriesStore, result: AggregateReport, report: Reporter) -> None:
