@@ -13,6 +13,7 @@ from torch import Tensor
 from cropgen.core.errors import UsageError
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.vae import hierarchy
+from cropgen.models.layers.vae.bounds import log_mean_exp
 from cropgen.models.layers.vae.hierarchy import (
     Descent,
     HierarchicalModel,
@@ -186,6 +187,9 @@ def test_every_level_pays_its_divergence(kind: type[HierarchicalModel]) -> None:
                 assert (level.divergence() > -1e-12).all()
                 assert level.divergence().mean() > 0
     assert explained.divergence.shape[-1] == len(path.levels) >= 3
+    by_draws = [log_mean_exp(explained.log_weight.unflatten(0, (n, -1))).mean(0) for n in (1, 5, 50)]
+    assert (by_draws[0] <= by_draws[1]).all()
+    assert (by_draws[1] <= by_draws[2]).all()
 
 
 @pytest.mark.slow
