@@ -131,13 +131,13 @@ class Cell(NamedTuple):
     runs: np.ndarray
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """(M,) positions in the window, run after run, and (R,) where each run begins among them."""
+        """(M,) int32 positions in the window, run after run, and (R,) where each run begins among them."""
         width = self.runs["width"].astype(np.intp)
         start = np.cumsum(width) - width
         first = (self.runs["row"].astype(np.intp) - self.window.top) * self.window.shape[1]
         first += self.runs["left"] - self.window.left - start
-        place = np.repeat(first, width)
-        place += np.arange(len(place))
+        place = np.repeat(first.astype(np.int32), width)
+        place += np.arange(len(place), dtype=np.int32)
         return place, start
 
     def parcels(self) -> tuple[np.ndarray, np.ndarray]:

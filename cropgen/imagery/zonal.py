@@ -32,6 +32,7 @@ from cropgen.imagery.scene import Acquisition, Grid
 from cropgen.imagery.statistics import Statistic
 
 _AT_A_TIME = 1 << 15
+_PIXELS_AT_A_TIME = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _total_of(
 ) -> _Total:
     """What the cells of a grid add up to.
 
-    Threads look at masks and, raster by raster, read; what was read is added up here meanwhile.
+    Threads read raster by raster; here masks are looked at before, and what was read is added up after.
     """
     grid, cells, parcels = tile.grids[number], tile.cells(number), len(tile.members)
     bands = _bands_on(acquisition, grid, reading)
@@ -148,7 +149,7 @@ def _total_of(
     last = _last_cells([cell for cell, _ in jobs], parcels) if reading.shares else None
     total = _Total(folder / f"sums-{number}", parcels, len(bands), reading, last)
     reader = _CellReader(acquisition, grid, bands, reading, sample)
-    views = in_order(lambda job: reader.look(*job), jobs, threads)
+    views = (reader.look(*job) for job in jobs)
     index, values = 0, []
     for view, band, stored in in_order(reader.read, reader.wanted(views), threads):
         values += [stored] if stored is not None and view.counts else []
@@ -237,12 +238,21 @@ class _CellReader:
         whole = layer.read(window)
         if view.picked is not None and self.sample is not None:
             self.sample.take(view.picked, band, layer, whole, window)
-        stored, valid = whole.ravel()[view.position], None
+        stored, valid = _at(whole, view.position), None
         for missing in {layer.nodata, self.reading.nodata}:
             here = is_valid(stored, missing)
             if not here.all():
                 valid = here if valid is None else valid & here
         return view, band, _Stored(stored, valid)
+
+
+def _at(values: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Values (M,) at positions, some at a time: numpy widens positions before it uses them."""
+    flat, found = values.ravel(), np.empty(len(position), values.dtype)
+    for first in range(0, len(position), _PIXELS_AT_A_TIME):
+        part = slice(first, first + _PIXELS_AT_A_TIME)
+        found[part] = flat[position[part]]
+    return found
 
 
 def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
