@@ -10,16 +10,22 @@ import pytest
 import torch
 
 from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
-from cropgen.evaluation.document import read_evaluation
+from cropgen.evaluation import figures
+from cropgen.evaluation.document import Dynamics, Exhibits, read_evaluation
 from cropgen.evaluation.evaluate import evaluate
 from cropgen.evaluation.exhibits import _dynamics
 from cropgen.evaluation.horizon import horizon
+from cropgen.evaluation.tables import dynamics_table
 from cropgen.models.base import InputSpec, Mixture
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
 
 SLOTS = 4
+FOLLOWED = Dynamics(
+    model="srnn", variant="", train="2021", labels="100%", parcels=9, day=(15, 45, 75),
+    one_step=(None, 0.03, 0.04), free_running=(None, 0.06, 0.08), kl=(0.5, None, 0.25),
+)  # fmt: skip
 
 
 class LastSeen:
@@ -96,3 +102,17 @@ def test_errors_of_several_trainings_are_put_together() -> None:
     assert found.free_running == (None, None)
     assert found.kl == (1.5, None)
     assert (found.parcels, found.train) == (10, "2021")
+
+
+def test_a_page_shows_how_a_season_is_followed() -> None:
+    """Roots of mean squares by hand, the KL summed over the season; nothing where no model is dynamical."""
+    document: Any = SimpleNamespace(exhibits=Exhibits(dynamics=(FOLLOWED,)))
+    shown = dynamics_table(document)
+    assert shown is not None
+    assert [cell.text for cell in shown.rows[0]] == ["srnn", "100%", "0.0354", "0.0707", "0.750", "9"]
+    (panel,) = figures.dynamics(document, 0)
+    assert "KL, nats" in panel
+    assert "error, reflectance" in panel
+    document.exhibits = Exhibits()
+    assert dynamics_table(document) is None
+    assert not list(figures.dynamics(document, 0))

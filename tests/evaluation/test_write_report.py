@@ -15,24 +15,14 @@ from cropgen.core.recipe import Contender, DataSection, EvaluateRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.evaluation.atlas import make_atlas, prediction_prefix
 from cropgen.evaluation.command import command_line
-from cropgen.evaluation.document import (
-    Check,
-    Contrast,
-    Detail,
-    Dynamics,
-    Evaluation,
-    Exhibits,
-    Mistake,
-    Phenology,
-    Row,
-)
-from cropgen.evaluation.figures import dynamics, merge_reliability
+from cropgen.evaluation.document import Check, Contrast, Detail, Evaluation, Exhibits, Mistake, Phenology, Row
+from cropgen.evaluation.figures import merge_reliability
 from cropgen.evaluation.page import chapter
 from cropgen.evaluation.protocols import PROTOCOLS
 from cropgen.evaluation.report import write_report
-from cropgen.evaluation.tables import dynamics_table
 from cropgen.evaluation.words import count, percent, signed, title_of
 from cropgen.series.legend import CropClass, Legend
+from tests.evaluation.test_horizon import FOLLOWED
 
 VOID = {"meta", "br", "link", "img", "hr"}
 NASTY = 'rye <script>alert("1")</script>'
@@ -317,26 +307,8 @@ EXHIBITS = Exhibits(
             region="", true=0, predicted=1, probability=0.98, quantity="NDVI", day=(10, 50), value=(0.2, 0.6),
         ),
     ),
-    dynamics=(
-        Dynamics(
-            model="srnn", variant="", train="2021", labels="100%", parcels=9, day=(15, 45, 75),
-            one_step=(None, 0.03, 0.04), free_running=(None, 0.06, 0.08), kl=(0.5, None, 0.25),
-        ),
-    ),
+    dynamics=(FOLLOWED,),
 )  # fmt: skip
-
-
-def test_how_a_season_is_followed():
-    """Roots of mean squares by hand, the KL summed over the season; nothing where no model is dynamical."""
-    shown = dynamics_table(full("holdout"))
-    assert shown is not None
-    assert [cell.text for cell in shown.rows[0]] == ["srnn", "100%", "0.0354", "0.0707", "0.750", "9"]
-    (panel,) = dynamics(full("holdout"), 0)
-    assert "KL, nats" in panel
-    assert "error, reflectance" in panel
-    plain = full("holdout").model_copy(update={"exhibits": Exhibits()})
-    assert dynamics_table(plain) is None
-    assert not list(dynamics(plain, 0))
 
 
 def full(protocol):
