@@ -6,10 +6,11 @@
     python benchmarks/aggregate.py growth_dates              cropgen from one to thirty dates, 10,000 parcels
     python benchmarks/aggregate.py report                    table, plot and what follows for France, from the results
 
-Each part replaces its rows of `results/aggregate.json`; `report` writes `results/aggregate.md` and
-`results/aggregate.svg` from them. Four bands of a simulated tile of 10980 × 10980 pixels (`simulated_tile.py`) lie in
-the memory of the system. Times are medians over repeats that follow each other in turn; `processor_seconds` is the time
-of all cores together, which other work on the machine changes less than the clock.
+`--methods cropgen decode` times these alone and keeps the rows of the others. Each part replaces its rows of
+`results/aggregate.json`; `report` writes `results/aggregate.md` and `results/aggregate.svg` from them. Four bands of a
+simulated tile of 10980 × 10980 pixels (`simulated_tile.py`) lie in the memory of the system. Times are medians over
+repeats that follow each other in turn; `processor_seconds` is the time of all cores together, which other work on the
+machine changes less than the clock. `own_mb` is the peak of memory without pages of files.
 """
 
 from __future__ import annotations
@@ -76,10 +77,15 @@ def _rows(
 
 
 class Bench:
-    """Simulated inputs in a folder, made when they are first asked for."""
+    """Simulated inputs in a folder, made when they are first asked for.
 
-    def __init__(self, folder: Path) -> None:
+    Arguments:
+        methods: those timed beside each other.
+    """
+
+    def __init__(self, folder: Path, methods: Iterable[str]) -> None:
         self._folder = folder
+        self._methods = tuple(methods)
 
     def scenes(self, dates: int) -> Path:
         """A folder of some dates."""
@@ -97,7 +103,7 @@ class Bench:
 
     def compare(self, repeats: int) -> list[dict[str, Any]]:
         """One date, every method."""
-        return _rows("compare", METHODS, repeats, self.scenes(1), self.parcels(PARCELS), PARCELS, 1)
+        return _rows("compare", self._methods, repeats, self.scenes(1), self.parcels(PARCELS), PARCELS, 1)
 
     def season(self, repeats: int) -> list[dict[str, Any]]:
         """Thirty dates."""
@@ -117,13 +123,14 @@ class Bench:
 
 def _write(part: str, rows: list[dict[str, Any]], ratio: float) -> None:
     """Replace the rows of a part in the results."""
+    timed = {row["method"] for row in rows}
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"rows": []}
     document = {
         "benchmark": "aggregate",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "compressed": round(ratio, 3),
-        "rows": [row for row in known["rows"] if row["part"] != part] + rows,
+        "rows": [row for row in known["rows"] if row["part"] != part or row["method"] not in timed] + rows,
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -133,11 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("compare", "season", "growth_parcels", "growth_dates", "report"))
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="Of `compare`.")
     parser.add_argument("--folder", type=Path, help="Keep the simulated input here; default: a temporary folder.")
     chosen = parser.parse_args()
     if chosen.part != "report":
         with tempfile.TemporaryDirectory() as temporary:
-            bench = Bench(chosen.folder or Path(temporary))
+            bench = Bench(chosen.folder or Path(temporary), chosen.methods)
             run: Callable[[int], list[dict[str, Any]]] = getattr(bench, chosen.part)
             rows = run(chosen.repeats)
             _write(chosen.part, rows, simulated_tile.compressed(bench.scenes(1)))

@@ -15,6 +15,7 @@ from typing import Self
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import shapely
 from pyproj import CRS
 
@@ -179,6 +180,7 @@ def spool_parcels(
                 hcat |= source.table.hcat
                 kinds.append(source.table.frame)
             count = len(records)
+    pa.default_memory_pool().release_unused()
     polygons = Polygons(folder / _SPOOL, crs or CRS(WGS84), np.arange(count, dtype=np.uint32))
     parcels = SpooledParcels(_as_categories(kinds), polygons)
     parcels = _unique(parcels, issues)
