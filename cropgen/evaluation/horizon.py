@@ -10,20 +10,31 @@ Alameda-Pineda, 2021.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cropgen.evaluation.learn import Learnt
-from cropgen.models.base import GenerativeModel, Mixture
-from cropgen.models.layers.dynamical import DynamicalModel
+from cropgen.models.base import GenerativeModel, InputSpec, Mixture
 from cropgen.models.layers.grid import grid_view
 from cropgen.series.batches import Batch, make_batch
 from cropgen.series.store import SeriesStore
 
 _PARCELS = 60
 _WARM_UP = 1 / 3
+
+
+@runtime_checkable
+class Dynamical(Protocol):
+    """A model whose latent states walk through the season, told by what it can say and not by how it is built."""
+
+    spec: InputSpec
+
+    def kl_by_date(self, batch: Batch) -> Tensor:
+        """(B, G, K) KL of each slot in nats."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def follow(learnt: Learnt, store: SeriesStore, label: np.ndarray, rows: np.ndarr
     """
     model = learnt.result.model
     known = rows[np.isin(label[rows], learnt.classes)]
-    if not isinstance(model, DynamicalModel) or not len(known):
+    if not isinstance(model, GenerativeModel) or not isinstance(model, Dynamical) or not len(known):
         return {}
     chosen = np.sort(known[np.linspace(0, len(known) - 1, min(len(known), _PARCELS)).astype(int)])
     calendar = model.spec.calendar
@@ -90,7 +101,7 @@ def follow(learnt: Learnt, store: SeriesStore, label: np.ndarray, rows: np.ndarr
     }
 
 
-def divergence(model: DynamicalModel, batch: Batch) -> np.ndarray:
+def divergence(model: Dynamical, batch: Batch) -> np.ndarray:
     """(G,) mean KL of each slot under the true class, in nats, over the rows that saw it; NaN where none did."""
     _, seen, _ = grid_view(batch, torch.arange(model.spec.calendar.count, dtype=batch.day.dtype))
     with torch.inference_mode():

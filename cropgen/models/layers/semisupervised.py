@@ -53,7 +53,7 @@ class SemiSupervisedOptions(GradientOptions):
         description="what classifies: bayes, q (the recognition head), learnt (the product of both), product (of both "
         "and the start), or auto: learnt from 10 labels a class on, else product, unless validation rows find better; "
         "and the densities alone where a season lacks the last quarter of those learnt from",
-        json_schema_extra={"search": ["product", "learnt", "bayes", "q"]},
+        json_schema_extra={"search": ["auto", "product", "bayes", "q"]},
     )
 
 
