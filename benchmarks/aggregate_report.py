@@ -121,7 +121,7 @@ def _france(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
         f"about {euros:.2f} euros at {_EURO_PER_CORE_HOUR} euros per core hour. Scenes are assumed to lie on disk: "
         f"reading {units * bands * 10_980**2 * 2 * 0.6 / 1e12:.1f} TB from elsewhere takes longer than computing.",
         f"- Memory of its own: {full['own_mb']:,} MB for {full['parcels']:,} parcels, from when on no more are held at "
-        f"a time, and {each:.0f} bytes for each further parcel, {FRANCE['parcels'] * each / 1e9:.1f} GB for those of the "
-        "country; all else that is known of parcels lies in files. Pages of these files count in the peak as well, and "
-        "are given up where room is short.",
+        f"a time, and {each:.0f} bytes for each further parcel, {FRANCE['parcels'] * each / 1e9:.1f} GB for those of "
+        "the country; all else that is known of parcels lies in files. Pages of these files count in the peak as well, "
+        "and are given up where room is short.",
     ]
