@@ -10,7 +10,7 @@ from torch import Tensor
 from cropgen.core.recipe import validate
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.bank import Seasons
-from cropgen.models.layers.residual import ResidualModel, WhitenedBatch
+from cropgen.models.layers.residual import ResidualModel, ResidualOptions, WhitenedBatch
 from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
@@ -28,7 +28,9 @@ def build(kind: type[_Model], spec: InputSpec = SPEC, **settings: object) -> _Mo
     """A model of a tied Gaussian with some means and covariance."""
     torch.manual_seed(1)
     small: dict[str, object] = {"latent": 2, "hidden": 16, "samples": 3} | settings
-    model = kind(spec, validate(kind.Settings, small, where="test")).double().eval()
+    options = validate(kind.Settings, small, where="test")
+    assert isinstance(options, ResidualOptions)
+    model = kind(spec, options).double().eval()
     if getattr(model.options, "start", "tgem") == "none":
         return model
     root = torch.randn((model.size, model.size), generator=torch.Generator().manual_seed(5), dtype=DTYPE)

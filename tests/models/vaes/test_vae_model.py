@@ -128,7 +128,7 @@ def test_free_bits_cost_what_they_allow_and_give_no_gradient_below() -> None:
     assert torch.allclose(bound, explained.log_likelihood[0] - (0.3 + 0.3 + 2.0))
     bound.sum().backward()
     grad = model.latent.encoder.answer.bias.grad  # type: ignore[union-attr]
-    assert grad is not None
+    assert isinstance(grad, Tensor)
     assert grad[:2].abs().max() == 0
     assert grad[2].abs() > 0
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from cropgen.models.base import Context, TrainingData
 from cropgen.models.catalog import find, load
+from cropgen.models.layers.bank import concatenate_seasons
 from cropgen.models.layers.vae.bounds import log_mean_exp
+from cropgen.models.layers.vae.heads import LatentHead
 from cropgen.models.layers.vae.model import VariationalModel
 from cropgen.models.vaes.adgm import ADGM
 from cropgen.models.vaes.cagem import CaGeM
@@ -21,6 +23,7 @@ from cropgen.models.vaes.m1m2 import M1M2
 from cropgen.models.vaes.m2 import M2, weighted_by
 from cropgen.models.vaes.ssdgm import SSDGM
 from cropgen.models.vaes.vade import VaDE
+from cropgen.models.vaes.vae import VAE
 from tests.models.vaes.small import DTYPE, build, parcels, scramble, seasons_of, whitened
 
 CATEGORICAL = {"latent_kind": "categorical", "categories": 3}
@@ -111,8 +114,8 @@ def test_the_score_of_many_draws_does_not_depend_on_the_posterior(name: str, set
 
 
 def test_the_sum_over_all_categories_is_what_many_draws_tell() -> None:
-    exact = of("vae", **CATEGORICAL, relaxation="exact")
-    drawn = of("vae", **CATEGORICAL, relaxation="gumbel")
+    exact = build(VAE, **CATEGORICAL, relaxation="exact")
+    drawn = build(VAE, **CATEGORICAL, relaxation="gumbel")
     scramble(exact, ("decoder",), 0.5, 1)
     drawn.decoder.load_state_dict(exact.decoder.state_dict())
     seasons = seasons_of(exact, parcels(4))
@@ -130,8 +133,6 @@ def test_the_sum_over_all_categories_is_what_many_draws_tell() -> None:
 def loss_parts(model: VariationalModel) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """The terms of a mini-batch of four labelled and four unlabelled parcels, J of it, and log q."""
     known, free = seasons_of(model, parcels(4, known=True)), seasons_of(model, parcels(4, seed=4))
-    from cropgen.models.layers.bank import concatenate_seasons
-
     both = concatenate_seasons([known, free])
     with torch.no_grad():
         terms = model.objective(whitened(both), torch.Generator().manual_seed(7)).terms
@@ -230,9 +231,9 @@ def test_the_auxiliary_variable_makes_the_recognition_a_mixture() -> None:
         log_q = model.recognition.classify(features)
         assert torch.allclose(log_q.exp().sum(-1), torch.ones(6, dtype=DTYPE))
         head = model.recognition.classify
-        a = model._draw_auxiliary(features, head.noise)  # type: ignore[arg-type]
-        each = torch.softmax(features @ head.of_features.weight.T + head.of_features.bias + a[:, :, 0] @
-                             head.of_latent.weight.T, -1)  # type: ignore[operator, union-attr]  # fmt: skip
+        assert isinstance(head, LatentHead)
+        a = model._draw_auxiliary(features, head.noise)
+        each = torch.softmax(head.of_features(features) + a[:, :, 0] @ head.of_latent.weight.T, -1)
     assert torch.allclose(log_q.exp(), each.mean(0))
 
 
