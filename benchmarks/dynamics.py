@@ -146,13 +146,23 @@ def _mean(rows: list[dict[str, Any]], value: str, **wanted: Any) -> str:
 
 def page(document: dict[str, Any]) -> str:
     """Markdown of the rows."""
-    rows = document["rows"]
-    done = len({row["key"] for row in rows})
+    rows = _paired(document["rows"])
+    done = len({row["key"] for row in document["rows"]})
     lines = [f"Command: `{document['command']}`; {done} of {document['planned']} trainings. 10 % labels; mean "
-             "± standard deviation of three seeds, in brackets how many are done where it is "
-             "fewer. `in`: held-out blocks; `cross`: the other zone or years."]  # fmt: skip
+             "± standard deviation of three seeds, in brackets how many where fewer "
+             "are done; only seeds that all of a table have. `in`: held-out blocks; `cross`: the other zone or years."]  # fmt: skip
     parts = (_early(rows), _sparse(rows), _gaps(rows), _ageing(rows), _divergence(rows))
     return "\n".join([*lines, *(line for part in parts for line in ("", *part)), ""])
+
+
+def _paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of seeds that every contender of a measure has on a data set: what stands in a table is comparable."""
+    seeds: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for row in rows:
+        mine = seeds.setdefault((row["measure"], row["data"]), {})
+        mine.setdefault(row["contender"], set()).add(row["seed"])
+    shared = {what: set.intersection(*each.values()) for what, each in seeds.items()}
+    return [row for row in rows if row["seed"] in shared[row["measure"], row["data"]]]
 
 
 def _early(rows: list[dict[str, Any]]) -> list[str]:
