@@ -149,8 +149,8 @@ def page(document: dict[str, Any]) -> str:
     rows = _paired(document["rows"])
     done = len({row["key"] for row in document["rows"]})
     lines = [f"Command: `{document['command']}`; {done} of {document['planned']} trainings. 10 % labels; mean "
-             "± standard deviation of three seeds, in brackets how many where fewer "
-             "are done; only seeds that all of a table have. `in`: held-out blocks; `cross`: the other zone or years."]  # fmt: skip
+             "± standard deviation of three seeds, in brackets how many where fewer are done; only seeds that all of a "
+             "table have. `in`: held-out blocks; `cross`: the other zone or years."]  # fmt: skip
     parts = (_early(rows), _sparse(rows), _gaps(rows), _ageing(rows), _divergence(rows))
     return "\n".join([*lines, *(line for part in parts for line in ("", *part)), ""])
 
