@@ -224,8 +224,7 @@ CATALOG: tuple[Entry, ...] = (
           "multi-scale over time: squeeze, triangular mixing, couplings, split with conditional priors",
           generative=True, semi_supervised=True, gradient=True),
     Entry("cnf", "flow", "flows.cnf:CNF",
-          "FFJORD: Free-Form Continuous Dynamics for Scalable Reversible Generative Models, Grathwohl, Chen, "
-          "Bettencourt, Sutskever and Duvenaud, 2019",
+          "FFJORD: Free-Form Continuous Dynamics for Scalable Reversible Generative Models, Grathwohl et al., 2019",
           "seasons follow a differential equation to the base",
           generative=True, semi_supervised=True, gradient=True),
     Entry("flowgmm", "flow", "flows.flowgmm:FlowGMM",
@@ -262,8 +261,7 @@ CATALOG: tuple[Entry, ...] = (
           "an auxiliary variable makes the posteriors of latent and class mixtures; --set skip=true for SDGM",
           generative=True, semi_supervised=True, gradient=True),
     Entry("vade", "vae", "vaes.vade:VaDE",
-          "Variational Deep Embedding: An Unsupervised and Generative Approach to Clustering, Jiang, Zheng, Tan, Tang "
-          "and Zhou, 2017",
+          "Variational Deep Embedding, Jiang, Zheng, Tan, Tang and Zhou, 2017",
           "classes are clusters of the latent space; decoder and encoder know no class",
           generative=True, semi_supervised=True, gradient=True),
     Entry("cagem", "vae", "vaes.cagem:CaGeM",
@@ -271,8 +269,7 @@ CATALOG: tuple[Entry, ...] = (
           "the class is made by the upper latent and makes the lower one",
           generative=True, semi_supervised=True, gradient=True),
     Entry("ssdgm", "vae", "vaes.ssdgm:SSDGM",
-          "Learning Disentangled Representations with Semi-Supervised Deep Generative Models, Siddharth, Paige, van de "
-          "Meent, Desmaison, Goodman, Kohli, Wood and Torr, 2017",
+          "Learning Disentangled Representations with Semi-Supervised Deep Generative Models, Siddharth et al., 2017",
           "the latent is inferred first and the class from it; labels condition by importance weights",
           generative=True, semi_supervised=True, gradient=True),
     Entry("lvae", "vae", "vaes.lvae:LVAE",
@@ -280,8 +277,7 @@ CATALOG: tuple[Entry, ...] = (
           "levels of latents of halved time resolution; season and level above weighted by precision",
           generative=True, semi_supervised=True, gradient=True),
     Entry("biva", "vae", "vaes.biva:BIVA",
-          "BIVA: A Very Deep Hierarchy of Latent Variables for Generative Modeling, Maaløe, Fraccaro, Liévin and "
-          "Winther, 2019",
+          "BIVA: A Very Deep Hierarchy of Latent Variables for Generative Modeling, Maaløe et al., 2019",
           "levels inferred on the way up and on the way down, with skip connections",
           generative=True, semi_supervised=True, gradient=True),
     Entry("nvae", "vae", "vaes.nvae:NVAE",
@@ -289,8 +285,7 @@ CATALOG: tuple[Entry, ...] = (
           "levels of residual cells, posteriors residual to the priors, spectral norms penalised",
           generative=True, semi_supervised=True, gradient=True),
     Entry("vqvae", "vae", "vaes.vqvae:VQVAE",
-          "Neural Discrete Representation Learning, van den Oord, Vinyals and Kavukcuoglu, 2017; Continuous Relaxation "
-          "Training of Discrete Latent Variable Image Models, Sønderby, Poole and Mnih, 2017",
+          "Neural Discrete Representation Learning, van den Oord et al., 2017; Sønderby, Poole and Mnih, 2017",
           "a chain of codes tells the season, summed out exactly; --set quantiser=nearest|gumbel|vimco",
           generative=True, semi_supervised=True, gradient=True),
     Entry("vqvae2", "vae", "vaes.vqvae2:VQVAE2",
@@ -302,8 +297,7 @@ CATALOG: tuple[Entry, ...] = (
           "a tree of stochastic quantisers, each of which reconstructs the codes below",
           generative=True, semi_supervised=True, gradient=True),
     Entry("vae-rnn", "vae", "vaes.vae_rnn:VAERNN",
-          "Generating Sentences from a Continuous Space, Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, 2016; On "
-          "Training Deep Generative Models with Latent Variables, Miladinović, 2021",
+          "Generating Sentences from a Continuous Space, Bowman et al., 2016; Miladinović, 2021",
           "one latent of the season, told date by date; --set dropout=… keeps the latent in use",
           generative=True, semi_supervised=True, gradient=True),
     Entry("selfsup-vae", "vae", "vaes.selfsup_vae:SelfSupervisedVAE",
@@ -311,8 +305,7 @@ CATALOG: tuple[Entry, ...] = (
           "a coarse view of the season first, then the details it leaves open; --set levels=…, view=haar|select",
           generative=True, semi_supervised=True, gradient=True),
     Entry("sdn-vae", "vae", "vaes.sdn_vae:SDNVAE",
-          "Spatial Dependency Networks: Neural Layers for Improved Generative Image Modeling, Miladinović, Stanić, "
-          "Bauer, Schmidhuber and Buhmann, 2021",
+          "Spatial Dependency Networks, Miladinović, Stanić, Bauer, Schmidhuber and Buhmann, 2021",
           "ladder of latent sequences whose dates depend on their neighbours, flow posterior, averaged weights",
           generative=True, semi_supervised=True, gradient=True),
     Entry("tampered-vae", "vae", "vaes.tampered_vae:TamperedVAE",
@@ -332,8 +325,7 @@ CATALOG: tuple[Entry, ...] = (
           "deep Markov model: gated transition, inference that combines past and season",
           generative=True, semi_supervised=True, gradient=True),
     Entry("kvae", "dvae", "dvaes.kvae:KVAE",
-          "A Disentangled Recognition and Nonlinear Dynamics Model for Unsupervised Learning, Fraccaro, Kamronn, "
-          "Paquet and Winther, 2017",
+          "A Disentangled Recognition and Nonlinear Dynamics Model for Unsupervised Learning, Fraccaro et al., 2017",
           "Kalman variational auto-encoder: mixed linear dynamics of encoded dates, filtered exactly",
           generative=True, semi_supervised=True, gradient=True),
     Entry("storn", "dvae", "dvaes.storn:STORN",
@@ -341,13 +333,11 @@ CATALOG: tuple[Entry, ...] = (
           "independent latent states stir a recurrent network",
           generative=True, semi_supervised=True, gradient=True),
     Entry("vrnn", "dvae", "dvaes.vrnn:VRNN",
-          "A Recurrent Latent Variable Model for Sequential Data, Chung, Kastner, Dinh, Goel, Courville and Bengio, "
-          "2015",
+          "A Recurrent Latent Variable Model for Sequential Data, Chung et al., 2015",
           "variational recurrent network: one recurrent state of what was seen and drawn",
           generative=True, semi_supervised=True, gradient=True),
     Entry("rvae", "dvae", "dvaes.rvae:RVAE",
-          "A Recurrent Variational Autoencoder for Speech Enhancement, Leglaive, Alameda-Pineda, Girin and Horaud, "
-          "2020",
+          "A Recurrent Variational Autoencoder for Speech Enhancement, Leglaive et al., 2020",
           "recurrent auto-encoder: independent latent states, a decoder that remembers them",
           generative=True, semi_supervised=True, gradient=True),
     Entry("dsae", "dvae", "dvaes.dsae:DSAE",
