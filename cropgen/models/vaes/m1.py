@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -127,8 +128,13 @@ class M1(VAE):
         begun, mean = self._logits(seasons)
         return decide("q", begun, begun + self.classifier(mean), self.tied.log_prior, seasons.observed)
 
-    def _decided(self, batch: Batch, rule: Rule) -> Tensor:
+    def log_posterior(self, batch: Batch) -> Tensor:
         return self._log_class(self._seasons(batch))
+
+    def _answers(self, batch: Batch) -> Callable[[Rule], Tensor]:
+        """The classifier, whatever the rule of decision."""
+        told = self.log_posterior(batch)
+        return lambda rule: told
 
     def log_joint(self, batch: Batch) -> Tensor:
         density = torch.logsumexp(super().log_joint(batch), -1, keepdim=True)
