@@ -87,11 +87,11 @@ MOVED: list[Any] = [
     ("vae", {"likelihood": "student", "posterior": "sylvester"}),
     ("vae", {**CATEGORICAL, "relaxation": "gumbel"}),
     ("vae", {**CATEGORICAL, "relaxation": "igr"}),
-    ("m1m2", {}),
+    ("m1m2", {"upper": 2}),
     ("adgm", {"auxiliary_size": 2}),
     ("adgm", {"auxiliary_size": 2, "skip": True}),
     ("vade", {"prior_components": 2}),
-    ("cagem", {}),
+    ("cagem", {"upper": 2}),
     ("ssdgm", {}),
 ]
 
@@ -99,14 +99,15 @@ MOVED: list[Any] = [
 @pytest.mark.parametrize(("name", "settings"), MOVED, ids=lambda part: str(part))
 def test_the_score_of_many_draws_does_not_depend_on_the_posterior(name: str, settings: dict[str, Any]) -> None:
     model = of(name, **settings)
-    scramble(model, ("decoder", "latent.prior", "lower_prior", "cluster", "emission"), 0.2, 1)
+    scramble(model, ("decoder", "latent.prior", "cluster", "emission"), 0.2, 1)
+    scramble(model, ("lower_prior",), 0.1, 1)
     scramble(model, ("auxiliary_prior",), 0.03, 1)
     seasons = seasons_of(model, parcels(3))
     rows = model.rows(seasons, model._features(seasons, None))
     found = []
     with torch.no_grad():
         for seed in (2, 3):
-            shape = (2000, 1, 1, model.noise_size)
+            shape = (4000, 1, 1, model.noise_size)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
             found.append(log_mean_exp(model.scored(rows, noise).log_weight))
             scramble(model, Q_PARTS, 0.06, seed)
