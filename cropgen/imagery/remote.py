@@ -18,6 +18,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -160,13 +161,20 @@ def _http_chunks(address: str, access: Access) -> Iterator[bytes]:
 
 
 def _s3_chunks(address: str, access: Access) -> Iterator[bytes]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     parts = urlsplit(address)
-    try:
+    with _s3_errors(address):
         client = _s3_client(access.endpoint, access.timeout)
         body = client.get_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))["Body"]
         yield from body.iter_chunks(_CHUNK)
+
+
+@contextmanager
+def _s3_errors(address: str) -> Iterator[None]:
+    """What object storage refuses is told as a refusal over HTTP is; all else may pass and is tried `Again`."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
     except ClientError as error:
         stated = error.response.get("ResponseMetadata", {})
         require_success(int(stated.get("HTTPStatusCode", 500)), error.response["Error"].get("Message", ""), address)
@@ -291,17 +299,9 @@ def _s3_options(access: Access) -> dict[str, Any]:
 
 
 def _s3_version(address: str, access: Access) -> Version:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     parts = urlsplit(address)
-    try:
+    with _s3_errors(address):
         head = _s3_client(access.endpoint, access.timeout).head_object(Bucket=parts.netloc, Key=parts.path.lstrip("/"))
-    except ClientError as error:
-        stated = error.response.get("ResponseMetadata", {})
-        require_success(int(stated.get("HTTPStatusCode", 500)), error.response["Error"].get("Message", ""), address)
-        raise Again(f"{address}: {error}") from error
-    except BotoCoreError as error:
-        raise Again(f"{address}: {error}") from error
     return Version(head["ETag"].strip('"'), head["ContentLength"])
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from cropgen.core.recipe import validate
 from cropgen.models.base import InputSpec, TrainingData
 from cropgen.models.layers.bank import Seasons, see
-from cropgen.models.vaes.ssvae import ConditionalMLP, SemiSupervisedVAE
+from cropgen.models.layers.vae.networks import ClasswiseMLP
+from cropgen.models.vaes.ssvae import SemiSupervisedVAE
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
@@ -109,7 +110,7 @@ def test_the_training_bound_is_reconstruction_less_kl() -> None:
 
 def test_classes_share_the_embedding_and_the_noise() -> None:
     torch.manual_seed(0)
-    network = ConditionalMLP(3, 2, 5, start_at_zero=False)
+    network = ClasswiseMLP(3, 2, 5, start_at_zero=False)
     torch.nn.init.normal_(network.of_class)
     f = torch.randn(4, 3)
     every = network(f[:, None])

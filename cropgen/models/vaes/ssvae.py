@@ -6,14 +6,14 @@ import math
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.residual import ResidualModel, ResidualOptions
+from cropgen.models.layers.vae.networks import ClasswiseMLP
 
 _NOISE_SEED = 11
-_WIDTH = 128
 _LOG_STD_BOUND = 3.0
 
 
@@ -22,33 +22,6 @@ class SemiSupervisedVAEOptions(ResidualOptions):
 
     latent: int = Field(16, ge=1, description="size of the latent z", json_schema_extra={"search": [8, 16, 32]})
     samples: int = Field(8, ge=1, description="samples of the importance-weighted bound that scores a parcel")
-
-
-class ConditionalMLP(nn.Module):
-    """out(relu(W f + U_y)) for every class at once; the input is embedded once, the class added to the hidden layer.
-
-    Arguments:
-        inputs, outputs: sizes.
-        classes: K.
-        start_at_zero: the last layer begins at zero.
-    """
-
-    def __init__(self, inputs: int, classes: int, outputs: int, *, start_at_zero: bool) -> None:
-        super().__init__()
-        self.embed = nn.Linear(inputs, _WIDTH)
-        self.of_class = nn.Parameter(torch.zeros(classes, _WIDTH))
-        self.answer = nn.Linear(_WIDTH, outputs)
-        if start_at_zero:
-            nn.init.zeros_(self.answer.weight)
-            nn.init.zeros_(self.answer.bias)
-
-    def forward(self, f: Tensor) -> Tensor:
-        """(…, K or 1, inputs) → (…, K, outputs)."""
-        return self.answer(torch.relu(self.embed(f) + self.of_class))
-
-    def chosen(self, f: Tensor, y: Tensor) -> Tensor:
-        """(B, outputs) for one class per row: f (B, inputs), y (B,)."""
-        return self.answer(torch.relu(self.embed(f) + self.of_class[y]))
 
 
 class SemiSupervisedVAE(ResidualModel):
@@ -76,8 +49,8 @@ class SemiSupervisedVAE(ResidualModel):
         super().__init__(spec, options)
         at_start = options.start == "tgem"
         k, z = spec.classes, options.latent
-        self.posterior = ConditionalMLP(self.recognition.width, k, 2 * z, start_at_zero=at_start)
-        self.decoder = ConditionalMLP(z, k, self.size, start_at_zero=at_start)
+        self.posterior = ClasswiseMLP(self.recognition.width, k, 2 * z, start_at_zero=at_start)
+        self.decoder = ClasswiseMLP(z, k, self.size, start_at_zero=at_start)
         generator = torch.Generator().manual_seed(_NOISE_SEED)
         self.register_buffer("noise", torch.randn((options.samples, z), generator=generator))
 

@@ -40,7 +40,13 @@ class ClasswiseMLP(nn.Module):
 
     def forward(self, f: Tensor, u: Tensor | None = None) -> Tensor:
         """(…, K or 1, inputs) and (…, K or 1, beside) → (…, K, outputs) for all classes."""
-        inside = self.embed(f) + self.of_class
+        return self._answer(self.embed(f) + self.of_class, u)
+
+    def chosen(self, f: Tensor, y: Tensor, u: Tensor | None = None) -> Tensor:
+        """(B, outputs) for one class per row: f (B, inputs), y (B,) and u (B, beside)."""
+        return self._answer(self.embed(f) + self.of_class[y], u)
+
+    def _answer(self, inside: Tensor, u: Tensor | None) -> Tensor:
         if self.embed_beside is not None and u is not None:
             inside = inside + self.embed_beside(u)
         return self.answer(torch.relu(inside))
