@@ -24,7 +24,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -119,21 +118,10 @@ def finished() -> dict[str, list[dict[str, Any]]]:
 
 
 def write(rows: list[dict[str, Any]]) -> None:
-    """Keep all rows, atomically, and the tables made from them."""
-    import torch
+    """Keep all rows and the tables made from them."""
+    from kept import keep
 
-    from cropgen.core.files import write_text
-
-    document = {
-        "command": "python benchmarks/dynamics.py",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread, no GPU; seconds are of processor time",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "planned": len(cells(None)),
-    }
-    text = json.dumps({**document, "rows": rows}, separators=(",", ":")).replace('},{"measure"', '},\n{"measure"')
-    write_text(RESULTS, text + "\n")
-    write_text(RESULTS.with_suffix(".md"), page({**document, "rows": rows}))
+    keep(RESULTS, {"planned": len(cells(None)), "rows": rows}, page, cores=f"{os.cpu_count()} cores, ")
 
 
 def _mean(rows: list[dict[str, Any]], value: str, **wanted: Any) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -221,21 +220,11 @@ def stored() -> dict[str, Any]:
 
 
 def write(document: dict[str, Any]) -> None:
-    """Keep the document, atomically, and the tables made from it."""
-    import torch
+    """Keep the document and the tables made from it."""
     from flows_report import page
+    from kept import keep
 
-    from cropgen.core.files import write_text
-
-    head = {
-        "command": "python benchmarks/flows.py",
-        "machine": f"{platform.machine()}, one thread, no GPU; seconds are of processor time",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    text = json.dumps({**document, **head}, separators=(",", ":")).replace('},{"', '},\n{"')
-    write_text(RESULTS, text + "\n")
-    write_text(RESULTS.with_suffix(".md"), page({**document, **head}))
+    keep(RESULTS, document, page)
 
 
 ENTRIES, ROWS, LAYERS, HIDDEN = 60, 256, 3, 64

@@ -6,15 +6,14 @@ python benchmarks/flows_report.py --check    # exit code 1 when it is not what t
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from flows import DATA, DRAWN, ENTRIES, HIDDEN, LAYERS, MODELS, ROWS, SHARES, SHORT
+from kept import page_from
 from scoreboard import with_interval
 from tables import NAMES, markdown
 
@@ -123,16 +122,5 @@ def libraries(rows: list[Row]) -> str:
     return markdown(head, lines, 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args()
-    text, path = page(json.loads(RESULTS.read_text())), RESULTS.with_suffix(".md")
-    if not options.check:
-        path.write_text(text)
-    elif path.read_text() != text:
-        sys.exit(f"{path} is not what {RESULTS} says; run {Path(__file__).name}")
-
-
 if __name__ == "__main__":
-    main()
+    page_from(RESULTS, page, __doc__ or "")

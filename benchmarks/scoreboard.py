@@ -6,15 +6,13 @@ python benchmarks/scoreboard.py --check    # exit code 1 when it is not what the
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from kept import page_from
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "accuracy.json"
@@ -253,16 +251,5 @@ def page(document: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args()
-    text, path = page(json.loads(RESULTS.read_text())), RESULTS.with_suffix(".md")
-    if not options.check:
-        path.write_text(text)
-    elif path.read_text() != text:
-        sys.exit(f"{path} is not what {RESULTS} says; run {Path(__file__).name}")
-
-
 if __name__ == "__main__":
-    main()
+    page_from(RESULTS, page, __doc__ or "")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -77,20 +76,10 @@ def stored() -> dict[str, Any]:
 
 
 def write(document: dict[str, Any]) -> None:
-    """Keep the document, atomically, and the tables made from it."""
-    import torch
+    """Keep the document and the tables made from it."""
+    from kept import keep
 
-    from cropgen.core.files import write_text
-
-    head = {
-        "command": "python benchmarks/vaes.py",
-        "machine": f"{platform.machine()}, one thread, no GPU; seconds are of processor time",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    text = json.dumps({**document, **head}, separators=(",", ":")).replace('},{"', '},\n{"')
-    write_text(RESULTS, text + "\n")
-    write_text(RESULTS.with_suffix(".md"), page({**document, **head}))
+    keep(RESULTS, document, page)
 
 
 def page(document: dict[str, Any]) -> str:
