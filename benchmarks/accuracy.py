@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -281,24 +280,13 @@ def finished() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def write(rows: list[dict[str, Any]], command: str) -> None:
-    """Keep all rows, atomically, and the tables made from them."""
+def write(rows: list[dict[str, Any]]) -> None:
+    """Keep all rows and the tables made from them."""
     import scoreboard
-    import torch
+    from kept import keep
 
-    from cropgen.core.files import write_text
-
-    document = {
-        "command": command,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread per training, no GPU; "
-        "seconds are of processor time",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "planned": len(cells(None, None)),
-    }
-    text = json.dumps({**document, "rows": rows}, separators=(",", ":")).replace('},{"split"', '},\n{"split"')
-    write_text(RESULTS, text + "\n")
-    write_text(RESULTS.with_suffix(".md"), scoreboard.page({**document, "rows": rows}))
+    document = {"planned": len(cells(None, None)), "rows": rows}
+    keep(RESULTS, document, scoreboard.page, on=f"{os.cpu_count()} cores, one thread per training")
 
 
 def results(todo: list[Cell], root: str, jobs: int, minutes: float) -> Iterator[tuple[Cell, Any]]:
@@ -357,7 +345,7 @@ def main() -> None:
         if not options.labels or cell.labels in options.labels
     ]
     if options.confirm:
-        write(confirm(wanted, str(options.data)), "python benchmarks/accuracy.py")
+        write(confirm(wanted, str(options.data)))
         return
     done = finished()
     keys = {cell: cell.key() for cell in wanted}
@@ -373,7 +361,7 @@ def main() -> None:
             continue
         kept = {key: old for key, old in kept.items() if asdict(cell).items() - old[0].items()}
         kept[keys[cell]] = rows
-        write([row for old in kept.values() for row in old], "python benchmarks/accuracy.py")
+        write([row for old in kept.values() for row in old])
         told = " ".join(f"{r['split']} {100 * r['macro_f1']:.1f}/{100 * r['accuracy']:.1f}" for r in rows)
         print(f"{number}/{len(todo)} {cell.data} {cell.labels:g} seed {cell.seed} {cell.model}"
               f"{' +target' if cell.target_unlabelled else ''}{f' {cell.dates} dates' if cell.dates else ''}: {told} "

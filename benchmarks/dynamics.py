@@ -121,7 +121,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     """Keep all rows and the tables made from them."""
     from kept import keep
 
-    keep(RESULTS, {"planned": len(cells(None)), "rows": rows}, page, cores=f"{os.cpu_count()} cores, ")
+    keep(RESULTS, {"planned": len(cells(None)), "rows": rows}, page, on=f"{os.cpu_count()} cores, one thread")
 
 
 def _mean(rows: list[dict[str, Any]], value: str, **wanted: Any) -> str:

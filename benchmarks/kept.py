@@ -13,12 +13,12 @@ from typing import Any
 Page = Callable[[dict[str, Any]], str]
 
 
-def keep(results: Path, document: dict[str, Any], page: Page, *, cores: str = "") -> None:
+def keep(results: Path, document: dict[str, Any], page: Page, *, on: str = "one thread") -> None:
     """Write a document with the command, the machine and the versions it comes from, and its page; each atomically.
 
     Arguments:
         results: the JSON file, named as the script is.
-        cores: what is said of the cores of the machine, such as "2 cores, "; empty: nothing.
+        on: how much of the machine was used, such as "2 cores, one thread per training".
     """
     import torch
 
@@ -26,7 +26,7 @@ def keep(results: Path, document: dict[str, Any], page: Page, *, cores: str = ""
 
     head = {
         "command": f"python benchmarks/{results.stem}.py",
-        "machine": f"{platform.machine()}, {cores}one thread, no GPU; seconds are of processor time",
+        "machine": f"{platform.machine()}, {on}, no GPU; seconds are of processor time",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
