@@ -362,3 +362,30 @@ def test_halves_and_dates_alternate() -> None:
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(9))
     assert third.tolist() != first.tolist()
     assert [part.tolist() for part in even_odd(3, 2, 2)] == [[0, 1, 4, 5], [2, 3]]
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_the_affine_map_in_one_function_is_the_one_of_its_parts(interleaved: bool) -> None:
+    generator = torch.Generator().manual_seed(8)
+    univariate, there = Affine(), torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    x = (torch.randn(2, 3, generator=generator, dtype=torch.float64) * there).requires_grad_()
+    flat = 3 * torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
+    parameters = (flat if interleaved else flat.transpose(1, 2).contiguous().transpose(1, 2)).requires_grad_()
+    parted_image, parted_slope = Univariate.moved(univariate, parameters, x, there)
+    image, slope = univariate.moved(parameters, x, there)
+    assert torch.allclose(image, parted_image, atol=1e-13)
+    assert torch.allclose(slope, parted_slope, atol=1e-13)
+    assert torch.autograd.gradcheck(lambda p, v: univariate.moved(p, v, there), (parameters, x))
+    back = univariate.moved_back(parameters, image.detach(), there)
+    assert torch.allclose(back, x, atol=1e-12)
+    assert torch.allclose(back, Univariate.moved_back(univariate, parameters, image.detach(), there), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["coupling affine", "coupling additive"])
+def test_couplings_have_the_gradient_of_their_values(name: str) -> None:
+    layer = trained_like(name)
+    mask = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    seen = Seen(mask, mask.repeat_interleave(BANDS, 1), torch.eye(CLASSES, dtype=torch.float64)[:2])
+    v = (torch.randn(2, SIZE, generator=generator, dtype=torch.float64) * seen.present).requires_grad_()
+    assert torch.autograd.gradcheck(lambda u: layer(u * seen.present, seen), (v,))

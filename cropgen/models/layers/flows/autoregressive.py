@@ -41,14 +41,13 @@ class Autoregressive(ElementwiseLayer):
         self.inversion, self.tolerance = inversion, tolerance
 
     def stretched(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
-        moved, log_slope = self.univariate(self.conditioner(v, seen)).call_and_ladj(v)
-        return moved * seen.present, log_slope * seen.present
+        return self.univariate.moved(self.conditioner(v, seen), v, seen.present)
 
     @torch.no_grad()
     def inverse(self, v: Tensor, seen: Seen) -> Tensor:
         found = v
         for _ in range(v.shape[-1]):
-            better = self.univariate(self.conditioner(found, seen)).inv(v) * seen.present
+            better = self.univariate.moved_back(self.conditioner(found, seen), v, seen.present)
             change = (better - found).abs().amax()
             found = better
             if self.inversion == "fixed-point" and change <= self._tolerance(v):

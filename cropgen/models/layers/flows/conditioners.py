@@ -57,7 +57,9 @@ class Perceptron(nn.Module):
     def __init__(self, inputs: int, entries: int, hidden: int, univariate: Univariate, *, at_identity: bool) -> None:
         super().__init__()
         self.total = univariate.total
-        self.hidden = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.hidden = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, hidden), nn.ReLU(inplace=True)
+        )
         self.answer = Answer(nn.Linear(hidden, entries * self.total), univariate, at_identity=at_identity)
 
     def forward(self, values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,32 @@ from cropgen.models.layers.coupling import divide
 from cropgen.models.layers.flows.conditioners import Perceptron
 from cropgen.models.layers.flows.layer import ElementwiseLayer, Seen
 from cropgen.models.layers.flows.univariate import Univariate
+
+
+class _Divided(torch.autograd.Function):
+    """The parts a and b of v; its gradient is looked up, which is faster than adding it up."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, given: Tensor, changed: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.order = order
+        return v.index_select(-1, given), v.index_select(-1, changed)
+
+    @staticmethod
+    def backward(ctx: Any, kept: Tensor, steered: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.cat([kept, steered], -1).index_select(-1, ctx.order), None, None, None
+
+
+class _Joined(torch.autograd.Function):
+    """v of its parts a and b, likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, kept: Tensor, moved: Tensor, given: Tensor, changed: Tensor, order: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.given, ctx.changed = given, changed
+        return torch.cat([kept, moved], -1).index_select(-1, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad.index_select(-1, ctx.given), grad.index_select(-1, ctx.changed), None, None, None
 
 
 class Coupling(ElementwiseLayer):
@@ -30,7 +56,6 @@ class Coupling(ElementwiseLayer):
 
     given: Tensor
     changed: Tensor
-    parts: Tensor
     order: Tensor
 
     def __init__(
@@ -40,7 +65,6 @@ class Coupling(ElementwiseLayer):
         changed, order = divide(given, size)
         self.register_buffer("given", given)
         self.register_buffer("changed", changed)
-        self.register_buffer("parts", torch.cat([given, changed]), persistent=False)
         self.register_buffer("order", order)
         self.univariate = univariate
         self.conditioner = Perceptron(len(given) + told, len(changed), hidden, univariate, at_identity=at_identity)
@@ -56,20 +80,24 @@ class Coupling(ElementwiseLayer):
 
     def _moved(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         """(B, D) towards the base, and the logarithm of the slopes of the part b."""
-        kept, steered, there, transform = self._steered(v, seen)
-        moved, log_slope = transform.call_and_ladj(steered)
-        return torch.cat([kept, moved * there], -1).index_select(1, self.order), log_slope * there
+        kept, steered, there, parameters = self._steered(v, seen)
+        moved, log_slope = self.univariate.moved(parameters, steered, there)
+        return self._whole(kept, moved), log_slope
 
-    def _steered(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """The parts a and b, the presence of b, and τ of every entry of b."""
-        kept, steered = v.index_select(1, self.parts).split([len(self.given), len(self.changed)], -1)
-        transform = self.univariate(self.conditioner(torch.cat([kept, seen.told], -1)))
-        return kept, steered, seen.present.index_select(1, self.changed), transform
+    def _steered(self, v: Tensor, seen: Seen) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The parts a and b, the presence of b, and the parameters of τ for every entry of b."""
+        kept, steered = cast(tuple[Tensor, Tensor], _Divided.apply(v, self.given, self.changed, self.order))
+        parameters = self.conditioner(torch.cat([kept, seen.told], -1))
+        return kept, steered, seen.present.index_select(1, self.changed), parameters
+
+    def _whole(self, kept: Tensor, moved: Tensor) -> Tensor:
+        """Every entry back in its place."""
+        return cast(Tensor, _Joined.apply(kept, moved, self.given, self.changed, self.order))
 
     @torch.no_grad()
     def inverse(self, v: Tensor, seen: Seen) -> Tensor:
-        kept, steered, there, transform = self._steered(v, seen)
-        return torch.cat([kept, transform.inv(steered) * there], -1).index_select(1, self.order)
+        kept, steered, there, parameters = self._steered(v, seen)
+        return self._whole(kept, self.univariate.moved_back(parameters, steered, there))
 
 
 def halves(size: int, layers: int, seed: int) -> list[Tensor]:
