@@ -13,13 +13,14 @@ from torch import Tensor
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.vae.heads import LatentHead
 from cropgen.models.layers.vae.model import Explained, Rows
-from cropgen.models.vaes.vae import VAE, VAEOptions
+from cropgen.models.vaes.m2 import M2, M2Options
 
 
-class SSDGMOptions(VAEOptions):
+class SSDGMOptions(M2Options):
     """Options of `ssdgm`."""
 
-    recognition: float = Field(1.0, ge=0, description="α, weight of −log q(y|x) on labelled parcels")
+    hybrid: float = Field(1.0, ge=0, description="weight of the cross-entropy of Bayes' rule on labelled parcels")
+    distillation: float = Field(1.0, ge=0, description="weight of teaching q(y|x) by Bayes' rule on unlabelled parcels")
     draws: int = Field(4, ge=1, description="draws of the latent in the bound that is learnt from")
     estimator: Literal["elbo"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "elbo", description="of the gradient of the bound, importance-weighted"
@@ -29,7 +30,7 @@ class SSDGMOptions(VAEOptions):
     )
 
 
-class SSDGM(VAE):
+class SSDGM(M2):
     """Style z and class y are separate parts of a structured posterior, in which the class depends on the style.
 
         p(x, y, z) = π_y p(z) p(x | y, z),   q(y, z | x) = q(z | x) q(y | z, x)
@@ -40,9 +41,14 @@ class SSDGM(VAE):
         J_y = Σ_s w̃_s [log p(x | y, z_s) + log p(z_s) − log q(z_s | x) − log w_s] + log q̂(y | x) + log π_y
         q̂(y | x) = 1/S Σ_s w_s
 
-    and labelled parcels also pay −α log q̂(y | x). With one draw J_y is the bound of that draw. q(y | z, x) begins
-    blind to z and q(z | x) at N(0, I), the decoder at zero: exactly the tied Gaussian. Scores weigh draws of q(z | x),
-    common to the classes. z (S, B, 1, Z).
+    and labelled parcels also pay −α log q̂(y | x). The divergence stands under the same weights as the likelihood; its
+    closed form KL(q(z | x) ‖ p(z)) is another expectation and gives no bound. By Jensen's inequality J_y of S draws is
+    at most log 1/S Σ_s p(x, z_s, y) / q(z_s | x), the importance-weighted bound of the same draws, so it is a bound for
+    every S; with one draw it is the bound of that draw. With marginalise=q and the draws of J in the head, the
+    unlabelled term is E_{q(z | x)} Σ_y q(y | z, x) log p(x, y, z) / q(y, z | x), as published; the head draws its own.
+
+    q(y | z, x) begins blind to z and q(z | x) at N(0, I), the decoder at zero: exactly the tied Gaussian. Scores weigh
+    draws of q(z | x), common to the classes. z (S, B, 1, Z).
 
     Reference:
         Learning Disentangled Representations with Semi-Supervised Deep Generative Models, Siddharth, Paige, van de
@@ -63,7 +69,10 @@ class SSDGM(VAE):
     def explain(self, rows: Rows, noise: Tensor) -> Explained:
         found = super().explain(rows, noise)
         head = self.recognition.classify
-        return replace(found, log_class=head.at(rows.features, found.z)) if isinstance(head, LatentHead) else found
+        if not isinstance(head, LatentHead):
+            return found
+        at_draw = (found.log_q - found.log_prior)[..., None]
+        return replace(found, divergence=at_draw, log_class=head.at(rows.features, found.z))
 
     def bound(self, explained: Explained) -> Tensor:
         if explained.log_class is None:

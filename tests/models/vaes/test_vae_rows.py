@@ -180,12 +180,41 @@ def test_a_label_conditions_the_structured_posterior_by_importance() -> None:
         assert told.log_class is not None
         bound = model.bound(told)
         mean, log_std, _ = model.latent.encode(rows.features)  # type: ignore[operator]
-        kl = 0.5 * (mean**2 + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
+        q = torch.distributions.Normal(mean, log_std.exp()).log_prob(told.z).sum(-1)
+        p = torch.distributions.Normal(torch.zeros(()), torch.ones(())).log_prob(told.z).sum(-1)
         for row, k in itertools.product(range(3), range(2)):
             w = told.log_class[:, row, k].exp()
-            inside = told.log_likelihood[:, row, k] - kl[row, 0] - w.log()
+            inside = told.log_likelihood[:, row, k] + p[:, row, 0] - q[:, row, 0] - w.log()
             by_hand = (w / w.sum() * inside).sum() + w.mean().log()
             assert float(bound[row, k]) == pytest.approx(float(by_hand))
+
+
+@pytest.mark.parametrize("draws", [1, 2, 30])
+def test_the_bound_of_a_label_is_never_above_the_importance_weighted_one(draws: int) -> None:
+    model = build(SSDGM, draws=draws)
+    scramble(model, ("decoder", "latent", "recognition.classify"), 0.6, 2)
+    seasons = seasons_of(model, parcels(40))
+    rows = model.rows(seasons, model._features(seasons, None))
+    with torch.no_grad():
+        told = model.explain(rows, model.drawn_noise(40, torch.Generator().manual_seed(1)))
+        bound, weighted = model.bound(told), log_mean_exp(told.log_weight)
+    assert (bound <= weighted + 1e-9).all()
+    assert torch.allclose(bound, weighted) == (draws == 1)
+
+
+def test_weighting_classes_by_q_of_the_same_draws_is_the_bound_of_the_structured_posterior() -> None:
+    """Σ_y q̂ (J_y − log q̂) = 1/S Σ_s Σ_y q(y | z_s, x) log p(x, y, z_s) / q(y, z_s | x)."""
+    model = build(SSDGM, draws=7)
+    scramble(model, ("decoder", "latent", "recognition.classify"), 0.5, 3)
+    seasons = seasons_of(model, parcels(5))
+    with torch.no_grad():
+        rows = model.rows(seasons, model._features(seasons, None))
+        told = model.explain(rows, model.drawn_noise(5, torch.Generator().manual_seed(1)))
+        assert told.log_class is not None
+        joint = told.log_weight + model.tied.log_prior
+        published = (told.log_class.exp() * (joint - told.log_class)).sum(-1).mean(0)
+        found = weighted_by(log_mean_exp(told.log_class), model.bound(told) + model.tied.log_prior)
+    assert torch.allclose(found, published)
 
 
 def test_stacked_training_learns_the_lower_part_first_and_holds_it_then() -> None:
@@ -225,6 +254,30 @@ def test_the_upper_latent_of_cagem_makes_the_class() -> None:
     z = torch.randn((7, 2, model.stack.upper), dtype=DTYPE)
     told = model.of_class(z[:, :1].expand(-1, 2, -1)) + model.tied.log_prior
     assert torch.allclose(told.exp().sum(-1), torch.ones(7, dtype=DTYPE))
+
+
+def test_the_evidence_of_cagem_is_the_integral_over_both_latents() -> None:
+    """log p(e | y) = log ∫∫ p(z2) p(y | z2) / π_y p(z1 | y, z2) p(e | z1, y) dz1 dz2, by sums over a grid."""
+    model = build(CaGeM, latent=1, upper=1, samples=6000)
+    scramble(model, ("decoder", "lower_prior", "cluster"), 0.3, 1)
+    scramble(model, ("latent.encoder", "upper_encoder"), 0.05, 2)
+    seasons = seasons_of(model, parcels(3))
+    features = model._features(seasons, None)
+    rows = model.rows(seasons, features)
+    grid = torch.linspace(-6, 6, 241, dtype=DTYPE)
+    step, normal = float(grid[1] - grid[0]), torch.distributions.Normal
+    with torch.no_grad():
+        upper = grid[:, None, None].expand(-1, 2, 1)
+        mean, log_std = model.prior_of(upper)
+        of_upper = normal(torch.zeros((), dtype=DTYPE), 1.0).log_prob(grid)[:, None] + model.of_class(upper)
+        log_lower = normal(mean, log_std.exp()).log_prob(grid)
+        of_lower = torch.logsumexp(of_upper[..., None] + log_lower, 0).T + math.log(step)
+        emitted = model.emitted(rows, model.decode(grid[:, None, None, None].expand(-1, 3, 1, 1), seasons.day))
+        exact = torch.logsumexp(emitted + of_lower[:, None], 0) + math.log(step)
+        found = model.class_scores(seasons, features, None)
+        bound = model.bound(model.explain(rows, model.noise.expand(-1, 3, 1, -1)))
+    assert torch.allclose(found, exact, atol=0.05)
+    assert (bound < exact).all()
 
 
 def test_the_auxiliary_variable_makes_the_recognition_a_mixture() -> None:
