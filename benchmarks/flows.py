@@ -230,15 +230,21 @@ def write(document: dict[str, Any]) -> None:
 ENTRIES, ROWS, LAYERS, HIDDEN = 60, 256, 3, 64
 
 
-def libraries(rounds: int, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Times of the same architecture here and in zuko and normflows, in turn in one process: all rows after each."""
+def libraries(rounds: int, again: list[str], done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Times of the same architecture here and in zuko and normflows, in turn in one process: all rows after each.
+
+    Arguments:
+        rounds: runs of each call.
+        again: the only architectures to time, although they have been; none: all that have not been.
+        done: rows so far.
+    """
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = list(done)
+    found = [row for row in done if row["architecture"] not in again]
     for architecture, library, theirs, ours in _pairs():
-        if any((row["architecture"], row["library"]) == (architecture, library) for row in done):
+        if again and architecture not in again or any(row["architecture"] == architecture for row in found):
             continue
         calls: dict[str, Callable[[], object]] = {
             "train": theirs[0], "train_ours": ours[0], "draw": theirs[1], "draw_ours": ours[1],
@@ -339,11 +345,12 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
     parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
     parser.add_argument("--share", action="store_true", help="give the scoreboard the full trainings it lacks")
-    parser.add_argument("--libraries", action="store_true", help="time other libraries' flows beside ours instead")
+    parser.add_argument("--libraries", nargs="*", metavar="ARCHITECTURE",
+                        help="time other libraries' flows beside ours instead: what is missing, or these again")
     parser.add_argument("--rounds", type=int, default=15, help="runs of each timed call")
     options = parser.parse_args()
-    if options.libraries:
-        for rows in libraries(options.rounds, stored()["libraries"]):
+    if options.libraries is not None:
+        for rows in libraries(options.rounds, options.libraries, stored()["libraries"]):
             write({**stored(), "libraries": rows})
         return
     if options.confirm:
