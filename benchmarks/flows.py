@@ -122,13 +122,14 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, Any]:
 
     from cropgen.metrics.classification import confusion_matrix, macro_f1
     from cropgen.models.layers.bank import see
+    from cropgen.models.layers.flows.defence import DefendedModel
     from cropgen.models.layers.residual import ResidualModel, WhitenedBatch
     from cropgen.series.batches import make_batch
 
     known = series.take(np.isin(series.label, classes)).select_bands(model.spec.bands)
     batch = make_batch(known, model.spec.calendar, classes)
     tied = model.tied if hasattr(model, "tied") else model.gaussian
-    joint, begun, values = [], [], 0
+    joint, alone, begun, values = [], [], [], 0
     answers: dict[str, list[Any]] = {}
     with torch.inference_mode():
         for rows in torch.arange(len(known)).split(512):
@@ -138,6 +139,7 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, Any]:
             if isinstance(model, ResidualModel):
                 part = WhitenedBatch(**vars(part), seasons=see(tied, part, model.start_days))
             joint.append(model.log_joint(part))
+            alone.append(_of_flow_alone(model, part) if isinstance(model, DefendedModel) else joint[-1])
             values += int(mask.sum()) * len(model.spec.bands)
             told_by = model.posteriors(part) if isinstance(model, ResidualModel) else {}
             for rule, told in told_by.items():
@@ -148,10 +150,20 @@ def _densities(model: Any, series: Any, classes: np.ndarray) -> dict[str, Any]:
 
     return {
         "nats_per_value": round(float(torch.cat(joint).logsumexp(1).sum()) / values, 4),
+        "nats_per_value_alone": round(float(torch.cat(alone).logsumexp(1).sum()) / values, 4),
         "nats_per_value_start": round(float(torch.cat(begun).logsumexp(1).sum()) / values, 4),
         "bayes_macro_f1": f1(torch.cat(joint).argmax(1)),
         "rules": {rule: f1(torch.cat(parts)) for rule, parts in answers.items()},
     }
+
+
+def _of_flow_alone(model: Any, part: Any) -> Any:
+    """(B, K) log p(x, y) without the share of the start."""
+    options = model.options
+    model.options = options.model_copy(update={"defence": 0.0})
+    joint = model.log_joint(part)
+    model.options = options
+    return joint
 
 
 def cells(only: list[str] | None, models: list[str] | None, labels: list[float] | None, *, short: bool) -> list[Cell]:
@@ -211,7 +223,8 @@ def share() -> int:
 
 
 _FIELDS = tuple(Cell.__dataclass_fields__)
-_OWN = ("short", "sampling_seconds", "nats_per_value", "nats_per_value_start", "bayes_macro_f1", "rules")
+_OWN = ("short", "sampling_seconds", "nats_per_value", "nats_per_value_alone", "nats_per_value_start", "bayes_macro_f1",
+        "rules")  # fmt: skip
 
 
 def stored() -> dict[str, Any]:
@@ -244,7 +257,7 @@ def libraries(rounds: int, again: list[str], done: list[dict[str, Any]]) -> Iter
     torch.manual_seed(0)
     found = [row for row in done if row["architecture"] not in again]
     for architecture, library, theirs, ours in _pairs():
-        if again and architecture not in again or any(row["architecture"] == architecture for row in found):
+        if (again and architecture not in again) or any(row["architecture"] == architecture for row in found):
             continue
         calls: dict[str, Callable[[], object]] = {
             "train": theirs[0], "train_ours": ours[0], "draw": theirs[1], "draw_ours": ours[1],
@@ -345,8 +358,12 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
     parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
     parser.add_argument("--share", action="store_true", help="give the scoreboard the full trainings it lacks")
-    parser.add_argument("--libraries", nargs="*", metavar="ARCHITECTURE",
-                        help="time other libraries' flows beside ours instead: what is missing, or these again")
+    parser.add_argument(
+        "--libraries",
+        nargs="*",
+        metavar="ARCHITECTURE",
+        help="time other libraries' flows beside ours instead: what is missing, or these again",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="runs of each timed call")
     options = parser.parse_args()
     if options.libraries is not None:

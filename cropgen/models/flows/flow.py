@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.layers.bank import Seasons, concatenate_seasons, whitened
+from cropgen.models.layers.flows.defence import DefendedModel, DefendedOptions
 from cropgen.models.layers.flows.layer import FlowLayer, Seen, Stack
 from cropgen.models.layers.flows.linear import LinearKind, Permutation, band_mix, undoing
 from cropgen.models.layers.flows.norm import ActNorm, BatchNorm, NormKind
-from cropgen.models.layers.residual import ResidualModel, ResidualOptions
 from cropgen.series.batches import Batch
 
 ClassIn = Literal["base", "couplings", "both"]
@@ -25,7 +25,7 @@ _NORM_ROWS = 1024
 _LARGEST_BLOCK = 1 << 18
 
 
-class FlowOptions(ResidualOptions):
+class FlowOptions(DefendedOptions):
     """Options of every flow."""
 
     class_in: ClassIn = Field(
@@ -41,7 +41,7 @@ class FlowOptions(ResidualOptions):
     linear: LinearKind = Field("none", description="linear map of the bands of a date before each layer")
 
 
-class FlowModel(ResidualModel):
+class FlowModel(DefendedModel):
     """One flow for all classes or one steered by the class, around the tied Gaussian.
 
     With e the innovations of a season, o_y the class means of the tied Gaussian seen through the same factor, and T a

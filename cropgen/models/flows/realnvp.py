@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.coupling import MaskedCoupling
-from cropgen.models.layers.residual import ResidualModel, ResidualOptions
+from cropgen.models.layers.flows.defence import DefendedModel, DefendedOptions
 
 _HALVES_SEED = 7
 
 
-class RealNVPOptions(ResidualOptions):
+class RealNVPOptions(DefendedOptions):
     """Options of `realnvp`."""
 
     layers: int = Field(
@@ -34,7 +34,7 @@ class RealNVPOptions(ResidualOptions):
     )
 
 
-class RealNVP(ResidualModel):
+class RealNVP(DefendedModel):
     """One flow for all classes, whose base has a mean per class.
 
     With e = L⁻¹ M (x − μ₀) the innovations of a season and T a stack of affine couplings that begins at the identity,

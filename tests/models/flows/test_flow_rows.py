@@ -21,7 +21,7 @@ from cropgen.training.fit import fit_model
 
 SPEC = InputSpec(("NDVI",), Calendar("month", 4, 2), Legend.from_codes("two", ["a", "b"]))
 LONGER = InputSpec(("B04", "B08"), Calendar("month", 3, 5), Legend.from_codes("two", ["a", "b"]))
-SMALL = {"hidden": 8}
+SMALL = {"hidden": 8, "defence": 0.0}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{e.name: (e.name, {}) for e in CATALOG if e.family == "flow" and e.name != "realnvp"},
     "naf ddsf": ("naf", {"transformer": "ddsf"}),
