@@ -1,7 +1,7 @@
 """How long does it take, and in how much memory, to aggregate a tile over its parcels? Beside what a user would pick.
 
     python benchmarks/aggregate.py compare [--repeats 3]     one date: every method in turn, each in its own process
-    python benchmarks/aggregate.py season [--repeats 2]      thirty dates: cropgen and the bare reading of the bands
+    python benchmarks/aggregate.py season [--repeats 2]      thirty dates: cropgen and the bare decoding of the bands
     python benchmarks/aggregate.py growth_parcels            cropgen from a thousand to a million parcels, one date
     python benchmarks/aggregate.py growth_dates              cropgen from one to thirty dates, 10,000 parcels
     python benchmarks/aggregate.py report                    table, plot and what follows for France, from the results
@@ -37,7 +37,7 @@ RESULTS = HERE / "results" / "aggregate.json"
 PARCELS, SEASON = 50_000, 30
 GROWTH = (1_000, 10_000, 100_000, 1_000_000)
 GROWTH_DATES = (1, 3, 10, 30)
-_PACKAGES = ("numpy", "rasterio", "shapely", "exactextract", "rasterstats", "xvec", "zarr")
+_PACKAGES = ("numpy", "rasterio", "shapely", "exactextract", "rasterstats", "xvec", "zarr", "tifffile", "imagecodecs")
 
 
 def _timed(method: str, scenes: Path, parcels: Path) -> dict[str, float]:
@@ -62,7 +62,7 @@ def _rows(
     taken: dict[str, list[dict[str, float]]] = {method: [] for method in chosen}
     for number in range(repeats):
         for method in chosen:
-            if number == 0 or method in ("cropgen", "decode"):
+            if number == 0 or method in ("cropgen", "decode", "read"):
                 taken[method].append(_timed(method, scenes, parcels))
     return [
         {
@@ -107,7 +107,7 @@ class Bench:
 
     def season(self, repeats: int) -> list[dict[str, Any]]:
         """Thirty dates."""
-        methods = ("decode", "cropgen")
+        methods = ("decode", "cropgen", "read")
         return _rows("season", methods, repeats, self.scenes(SEASON), self.parcels(PARCELS), PARCELS, SEASON)
 
     def growth_parcels(self, repeats: int) -> list[dict[str, Any]]:

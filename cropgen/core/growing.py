@@ -1,11 +1,27 @@
-"""Arrays in `.npy` files that grow along their first axis: what was appended need not be held."""
+"""Arrays in `.npy` files: that grow along their first axis, so that what was appended need not be held; and read."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
 import numpy as np
+
+_ONE_HEADER = threading.Lock()
+
+
+def load_array(path: Path, mode: Literal["r"] | None = "r") -> np.ndarray:
+    """The array in a `.npy` file, mapped, or held where `mode` is None; safe to call from several threads.
+
+    numpy parses the header as Python, and the parser of CPython 3.11 fails where two threads are in it
+    (SystemError: AST constructor recursion depth mismatch; github.com/python/cpython/issues/106905).
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    with _ONE_HEADER:
+        return np.load(path, mmap_mode=mode)
 
 
 class GrowingArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -34,3 +35,20 @@ def in_order(work: Callable[[_Item], _Value], items: Iterable[_Item], threads: i
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def one_ahead(work: Callable[[_Item], _Value], items: Iterable[_Item], pool: ThreadPoolExecutor) -> Iterator[_Value]:
+    """What `work` gives for each item, in the order of the items, each made beside what the caller does meanwhile.
+
+    The first is begun at once, whether it is asked for or not, every other one when the one before it is handed out.
+    """
+    rest = iter(items)
+    waiting = deque(pool.submit(work, item) for item in islice(rest, 1))
+
+    def results() -> Iterator[_Value]:
+        while waiting:
+            value = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
+            yield value
+
+    return results()

@@ -21,24 +21,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 
 from cropgen.core.engine import Engine, Outcome, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
-from cropgen.core.threads import in_order
+from cropgen.core.threads import in_order, one_ahead
 from cropgen.imagery.ahead import Ahead, reading_ahead, with_ahead
-from cropgen.imagery.assemble import Season, ShardSeries
+from cropgen.imagery.assemble import Season
 from cropgen.imagery.calibration import Calibrator, calibrator
 from cropgen.imagery.ledger import WorkFolder, unit_key
 from cropgen.imagery.options import AggregateOptions, AggregateReport
 from cropgen.imagery.overlaps import find_overlaps
+from cropgen.imagery.parcel_shard import ParcelShard, append_shard
 from cropgen.imagery.parcels import SeasonParcels, extent_on, shards
 from cropgen.imagery.pixel_sample import check_inside, keep_samples
 from cropgen.imagery.pixel_sets import gather_sets
@@ -55,12 +56,9 @@ from cropgen.imagery.statistics import Statistic, statistics_of
 from cropgen.imagery.tiles import Grids, find_tiles, grids_of
 from cropgen.imagery.unit import Unit, aggregate_unit
 from cropgen.imagery.zonal import Reading
-from cropgen.series.geometry import interior_lonlat
 from cropgen.series.legend import Legend
 from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels
-from cropgen.series.pixel_sets import PixelSets
 from cropgen.series.polygon_file import Polygons
-from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 
 __all__ = ["AggregateOptions", "AggregateReport", "aggregate"]
@@ -90,18 +88,13 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Year:
-    """The parcels of a year in the order of the output, in shards that end at `stops`, and the units that see them."""
+    """The parcels of a year in the order of the output, first rank and end of each shard that is written at a time,
+    and the units that see them."""
 
     parcels: SpooledParcels
-    stops: tuple[int, ...]
+    shards: tuple[tuple[int, int], ...]
     units: tuple[Unit, ...]
     split: np.ndarray
-
-    def shards(self, most: int) -> Iterator[tuple[int, int]]:
-        """First rank and end of each shard, of at most so many parcels."""
-        for start, stop in zip((0, *self.stops[:-1]), self.stops, strict=True):
-            for first in range(start, stop, most):
-                yield first, min(first + most, stop)
 
 
 def aggregate(
@@ -149,20 +142,37 @@ def aggregate(
 def _aggregate(
     plan: _Plan, source_name: str, output: Path, engine: Engine, work: WorkFolder, report: Reporter
 ) -> AggregateReport:
-    options = plan.options
     issues = plan.layer.issues
     result = AggregateReport(
         years=tuple(plan.acquisitions), bands=plan.columns, repaired=issues.repaired, dropped=issues.dropped
     )
-    with reading_ahead() as readers:
-        years = [_plan_year(plan, year, work, engine, readers, result, report) for year in plan.acquisitions]
-        _run(years, engine, report)
-    source = {"kind": "aggregate", "scenes": source_name, "options": options.model_dump(mode="json")}
+    with ThreadPoolExecutor(1) as beside:
+        with reading_ahead() as readers:
+            years = [_plan_year(plan, year, work, engine, readers, result, report) for year in plan.acquisitions]
+            wanted = [(year.parcels, *shard) for year in years if year.units for shard in year.shards]
+            shards = one_ahead(lambda shard: ParcelShard.read(*shard), wanted, beside)
+            _run(years, engine, report)
+        _write(plan, years, shards, source_name, output, work, result, report)
+    result.clear_dates /= result.rows
+    return result
+
+
+def _write(
+    plan: _Plan, years: Sequence[_Year], shards: Iterator[ParcelShard], source_name: str, output: Path,
+    work: WorkFolder, result: AggregateReport, report: Reporter,
+) -> None:  # fmt: skip
+    """Write the store.
+
+    Raises:
+        DataError: it would hold no parcel.
+        UnfinishedError: it cannot be written.
+    """
+    source = {"kind": "aggregate", "scenes": source_name, "options": plan.options.model_dump(mode="json")}
     try:
         with atomic_output(output) as part:
             store = SeriesStore.create(part, bands=plan.columns, legend=plan.legend, crs=plan.layer.crs, source=source)
             for year in years:
-                _assemble(plan, year, store, result, report)
+                _assemble(plan, year, shards, store, result, report)
             if not result.rows:
                 work.discard()
                 raise DataError("no parcel has a pixel in the scenes", hint="check that both cover the same ground")
@@ -172,8 +182,6 @@ def _aggregate(
         raise UnfinishedError(
             f"every acquisition is done, but the store is not: {error.message}", hint="repeat the command with --resume"
         ) from error
-    result.clear_dates /= result.rows
-    return result
 
 
 def _prepare(
@@ -238,8 +246,9 @@ def _plan_year(
             key = unit_key((sample or tiles[grids]).folder.name, acquisition, names, reading.facts())
             seen = with_ahead(acquisition, plan.bands, readers)
             units.append(Unit(seen, tiles[grids], reading, work.unit(key), threads, sample))
+    most = _WITH_PIXELS if options.pixels else len(parcels)
     stops = _stops(sizes, result.dates[year] * len(plan.columns))
-    return _Year(parcels, stops, tuple(units), split)
+    return _Year(parcels, tuple(_shards(stops, most)), tuple(units), split)
 
 
 def _read_ahead(plan: _Plan, year: int, polygons: Polygons, readers: list[Ahead]) -> None:
@@ -267,6 +276,13 @@ def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:
         stops[-1] += size
         held += size
     return tuple(stops)
+
+
+def _shards(stops: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """First rank and end of shards of at most so many parcels, none across a stop."""
+    for start, stop in zip((0, *stops[:-1]), stops, strict=True):
+        for first in range(start, stop, most):
+            yield first, min(first + most, stop)
 
 
 def _cores() -> int:
@@ -314,7 +330,10 @@ def _outcomes(units: Sequence[Unit], engine: Engine) -> Iterator[Outcome[None]]:
     return in_order(done, range(len(shared)), beside)
 
 
-def _assemble(plan: _Plan, year: _Year, store: SeriesStore, result: AggregateReport, report: Reporter) -> None:
+def _assemble(
+    plan: _Plan, year: _Year, shards: Iterator[ParcelShard], store: SeriesStore, result: AggregateReport,
+    report: Reporter,
+) -> None:  # fmt: skip
     """Put the observations of a year together and append them, shard by shard."""
     if not year.units:
         outside = year.parcels.ids().tolist()
@@ -322,47 +341,9 @@ def _assemble(plan: _Plan, year: _Year, store: SeriesStore, result: AggregateRep
         return
     season = Season(year.units, year.split, plan.statistics, plan.options)
     with report.task("Writing", total=len(year.parcels)) as task:
-        for first, stop in year.shards(_WITH_PIXELS if plan.options.pixels else len(year.parcels)):
-            frame = year.parcels.frame(first, stop)
-            shard = season.shard(first, stop)
-            sets = gather_sets(year.units, shard, first, frame.geometry) if plan.options.pixels else None
-            _append(store, plan.legend, frame, shard, sets, result)
-            task.advance(stop - first)
-
-
-def _append(
-    store: SeriesStore, legend: Legend, frame: gpd.GeoDataFrame, shard: ShardSeries, sets: PixelSets | None,
-    result: AggregateReport,
-) -> None:  # fmt: skip
-    outside = frame["parcel_id"].to_numpy(str)[~shard.covered]
-    if len(outside):
-        result.dropped.setdefault("outside the scenes", []).extend(outside.tolist())
-    rows = np.flatnonzero(shard.covered)
-    if not len(rows):
-        return
-    kept = frame.iloc[rows].reset_index(drop=True)
-    seen = np.asarray((shard.pixels[rows] > 0).any(0))
-    if not seen.any():
-        seen = np.arange(len(seen)) < 1
-    lon, lat = interior_lonlat(kept.geometry)
-    place, codes = pd.factorize(kept["code"])
-    pixels = shard.pixels[rows][:, seen]
-    series = ParcelSeries.build(
-        bands=store.bands,
-        values=shard.values[rows][:, seen],
-        mask=pixels > 0,
-        day=np.broadcast_to(shard.day[seen], pixels.shape),
-        parcel_id=kept["parcel_id"].to_numpy(str),
-        year=kept["year"].to_numpy(),
-        region=kept["region"].to_numpy(str),
-        label=legend.encode(codes)[place],
-        lon=lon,
-        lat=lat,
-        pixels=pixels,
-        pixel_sets=None if sets is None else sets.take(rows).at_dates(seen),
-    )
-    store.append(series, kept.geometry)
-    result.rows += len(series)
-    result.clear_dates += float(series.clear_dates.sum())
-    result.never_clear.extend(series.parcel_id[series.clear_dates == 0].tolist())
-    result.coarse.extend(series.parcel_id[shard.coarse[rows]].tolist())
+        for parcels in islice(shards, len(year.shards)):
+            seen = season.shard(parcels.first, parcels.stop)
+            outlines = parcels.frame.geometry
+            sets = gather_sets(year.units, seen, parcels.first, outlines) if plan.options.pixels else None
+            append_shard(store, plan.legend, parcels, seen, sets, result)
+            task.advance(parcels.stop - parcels.first)

@@ -23,6 +23,7 @@ import numpy as np
 
 from cropgen.core.errors import UsageError
 from cropgen.core.files import atomic_output, remove
+from cropgen.core.growing import load_array
 from cropgen.core.run import fingerprint
 from cropgen.imagery.ledger import WorkFolder
 from cropgen.imagery.pixels import TilePixels
@@ -45,7 +46,7 @@ class PixelSample:
 
     def read(self) -> np.ndarray:
         """(P, S) SAMPLE of each member of the tile, by hash; rows and columns are those of the finest grid."""
-        return np.load(self.folder / _FILE, mmap_mode="r")
+        return load_array(self.folder / _FILE)
 
     def holds(self, parcels: int) -> bool:
         """Whether it is there and whole; a crash of the system may leave less than was written."""

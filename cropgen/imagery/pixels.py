@@ -23,7 +23,7 @@ import numpy as np
 import shapely
 
 from cropgen.core.files import atomic_output
-from cropgen.core.growing import GrowingArray
+from cropgen.core.growing import GrowingArray, load_array
 from cropgen.core.threads import in_order
 from cropgen.imagery.coverage import runs_of_coverage
 from cropgen.imagery.scanline import RUN, runs_of_centres, runs_of_touched
@@ -339,4 +339,4 @@ def _by_cell(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _load(path: Path) -> np.ndarray:
     """An array of a tile; empty ones cannot be mapped and are read."""
-    return np.load(path, mmap_mode="r" if path.stat().st_size > _HEADER else None)
+    return load_array(path, "r" if path.stat().st_size > _HEADER else None)

@@ -1,4 +1,7 @@
-"""One band in one raster that GDAL opens: a GeoTIFF, a JPEG 2000 file, a member of a zip."""
+"""One band in one raster that GDAL opens: a GeoTIFF, a JPEG 2000 file, a member of a zip.
+
+Pixels of plain GeoTIFFs on this machine are read without GDAL (tiff_blocks.py), which gives the same in less time.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from rasterio.windows import Window as RasterWindow
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.imagery.scene import Grid, Window
+from cropgen.imagery.tiff_blocks import read_window
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 ENVIRONMENT: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_LOG_ERRORS": "OFF"}
@@ -39,6 +43,9 @@ class RasterLayer:
     band: int = 1
 
     def read(self, window: Window) -> np.ndarray:
+        values = read_window(self.path, window) if self.band == 1 else None
+        if values is not None:
+            return values
         try:
             with rasterio.Env(**ENVIRONMENT), rasterio.open(self.path) as raster:
                 return raster.read(self.band, window=raster_window(window))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cropgen.core.files import atomic_output
+from cropgen.core.growing import load_array
 from cropgen.imagery.pixel_sample import PixelSample
 from cropgen.imagery.pixels import TilePixels
 from cropgen.imagery.sample_values import SampleValues
@@ -47,11 +48,11 @@ class Unit:
 
     def rows(self) -> np.ndarray:
         """(P,) records of weight (G,) by grid and values (S·C,), as `write_statistics`, for the members of the tile."""
-        return np.load(self.folder / _ROWS, mmap_mode="r")
+        return load_array(self.folder / _ROWS)
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Values (P, S, C) int16 and clear (P, S) of the sample, as `SampleValues`, for the members of the tile."""
-        return np.load(self.folder / _PIXELS, mmap_mode="r"), np.load(self.folder / _CLEAR, mmap_mode="r")
+        return load_array(self.folder / _PIXELS), load_array(self.folder / _CLEAR)
 
 
 def aggregate_unit(unit: Unit) -> None:

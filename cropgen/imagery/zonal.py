@@ -32,7 +32,7 @@ from cropgen.imagery.scene import Acquisition, Grid
 from cropgen.imagery.statistics import Statistic
 
 _AT_A_TIME = 1 << 15
-_PIXELS_AT_A_TIME = 1 << 18
+_PIXELS_AT_A_TIME = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -247,11 +247,14 @@ class _CellReader:
 
 
 def _at(values: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Values (M,) at positions, some at a time: numpy widens positions before it uses them."""
+    """Values (M,) at positions, some at a time: numpy widens positions before it uses them.
+
+    All positions are within bounds; "wrap" is the mode that looks least for others.
+    """
     flat, found = values.ravel(), np.empty(len(position), values.dtype)
     for first in range(0, len(position), _PIXELS_AT_A_TIME):
         part = slice(first, first + _PIXELS_AT_A_TIME)
-        found[part] = flat[position[part]]
+        flat.take(position[part], out=found[part], mode="wrap")
     return found
 
 

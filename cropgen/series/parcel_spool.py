@@ -21,7 +21,7 @@ from pyproj import CRS
 
 from cropgen.core.errors import CorruptInputError
 from cropgen.core.files import atomic_output, remove
-from cropgen.core.growing import GrowingArray
+from cropgen.core.growing import GrowingArray, load_array
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.threads import in_order
 from cropgen.series.columns import column
@@ -214,7 +214,7 @@ class _Source:
     ids: Path
 
     def __len__(self) -> int:
-        return len(np.load(self.rows, mmap_mode="r"))
+        return len(load_array(self.rows))
 
     def tell(self, report: Reporter) -> None:
         """Say which columns were taken, and what was put right or could have been meant."""
@@ -260,7 +260,7 @@ def _spool(
     source: _Source, crs: CRS, before: _Before, writer: PolygonWriter, issues: LayerIssues, batch: int, threads: int
 ) -> None:
     """Write the clean polygons of a file in a coordinate system."""
-    rows, done, farthest = np.load(source.rows, mmap_mode="r"), 0, 0.0
+    rows, done, farthest = load_array(source.rows), 0, 0.0
 
     def batches() -> Iterator[tuple[int, np.ndarray]]:
         nonlocal done, farthest
@@ -321,7 +321,7 @@ def _repeated(parcels: SpooledParcels) -> np.ndarray:
             hashes.append(np.fromiter((hash(key) for key in keys), np.int64, len(held)))
     found = [np.zeros(0, np.uint32)]
     if len(parcels):
-        known, parts = np.load(path, mmap_mode="r"), -(-len(parcels) // (4 * _AT_A_TIME))
+        known, parts = load_array(path), -(-len(parcels) // (4 * _AT_A_TIME))
         for number in range(parts):
             here = np.flatnonzero(known % parts == number) if parts > 1 else np.arange(len(known))
             distinct, count = np.unique(known[here], return_counts=True)

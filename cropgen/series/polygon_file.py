@@ -23,7 +23,7 @@ import shapely
 from pyproj import CRS
 
 from cropgen.core.files import atomic_output
-from cropgen.core.growing import GrowingArray
+from cropgen.core.growing import GrowingArray, load_array
 
 PARCEL = np.dtype(
     [("begin", "<i8"), ("size", "<i4"), ("box", "<f8", (4,)), ("id", "<i8"), ("length", "<i4"), ("kind", "<i4")]
@@ -57,7 +57,7 @@ class Polygons:
     def records(self, places: np.ndarray | slice) -> np.ndarray:
         """(K,) PARCEL of some of them."""
         rows = self.rows[places]
-        return np.load(self.folder / PARCELS, mmap_mode="r")[rows] if len(rows) else np.zeros(0, PARCEL)
+        return load_array(self.folder / PARCELS)[rows] if len(rows) else np.zeros(0, PARCEL)
 
     def boxes(self) -> Iterator[tuple[int, np.ndarray]]:
         """The place of the first and the boxes (K, 4), some ten thousands at a time."""

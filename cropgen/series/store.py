@@ -20,6 +20,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -167,10 +168,14 @@ class SeriesStore:
             fields = {name: array for name in DTYPES if (array := field_of(series, name)) is not None}
             if self._has("band_mask") and series.band_mask is None:
                 fields["band_mask"] = np.broadcast_to(series.mask[..., None], series.values.shape)
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                self._write(fields)
-            if geometry is not None:
-                write_part(self.path, len(self), geometry, series.parcel_id, series.year)
+            with ThreadPoolExecutor(1) as beside:
+                shapes = None
+                if geometry is not None:
+                    shapes = beside.submit(write_part, self.path, len(self), geometry, series.parcel_id, series.year)
+                with zarr.config.set({"array.write_empty_chunks": True}):
+                    self._write(fields)
+                if shapes is not None:
+                    shapes.result()
             self._commit(series, fields, crs)
 
     def read(self, rows: slice | np.ndarray | None = None, *, pixel_bands: Sequence[str] = ()) -> ParcelSeries:

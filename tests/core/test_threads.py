@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cropgen.core.threads import in_order
+from cropgen.core.threads import in_order, one_ahead
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -46,3 +47,25 @@ def test_little_is_taken_ahead():
 def test_threads_work_side_by_side():
     meeting = threading.Barrier(2, timeout=5)
     assert list(in_order(lambda n: meeting.wait() < 2, range(4), 2)) == [True] * 4
+
+
+def test_each_is_made_while_the_one_before_is_used():
+    begun, used = [], []
+    with ThreadPoolExecutor(1) as pool:
+        made = one_ahead(lambda n: begun.append(n) or n, [3, 1, 2], pool)
+        pool.submit(lambda: None).result()
+        assert begun == [3]
+        for number in made:
+            pool.submit(lambda: None).result()
+            used.append(number)
+            assert len(begun) == min(len(used) + 1, 3)
+    assert used == begun == [3, 1, 2]
+
+
+def test_none_ahead_of_nothing_and_errors_in_their_turn():
+    with ThreadPoolExecutor(1) as pool:
+        assert list(one_ahead(str, [], pool)) == []
+        results = one_ahead(lambda n: 10 // n, [5, 0], pool)
+        assert next(results) == 2
+        with pytest.raises(ZeroDivisionError):
+            next(results)
