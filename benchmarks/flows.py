@@ -16,6 +16,7 @@ stopped; `results/flows.md` is made from it by `flows_report.py`.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -30,8 +31,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "flows.json"
 DATA = ("arkansas", "fergana", "modis")
-SHARES, SEEDS = (0.1, 1.0, 0.01), (0, 1, 2)
-DRAWN = 200
+SHARES, SEEDS, DRAWN = (0.1, 1.0, 0.01), (0, 1, 2), 200
 SHORT: dict[str, Any] = {"steps": 120, "copies": 1024}
 SHORT_ROWS = 1000
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -223,8 +223,8 @@ def share() -> int:
 
 
 _FIELDS = tuple(Cell.__dataclass_fields__)
-_OWN = ("short", "sampling_seconds", "nats_per_value", "nats_per_value_alone", "nats_per_value_start", "bayes_macro_f1",
-        "rules")  # fmt: skip
+_NATS = ("nats_per_value", "nats_per_value_alone", "nats_per_value_start")
+_OWN = (*_NATS, "short", "sampling_seconds", "bayes_macro_f1", "rules")
 
 
 def stored() -> dict[str, Any]:
@@ -378,6 +378,7 @@ def main() -> None:
         return
     wanted = [c for c in cells(options.only, options.models, options.labels, short=options.short)
               if options.seeds is None or c.seed in options.seeds]  # fmt: skip
+    importlib.import_module("torch._dynamo")  # which the first optimiser of a process loads, for some seconds
     done = {row["key"] for row in stored()["rows"]}
     until = time.monotonic() + 60 * options.minutes
     for cell in wanted:
