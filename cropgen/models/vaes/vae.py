@@ -53,6 +53,7 @@ class VAEOptions(VariationalOptions):
     decoder: Literal["season", "dates"] = Field(
         "season", description="season: one answer for all slots; dates: asked date by date, each blind to the others"
     )
+    depth: int = Field(2, ge=1, description="decoder=dates: hidden layers")
     collapse: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
         "none", "linear", "cyclical", "free-bits", "bounded-field", "auxiliary", "skip", "aggressive", "pretrain"
     ] = Field(
@@ -185,7 +186,7 @@ class VAE(VariationalModel):
         if options.decoder == "dates":
             return DateDecoder(
                 self.latent.width, k, outputs,
-                hidden=width, skip=options.collapse == "skip", start_at_zero=self.at_start,
+                hidden=width, depth=options.depth, skip=options.collapse == "skip", start_at_zero=self.at_start,
             )  # fmt: skip
         return ClasswiseMLP(self.latent.width, k, self.slots * outputs, hidden=width, start_at_zero=self.at_start)
 

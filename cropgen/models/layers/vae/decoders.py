@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,8 @@ class DateDecoder(nn.Module):
 
     τ are two yearly harmonics of the day. A date sees the latent, its own day and the class, never another date: the
     receptive field is one date, so the season cannot pass the latent by. Class and latent are added to the first layer,
-    so the K classes share its products. With `skip` the latent enters every layer, which keeps it in use in a deep one.
+    so the K classes share its products. With `skip` the latent enters every layer, by maps S that begin at zero: drawn
+    at random they would add the noise of z to every layer before any of them has learnt from it.
 
     Arguments:
         latent: Z.
@@ -45,6 +48,8 @@ class DateDecoder(nn.Module):
         self.of_class = nn.Parameter(torch.zeros(classes, hidden))
         self.layers = nn.ModuleList([nn.Linear(hidden, hidden) for _ in range(depth - 1)])
         self.skips = nn.ModuleList([nn.Linear(latent, hidden, bias=False) for _ in range(depth - 1 if skip else 0)])
+        for skip_map in self.skips:
+            nn.init.zeros_(cast(nn.Linear, skip_map).weight)
         self.answer = nn.Linear(hidden, outputs)
         if start_at_zero:
             nn.init.zeros_(self.answer.weight)
