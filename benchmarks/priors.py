@@ -168,7 +168,7 @@ def main() -> None:
         if time.monotonic() > until or cell.key() in {row["key"] for row in document["rows"]}:
             continue
         row = run(cell, str(options.data))
-        others = [old for old in document["rows"] if asdict(cell).items() - old.items()]
+        others = [old for old in document["rows"] if any(old[name] != own for name, own in asdict(cell).items())]
         keep(RESULTS, {**document, "rows": [*others, row]}, page)
         print(f"{cell}: {per_value(row):.4f} nats a value, KL {row['kl_total']:.2f}, {row['seconds']} s", flush=True)
 

@@ -34,6 +34,7 @@ class PredictRequest:
         neighbour_m: how far apart neighbours are at most, in metres.
         adapt: first fit the run again with these parcels as unlabelled ones, into a run of its own.
         min_probability: below it the flag low_confidence is set.
+        anomaly_level: levels of latents left out of the column `anomaly`, of a model that has levels; None: no column.
     """
 
     parcels: Path
@@ -51,6 +52,7 @@ class PredictRequest:
     neighbour_m: float = 200.0
     adapt: bool = False
     min_probability: float = 0.5
+    anomaly_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def predict(
     options = PredictOptions(
         year=request.year, id_column=request.id_column, layer=request.layer, until=request.until, prior=request.prior,
         thresholds=Thresholds(probability=request.min_probability), overwrite=overwrite,
+        anomaly_level=request.anomaly_level,
     )  # fmt: skip
     if request.adapt and not (dry_run and request.scenes is not None):
         run = adapt(workspace, run, request.parcels, series, options, report, dry_run=dry_run).run

@@ -65,6 +65,14 @@ def predict(
     min_probability: Annotated[
         float, typer.Option("--min-probability", min=0, max=1, help="Below it the flag low_confidence is set.")
     ] = 0.5,
+    anomaly_level: Annotated[
+        int | None,
+        typer.Option(
+            "--anomaly-level",
+            min=0,
+            help="Also tell how unusual a season is but for its finest levels of latents: lvae, biva, nvae, sdn-vae.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -75,7 +83,7 @@ def predict(
     request = api.PredictRequest(
         parcels=parcels, run=run, series=data, scenes=scenes, output=output, year=year, id_column=id_column,
         layer=layer, crs=crs, until=until, prior=prior, smooth_neighbours=smooth_neighbours, neighbour_m=neighbour_m,
-        adapt=adapt, min_probability=min_probability,
+        adapt=adapt, min_probability=min_probability, anomaly_level=anomaly_level,
     )  # fmt: skip
     result = api.predict(session.workspace, request, overwrite=overwrite, dry_run=dry_run, report=session.report)
     session.show("predict", result, *render.predict_summary(result))

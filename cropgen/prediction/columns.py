@@ -58,6 +58,11 @@ SMOOTHED_COLUMNS: tuple[Column, ...] = (
 )
 """Columns that are added where predictions are smoothed over neighbours; those above are the same with and without."""
 
+ANOMALY_COLUMN = Column(
+    "anomaly", pa.float64(), "how unlike the training the season is by the upper levels of latents, nats of a value"
+)
+"""Column that is added where it is asked for and the model has levels of latents."""
+
 FLAGS: dict[str, str] = {
     "no_series": "the parcel has no series, so nothing is predicted",
     "no_clear_date": "never clearly seen: the prediction is the most frequent crop",
@@ -78,9 +83,9 @@ def prefix_for(names: Iterable[str]) -> str:
     return prefix
 
 
-def prediction_fields(prefix: str, *, smoothed: bool = False) -> list[pa.Field]:
-    """The Arrow fields of all columns, with those of the smoothed prediction or without."""
-    columns = COLUMNS + SMOOTHED_COLUMNS if smoothed else COLUMNS
+def prediction_fields(prefix: str, *, smoothed: bool = False, anomaly: bool = False) -> list[pa.Field]:
+    """The Arrow fields of all columns, with those of the smoothed prediction and of the anomaly or without."""
+    columns = COLUMNS + (ANOMALY_COLUMN,) * anomaly + SMOOTHED_COLUMNS * smoothed
     return [pa.field(prefix + column.name, column.kind) for column in columns]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cropgen.core.errors import CropgenError
+from cropgen.core.errors import CropgenError, UsageError
 from cropgen.models.base import Classifier
 from cropgen.series.batches import Batch
 
@@ -25,12 +26,14 @@ class Answer:
         log_likelihood: (N,) log p(x) in nats, NaN without a clear date; None for models without likelihood.
         clear_dates: (N,) int, clear dates inside the model's calendar.
         observations: (N,) int, slots of the calendar that hold a clear date.
+        anomaly: (N,) −L^{>k} of an observed value in nats, NaN without a clear date; None where it was not asked for.
     """
 
     probability: np.ndarray
     log_likelihood: np.ndarray | None
     clear_dates: np.ndarray
     observations: np.ndarray
+    anomaly: np.ndarray | None = None
 
     @property
     def entropy(self) -> np.ndarray:
@@ -39,20 +42,27 @@ class Answer:
         return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(1)
 
 
-def infer(model: Classifier, batch: Batch, *, rows: int = BATCH_ROWS) -> Answer:
+def infer(model: Classifier, batch: Batch, *, rows: int = BATCH_ROWS, anomaly_level: int | None = None) -> Answer:
     """Classify a batch in parts of `rows`, in evaluation mode and without gradients.
+
+    Arguments:
+        anomaly_level: k of −L^{>k}, of a model with levels of latents; None: not asked for.
 
     Raises:
         CropgenError: the model gives a probability that is not a number.
+        UsageError: the model has no such level.
     """
     likelihood = getattr(model, "log_likelihood", None)
-    posteriors, likelihoods = [], []
+    unlikeness = None if anomaly_level is None else levelled(model).anomaly_score
+    posteriors, likelihoods, anomalies = [], [], []
     with torch.inference_mode():
         for start in range(0, len(batch), rows):
             part = batch.take(torch.arange(start, min(start + rows, len(batch)))).to(device=_device_of(model))
             posteriors.append(model.calibrated_log_posterior(part).double().cpu().numpy())
             if likelihood is not None:
                 likelihoods.append(likelihood(part).double().cpu().numpy())
+            if unlikeness is not None:
+                anomalies.append(unlikeness(part, anomaly_level).double().cpu().numpy())
     classes = model.spec.classes
     log_posterior = np.concatenate(posteriors) if posteriors else np.zeros((0, classes))
     if not np.isfinite(log_posterior).any(1).all() or np.isnan(log_posterior).any():
@@ -66,7 +76,23 @@ def infer(model: Classifier, batch: Batch, *, rows: int = BATCH_ROWS) -> Answer:
         log_likelihood=None if likelihood is None else np.where(clear > 0, total, np.nan),
         clear_dates=clear.astype(np.int32),
         observations=occupied_slots(batch.slot, batch.mask).astype(np.int32),
+        anomaly=None if unlikeness is None else np.where(clear > 0, np.concatenate([*anomalies, np.zeros(0)]), np.nan),
     )
+
+
+def levelled(model: Classifier) -> Any:
+    """The density of a model, or of the pool it is, that has levels of latents.
+
+    Raises:
+        UsageError: there is none.
+    """
+    density = getattr(model, "generative", model)
+    if not hasattr(density, "anomaly_score"):
+        raise UsageError(
+            f"{type(density).__name__} has no levels of latents to leave out",
+            hint="predict without --anomaly-level, or with a run of lvae, biva, nvae or sdn-vae",
+        )
+    return density
 
 
 def _device_of(model: Classifier) -> torch.device:

@@ -55,7 +55,8 @@ class Job:
     def write(self, path: Path, metadata: dict[str, str], task: Task) -> None:
         """Write the output at a path where nothing is."""
         stream, legend = self._stream, self._judge.legend
-        fields = prediction_fields(self.prefix, smoothed=self.smoothed is not None)
+        asked = self._judge.anomaly_level is not None
+        fields = prediction_fields(self.prefix, smoothed=self.smoothed is not None, anomaly=asked)
         schema = pa.schema([*stream.schema, *fields])
         if path.suffix.lower() in PARQUET_SUFFIXES:
             schema = pa.schema([*schema, *(pa.field(self.prefix + n, pa.float64()) for n in class_names(legend))])
@@ -154,7 +155,7 @@ class Job:
             ids, year = self._identity(batch)
             answer, place = self._answer(ids, year)
             fid = self._feature_ids(batch)
-            columns = [*batch.columns, *self._judge.columns(answer, place)]
+            columns = [*batch.columns, *self._judge.columns(answer, place), *self._judge.anomaly(answer, place)]
             if self.smoothed is not None:
                 columns += self.smoothed.columns(slice(self._seen, self._seen + batch.num_rows), self._judge.legend)
             self._first_ids = self._first_ids or ids[:3].tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cropgen.models.base import Classifier
-from cropgen.prediction.columns import COLUMNS, FLAGS
+from cropgen.prediction.columns import ANOMALY_COLUMN, COLUMNS, FLAGS
 from cropgen.prediction.infer import Answer, infer
 from cropgen.prediction.novelty import Typicality
 from cropgen.prediction.prior_shift import PriorShift
@@ -55,12 +55,14 @@ class Judge:
         run_id: written with every parcel.
         until: observations after it are not used; None uses all.
         shift: reweighs the probabilities for other class shares; None leaves them as the model gives them.
+        anomaly_level: k of the column `anomaly`, −L^{>k}; None: there is none.
     """
 
     def __init__(
         self, model: Classifier, typicality: Typicality | None, thresholds: Thresholds, run_id: str,
-        until: SeasonEnd | None = None, shift: PriorShift | None = None,
+        until: SeasonEnd | None = None, shift: PriorShift | None = None, anomaly_level: int | None = None,
     ) -> None:  # fmt: skip
+        self.anomaly_level = anomaly_level
         self.shift = shift
         self._model = model
         self._typicality = typicality
@@ -79,7 +81,8 @@ class Judge:
         chosen = series.select_bands(self._model.spec.bands)
         if self._until is not None:
             chosen = self._until.cut(chosen)
-        answer = infer(self._model, make_batch(chosen, self._model.spec.calendar).without_labels())
+        batch = make_batch(chosen, self._model.spec.calendar).without_labels()
+        answer = infer(self._model, batch, anomaly_level=self.anomaly_level)
         if self.shift is None:
             return answer
         return replace(answer, probability=self.shift.apply(answer.probability))
@@ -110,6 +113,15 @@ class Judge:
             pa.array(spread[c.name], c.kind, mask=None if c.name in shown else ~known | _absent(spread[c.name]))
             for c in COLUMNS
         ]
+
+    def anomaly(self, answer: Answer, place: np.ndarray) -> list[pa.Array]:
+        """The column `anomaly` for M parcels, where it was asked for; arguments as of `columns`."""
+        if answer.anomaly is None:
+            return []
+        if not len(answer.anomaly):
+            return [pa.nulls(len(place), ANOMALY_COLUMN.kind)]
+        values = _spread(answer.anomaly, place)
+        return [pa.array(values, ANOMALY_COLUMN.kind, mask=(place < 0) | np.isnan(values))]
 
     def _judged(self, answer: Answer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Values of the columns and of the flags for the rows of an answer."""

@@ -23,6 +23,7 @@ class PredictOptions:
             classified twice; `uniform`; or a csv file of shares. None keeps those of the training.
         smoothing: random field by which the crops are also given as smoothed over neighbours; parcels are then
             classified twice. None gives them by themselves only.
+        anomaly_level: finest levels of latents that the column `anomaly` does not listen to; None adds no such column.
         thresholds: when parcels are flagged.
         overwrite: replace an output that exists.
     """
@@ -33,5 +34,6 @@ class PredictOptions:
     until: str | None = None
     prior: str | Path | None = None
     smoothing: Field | None = None
+    anomaly_level: int | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
     overwrite: bool = False

@@ -17,6 +17,7 @@ from cropgen.core.run import RunFolder
 from cropgen.models.base import Classifier
 from cropgen.models.checkpoint import DESCRIPTION, load_model
 from cropgen.prediction.columns import COLUMNS_VERSION, FLAGS
+from cropgen.prediction.infer import levelled
 from cropgen.prediction.job import Job
 from cropgen.prediction.join import RowIndex
 from cropgen.prediction.judge import Judge, SeasonEnd
@@ -170,7 +171,19 @@ def _judge(run: Path, model: Classifier, options: PredictOptions, report: Report
     until = None if options.until is None else SeasonEnd.parse(options.until)
     if until is not None:
         typicality = None
-    return Judge(model, typicality, options.thresholds, RunFolder(run).run_id, until)
+    if options.anomaly_level is not None:
+        _check_level(model, options.anomaly_level)
+    level = options.anomaly_level
+    return Judge(model, typicality, options.thresholds, RunFolder(run).run_id, until, anomaly_level=level)
+
+
+def _check_level(model: Classifier, level: int) -> None:
+    most = levelled(model).levels
+    if not 0 <= level <= most:
+        raise UsageError(
+            f"--anomaly-level: expected 0 to {most}, the levels of this run's model, got {level}",
+            hint="1 leaves out the finest details, 0 nothing",
+        )
 
 
 def _prior_shift(model: Classifier, prior: str | Path, job: Job, report: Reporter) -> PriorShift:
@@ -201,8 +214,10 @@ def _metadata(
 ) -> dict[str, str]:
     description = json.loads((run / DESCRIPTION).read_text(encoding="utf-8"))
     limits, field = options.thresholds, options.smoothing
-    smoothing = {} if field is None else {"CROPGEN_SMOOTHING": field.name}
-    return smoothing | {
+    asked = {} if field is None else {"CROPGEN_SMOOTHING": field.name}
+    if options.anomaly_level is not None:
+        asked["CROPGEN_ANOMALY_LEVEL"] = str(options.anomaly_level)
+    return asked | {
         "CROPGEN_VERSION": cropgen.__version__, "CROPGEN_COLUMNS": str(COLUMNS_VERSION), "CROPGEN_PREFIX": prefix,
         "CROPGEN_RUN": run.name, "CROPGEN_MODEL": description["name"], "CROPGEN_WEIGHTS": description["sha256"],
         "CROPGEN_SERIES": series.fingerprint(), "CROPGEN_INPUT": "" if parcels is None else parcels.name,

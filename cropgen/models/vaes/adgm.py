@@ -56,7 +56,7 @@ class ADGM(VariationalModel):
         self.auxiliary_prior = ClasswiseMLP(told[0], k, 2 * a, beside=told[1], hidden=hidden, start_at_zero=zero)
         width, outputs = z + a if options.skip else z, self.emission.outputs
         self.decoder: DateDecoder | ClasswiseMLP = (
-            DateDecoder(width, k, outputs, hidden=hidden, depth=options.depth, start_at_zero=zero)
+            DateDecoder(width, k, outputs, hidden=hidden, start_at_zero=zero)
             if options.decoder == "dates"
             else ClasswiseMLP(width, k, self.slots * outputs, hidden=hidden, start_at_zero=zero)
         )

@@ -18,7 +18,8 @@ from cropgen.models.layers.flows.layer import Seen
 from cropgen.models.layers.flows.univariate import Affine
 from cropgen.models.layers.temporal_conv import DATE_FEATURES, date_harmonics, grid_features
 from cropgen.models.layers.vae.averaging import WeightAverage
-from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel, VariationalOptions
+from cropgen.models.layers.vae.level_bounds import LevelledModel
+from cropgen.models.layers.vae.model import Explained, Rows, VariationalOptions
 from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.models.layers.vae.posteriors import gaussian_log_prob
 from cropgen.models.layers.vae.spatial import ResidualSpatialDependency
@@ -105,7 +106,7 @@ class Descent:
     log_q: list[Tensor]
 
 
-class SDNVAE(VariationalModel):
+class SDNVAE(LevelledModel):
     """Latent sequences z_L, …, z_1 of rising resolution make a season from the top down.
 
     Level l has ⌈G / 2^{l−1}⌉ slots. With b_l the season read upwards by masked convolutions and means of neighbours,
@@ -151,6 +152,10 @@ class SDNVAE(VariationalModel):
         return cast(SDNVAEOptions, self.options)
 
     @property
+    def levels(self) -> int:
+        return self.own.levels
+
+    @property
     def lengths(self) -> list[int]:
         """Slots of the levels, the finest first."""
         return [-(-self.slots // 2**number) for number in range(self.own.levels)]
@@ -183,8 +188,11 @@ class SDNVAE(VariationalModel):
             found.append(Read(h, there))
         return found
 
-    def descend(self, noise: Tensor, seen: list[Read] | None, temperature: float = 1.0) -> Descent:
-        """The path downwards under noise (N, Σ T Z), drawn from q where the seasons are read (N rows), else from p."""
+    def descend(self, noise: Tensor, seen: list[Read] | None, temperature: float = 1.0, above: int = 0) -> Descent:
+        """The path downwards under noise (N, Σ T Z), drawn from q where the seasons are read (N rows), else from p.
+
+        Levels up to `above`, the finest ones, are drawn from p in any case.
+        """
         harmonics = self._harmonics()
         parts = noise.split([length * self.own.latent for length in self.lengths], -1)
         t = self.begin(harmonics[-1]).expand(len(noise), -1, -1)
@@ -193,7 +201,8 @@ class SDNVAE(VariationalModel):
             level = cast(Level, self.ladder[number])
             own = temperature * parts[number].unflatten(-1, (self.lengths[number], -1))
             mean, log_std = _bounded(level.prior(t))
-            drawn, density = self._drawn(level, t, mean, log_std, own, None if seen is None else seen[number])
+            read = None if seen is None or number < above else seen[number]
+            drawn, density = self._drawn(level, t, mean, log_std, own, read)
             log_prior.append(gaussian_log_prob(drawn, mean, log_std).sum(-1))
             log_q.append(density)
             z.append(drawn.flatten(1))
@@ -220,12 +229,15 @@ class SDNVAE(VariationalModel):
         return torch.where(present > 0, moved, v).view_as(first), density - log_det
 
     def explain(self, rows: Rows, noise: Tensor) -> Explained:
+        return self.scored_above(rows, noise, 0)
+
+    def scored_above(self, rows: Rows, noise: Tensor, above: int) -> Explained:
         lead = (len(noise), len(rows))
         seen = [
             Read(*(part.expand(lead[0], *part.shape).flatten(0, 1) for part in (one.h, one.there)))
             for one in self.read(rows.seasons)
         ]
-        found = self.descend(noise.expand(*lead, 1, -1).flatten(0, 2), seen)
+        found = self.descend(noise.expand(*lead, 1, -1).flatten(0, 2), seen, above=above)
         log_prior, log_q = (torch.stack(part, -1).view(*lead, 1, -1) for part in (found.log_prior, found.log_q))
         return Explained(
             self.emitted(rows, found.raw.transpose(1, 2).unflatten(0, lead)),

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cropgen.core.errors import UsageError
 from cropgen.models.base import Context
 from cropgen.models.layers.vae.averaging import WeightAverage
 from cropgen.models.layers.vae.spatial import ResidualSpatialDependency, SpatialDependency, Sweep
-from cropgen.models.vaes.sdn_vae import SDNVAE
+from cropgen.models.vaes.sdn_vae import SDNVAE, Level
 from tests.models.dvaes.crops import DATA, TEST
 from tests.models.vaes.rows import disturbed, normal_log_density
 
@@ -86,6 +87,39 @@ def test_where_a_level_saw_nothing_its_posterior_is_its_prior() -> None:
         partly = model.explain(model.seen_rows(cut), model.noise)
     assert torch.allclose(found.log_q, found.log_prior, atol=1e-12)
     assert bool((partly.log_q - partly.log_prior).abs().amax((0, 2))[cut.mask.any(1)].gt(1e-3).all())
+
+
+def test_levels_drawn_from_the_model_listen_to_no_detail() -> None:
+    """With every level drawn from p the score knows no q; with the finest so, it knows that of the coarsest alone."""
+    model = cast(SDNVAE, disturbed("sdn-vae"))
+    with torch.no_grad():
+        assert torch.allclose(model.log_joint_above(TEST, 0), model.log_joint(TEST), atol=1e-9)
+        before = [model.log_joint_above(TEST, level) for level in range(3)]
+        cast(Level, model.ladder[0]).posterior.weight.mul_(3)
+        finest = [model.log_joint_above(TEST, level) for level in range(3)]
+        cast(Level, model.ladder[1]).posterior.weight.mul_(3)
+        both = [model.log_joint_above(TEST, level) for level in range(3)]
+        with pytest.raises(UsageError, match="expected 0 to 2, got 3"):
+            model.anomaly_score(TEST, 3)
+    assert [torch.equal(a, b) for a, b in zip(before, finest, strict=True)] == [False, True, True]
+    assert [torch.equal(a, b) for a, b in zip(finest, both, strict=True)] == [False, False, True]
+
+
+@pytest.mark.slow
+def test_levels_of_the_ladder_estimate_the_same_density() -> None:
+    """E w = p(e | y) whichever levels the posterior draws."""
+    model = cast(SDNVAE, disturbed("sdn-vae", hidden=4, latent=1))
+    with torch.no_grad():
+        for parameter in model.ladder.parameters():
+            parameter.mul_(0.3)
+        rows = model.seen_rows(TEST.take(torch.arange(2)))
+        noise = torch.randn((6000, 2, 1, model.noise_size), generator=torch.Generator().manual_seed(0)).double()
+        found = [model.scored_above(rows, noise, level).log_weight.exp() for level in range(3)]
+    mean, error = ([getattr(w, name)(0) for w in found] for name in ("mean", "std"))
+    for level in (1, 2):
+        allowed = 4.5 * (error[0].square() + error[level].square()).sqrt() / 6000**0.5
+        assert (allowed < 0.2 * mean[0]).all()
+        assert ((mean[level] - mean[0]).abs() < allowed).all()
 
 
 def test_an_average_of_weights_by_hand() -> None:

@@ -58,8 +58,11 @@ def test_skips_keep_the_latent_in_use_where_layers_forget_it() -> None:
     for skip in (False, True):
         made = decoder(skip=skip, depth=3)
         with torch.no_grad():
-            for layer in made.layers:
-                layer.weight.zero_()
+            for parameter in made.layers.parameters():
+                parameter.zero_()
+            for parameter in made.skips.parameters():
+                assert not parameter.any(), "nothing is added before something was learnt"
+                parameter.fill_(0.1)
         assert torch.equal(made(z, day), made(z + 1, day)) is not skip
 
 

@@ -5,17 +5,10 @@ they are conditioned on,
 
     log p(e | y) ≥ E_q [log p(e | z, y) − Σ_l KL_l],   KL_l = KL(q(z_l | ·) ‖ p(z_l | z_{>l}, y))
 
-and every level pays, the first and the last too. With the levels up to k drawn from the generative model in place of
-the posterior, what the levels above k say of a season is
+and every level pays, the first and the last too.
 
-    L^{>k} = E_{p(z_≤k | z_>k) q(z_>k | x)} [log p(e | z, y) + log p(z_>k | y) − log q(z_>k | x)],   L^{>0} the bound
-
-Details of a season can neither raise nor lower it, so it tells unusual seasons from noisy ones.
-
-References:
-    Ladder Variational Autoencoders, Sønderby, Raiko, Maaløe, Sønderby and Winther, 2016;
-    BIVA: A Very Deep Hierarchy of Latent Variables for Generative Modeling, Maaløe, Fraccaro, Liévin and Winther, 2019
-    (L^{>k}).
+Reference:
+    Ladder Variational Autoencoders, Sønderby, Raiko, Maaløe, Sønderby and Winther, 2016.
 """
 
 from __future__ import annotations
@@ -29,14 +22,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from cropgen.core.errors import UsageError
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.bank import Seasons
-from cropgen.models.layers.vae.bounds import log_mean_exp
 from cropgen.models.layers.vae.ladder import half_lengths
-from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel, VariationalOptions
+from cropgen.models.layers.vae.level_bounds import LevelledModel
+from cropgen.models.layers.vae.model import Explained, Rows, VariationalOptions
 from cropgen.models.layers.vae.posteriors import gaussian_kl
-from cropgen.series.batches import Batch
 
 _LOG_STD_BOUND = 3.0
 _LARGEST_BLOCK = 1 << 23
@@ -136,7 +127,7 @@ def residual_posterior(mean: Tensor, log_std: Tensor, shift: Tensor, change: Ten
     return mean + shift, log_std + bounded(change)
 
 
-class HierarchicalModel(VariationalModel):
+class HierarchicalModel(LevelledModel):
     """Base of the hierarchies of Gaussian latents around the tied Gaussian.
 
     A subclass gives `ascend`, what is seen of a season, and `descend`, the way down the levels. The decoder's answer
@@ -158,6 +149,10 @@ class HierarchicalModel(VariationalModel):
     @property
     def settings(self) -> HierarchicalOptions:
         return cast(HierarchicalOptions, self.options)
+
+    @property
+    def levels(self) -> int:
+        return self.settings.levels
 
     @property
     def noise_size(self) -> int:
@@ -198,9 +193,6 @@ class HierarchicalModel(VariationalModel):
             divergence=torch.stack([level.divergence() for level in path.levels], -1).unflatten(0, shape),
             z=torch.cat([level.z.flatten(1) for level in path.levels], 1).unflatten(0, shape),
         )
-
-    def scored(self, rows: Rows, noise: Tensor) -> Explained:
-        return self.scored_above(rows, noise, 0)
 
     def scored_above(self, rows: Rows, noise: Tensor, above: int) -> Explained:
         """As `explain_above`, in blocks of rows whose contexts fit in memory."""
@@ -245,28 +237,3 @@ class HierarchicalModel(VariationalModel):
     def decode_mean(self, rows: Rows) -> Tensor:
         raw = self.walk(rows, torch.zeros_like(self.noise[:1]), 0).raw
         return raw.unflatten(0, (len(rows), self.spec.classes))
-
-    def log_joint_above(self, batch: Batch, level: int) -> Tensor:
-        """(B, K) L^{>k} + log π_y in nats of the observed values in reflectance units; k = 0 is `log_joint`.
-
-        Importance-weighted over the fixed draws.
-
-        Raises:
-            UsageError: there is no such level.
-        """
-        if not 0 <= level <= self.settings.levels:
-            raise UsageError(
-                f"level: expected 0 to {self.settings.levels}, got {level}", hint="choose one of the model's levels"
-            )
-        rows = self.seen_rows(batch)
-        scores, seasons = log_mean_exp(self.scored_above(rows, self.noise, level).log_weight), rows.seasons
-        return torch.where((seasons.observed > 0)[:, None], scores - seasons.log_det[:, None], 0) + self.tied.log_prior
-
-    def anomaly_score(self, batch: Batch, level: int) -> Tensor:
-        """(B,) −log Σ_y π_y exp L^{>k}_y by the number of observed values: high for unusual seasons; 0 for unseen ones.
-
-        Raises:
-            UsageError: there is no such level.
-        """
-        observed = self._seasons(batch).observed
-        return -torch.logsumexp(self.log_joint_above(batch, level), -1) / observed.clamp(min=1)
