@@ -9,6 +9,10 @@ so τ is chosen on the unlabelled parcels, where it minimises the cross-entropy 
 which is tempered by cross-validation. The likelihood p(x) is the generative member's. A season that lacks the last
 quarter of those learnt from is its alone too: a network of whole seasons is wrong, and sure, about a beginning.
 
+A tied Gaussian is wrong, and sure, about seasons that lie far from all its classes, as those of another year may. Its
+posterior is therefore that of the Student-t (`cropgen.models.layers.heavy_tails`), whose tails are learnt from the
+unlabelled parcels: it leaves more of the class of a far season to the network.
+
 Rows of the target domain are learnt from by the generative member alone: a network taught by its own guesses about
 another season or region is erratic.
 
@@ -41,7 +45,9 @@ from cropgen.models.base import (
 )  # fmt: skip
 from cropgen.models.catalog import find, load
 from cropgen.models.discriminative.network import NeuralClassifier
+from cropgen.models.layers.heavy_tails import HeavyTails
 from cropgen.models.layers.reach import Reach
+from cropgen.models.layers.tied_classifier import TiedClassifier
 from cropgen.series.batches import Batch
 
 _EVEN_LABELS = 45.0
@@ -65,6 +71,11 @@ class PoolOptions(Options):
     temper: bool = Field(
         True,
         description="temper the other member on the unlabelled parcels by the generative member's posterior",
+        json_schema_extra={"search": [True, False]},
+    )
+    heavy_tails: bool = Field(
+        True,
+        description="a tied Gaussian answers as a Student-t: less sure about seasons far from every class",
         json_schema_extra={"search": [True, False]},
     )
     generative_options: dict[str, Any] = Field(default_factory=dict, description="options of the generative member")
@@ -106,6 +117,7 @@ class Pool(Classifier):
             chosen.discriminative, chosen.discriminative_options, spec, "discriminative_options"
         )
         self.reach = Reach()
+        self.tails = HeavyTails()
         self.register_buffer("weight", torch.tensor(0.5))
         self.register_buffer("temperature", torch.tensor(1.0))
 
@@ -155,15 +167,19 @@ class Pool(Classifier):
     def finish(self, data: TrainingData, context: Context) -> None:
         self.generative.finish(data, context)
         self.discriminative.finish(replace(data, target=None), context)
-        self._temper(data, context)
+        self._join(data, context)
 
     def replace_generative(self, member: GenerativeModel, data: TrainingData, context: Context) -> None:
         """Put another fitted generative member, such as one adapted to the target, beside the same network."""
         self.generative = member
         context.facts["pool"] = {"generative": find(self.chosen.generative).name, "weight": float(self.weight)}
-        self._temper(data, context)
+        self._join(data, context)
 
-    def _temper(self, data: TrainingData, context: Context) -> None:
+    def _join(self, data: TrainingData, context: Context) -> None:
+        """What the members' answers are brought together by: the tails of one, the temperature of the other."""
+        if self.chosen.heavy_tails and isinstance(self.generative, TiedClassifier):
+            self.tails.learn(self.generative.gaussian, _sample(data.unlabelled or data.labelled))
+            context.facts["pool"] |= {"freedom": float(self.tails.freedom), "spread": float(self.tails.spread)}
         if self.chosen.temper and data.unlabelled is not None:
             self.temperature.fill_(self._matched_temperature(data.unlabelled))
             context.facts["pool"]["temperature"] = float(self.temperature)
@@ -171,21 +187,26 @@ class Pool(Classifier):
     def _matched_temperature(self, unlabelled: Batch) -> float:
         """τ that minimises the cross-entropy of the tempered member to the generative one, at most 4,096 parcels; both
         see of a season what a network that is distilled for its beginning sees."""
-        rows = torch.linspace(0, len(unlabelled) - 1, min(len(unlabelled), _JUDGED)).round().long()
-        first, second = [], []
+        rows, first, second = _sample(unlabelled), [], []
         with torch.inference_mode():
-            for part in rows.split(512):
-                seen = self._begun(unlabelled.take(part))
+            for part in torch.arange(len(rows)).split(512):
+                seen = self._begun(rows.take(part))
                 first.append(self.generative.log_posterior(seen).double().exp())
                 second.append(self.discriminative.log_posterior(seen).double())
         return match_temperature(torch.cat(first), torch.cat(second))
 
     def log_posterior(self, batch: Batch) -> Tensor:
-        first = self.generative.log_posterior(batch)
+        first = self._believed(batch)
         second = self.discriminative.log_posterior(batch) / self.temperature
         pooled = torch.log_softmax(self.weight * first + (1 - self.weight) * second, -1)
         early = self.reach.ended_early(self._begun(batch))
         return torch.where(early[:, None], first, pooled)
+
+    def _believed(self, batch: Batch) -> Tensor:
+        """(B, K) the answer of the generative member, a tied Gaussian's with heavy tails."""
+        if self.chosen.heavy_tails and isinstance(self.generative, TiedClassifier):
+            return self.tails.log_posterior(self.generative.gaussian, batch)
+        return self.generative.log_posterior(batch)
 
     def _begun(self, batch: Batch) -> Batch:
         """The rows as far as the discriminative member looks at them."""
@@ -222,6 +243,11 @@ def match_temperature(target: Tensor, log_posterior: Tensor) -> float:
     """
     losses = [-(target * torch.log_softmax(log_posterior / t, -1)).sum(-1).mean() for t in _TEMPERATURES]
     return float(_TEMPERATURES[int(torch.stack(losses).argmin())])
+
+
+def _sample(batch: Batch) -> Batch:
+    """At most 4,096 of the rows, evenly."""
+    return batch.take(torch.linspace(0, len(batch) - 1, min(len(batch), _JUDGED)).round().long())
 
 
 def _member(name: str, settings: dict[str, Any], spec: InputSpec, where: str) -> Classifier:

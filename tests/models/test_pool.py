@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch
 from cropgen.core.errors import UsageError
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.checkpoint import build_model
+from cropgen.models.classical.tgem import TiedGaussianEM
 from cropgen.models.pool import Pool, PoolOptions, pool_weight
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
@@ -92,6 +93,25 @@ def test_a_network_of_beginnings_is_tempered_on_beginnings() -> None:
         model.finish(TrainingData(DATA.labelled, replace(free, values=moved)), Context(facts={"pool": {}}))
         temperatures.append(float(model.temperature))
     assert temperatures[0] == temperatures[1] != 1.0
+
+
+def test_about_a_season_far_from_every_class_the_generative_member_is_less_sure() -> None:
+    data = TrainingData(DATA.labelled, rows(300, known=False, seed=2))
+    pools = [make(discriminative="rf", discriminative_options={"trees": 5}, heavy_tails=on) for on in (True, False)]
+    for pool in pools:
+        pool.prepare(data, Context())
+        pool.finish(data, context := Context(facts={"pool": {}}))
+        assert ("freedom" in context.facts["pool"]) == pool.chosen.heavy_tails
+    heavy, plain = pools
+    batch = rows(12, known=True, seed=5)
+    far = replace(batch, values=batch.values - 30 * batch.mask[..., None])
+    for pool, sure in ((plain, True), (heavy, False)):
+        network = pool.discriminative.log_posterior(far)
+        tailed = pool.tails.log_posterior(cast(TiedGaussianEM, pool.generative).gaussian, far)
+        assert (float(tailed.exp().amax(1).mean()) > 0.98) == sure
+        product = torch.log_softmax(pool.weight * tailed + (1 - pool.weight) / pool.temperature * network, -1)
+        assert torch.allclose(pool.log_posterior(far), product, atol=1e-6)
+    assert torch.equal(plain.generative.log_posterior(far), heavy.generative.log_posterior(far))
 
 
 def test_the_likelihood_is_the_generative_members() -> None:
