@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cropgen.models.layers.vae.networks import ClasswiseMLP
-from cropgen.models.layers.vae.posteriors import Posterior, PosteriorKind, gaussian_kl
+from cropgen.models.layers.vae.posteriors import Posterior, PosteriorKind, gaussian_kl, gaussian_log_prob
 from cropgen.models.layers.vae.priors import (
     EqualMixture,
     FlowPrior,
@@ -106,6 +106,12 @@ class NoLatent(Latent):
 class GaussianLatent(Latent):
     """z ~ p(z), q(z | x, y) = T(N(m(f, y), diag s²(f, y))).
 
+    Where T is the identity, draws estimate no more than the departure of the prior from N(0, I),
+
+        KL(q ‖ p) = KL(q ‖ N(0, I)) + E_q [log N(z; 0, I) − log p(z)],
+
+    so that a prior which begins at N(0, I) begins with the closed form too, and no noise keeps unused entries moving.
+
     Arguments:
         features: F.
         classes: K; 1 where q does not see the class.
@@ -136,7 +142,7 @@ class GaussianLatent(Latent):
         self.encoder = ClasswiseMLP(features, classes, 2 * size + steering, hidden=hidden, start_at_zero=at_start)
         self.posterior = Posterior(size, kind=posterior, context=steering, layers=posterior_layers, rank=min(8, size))
         self.prior = self._prior(prior, features, prior_components, at_start)
-        self.closed_form = posterior == "diagonal" and prior == "standard"
+        self.diagonal, self.closed_form = posterior == "diagonal", posterior == "diagonal" and prior == "standard"
 
     def _prior(self, kind: PriorKind, features: int, components: int, at_start: bool) -> Prior:
         if kind == "standard":
@@ -161,7 +167,14 @@ class GaussianLatent(Latent):
         mean, log_std, steering = self.encode(features)
         drawn = self.posterior.draw(mean, log_std, noise.expand(-1, *mean.shape), steering)
         log_prior = self.prior.log_prob(drawn.z)
-        divergence = gaussian_kl(mean, log_std)[None] if self.closed_form else (drawn.log_q - log_prior)[..., None]
+        if self.closed_form:
+            divergence = gaussian_kl(mean, log_std)[None]
+        elif self.diagonal:
+            origin = torch.zeros_like(drawn.z)
+            departure = gaussian_log_prob(drawn.z, origin, origin) - log_prior
+            divergence = (gaussian_kl(mean, log_std).sum(-1) + departure)[..., None]
+        else:
+            divergence = (drawn.log_q - log_prior)[..., None]
         return LatentDraws(drawn.z, log_prior, drawn.log_q, divergence, drawn.log_q_held)
 
     def mean(self, features: Tensor) -> Tensor:
