@@ -78,9 +78,9 @@ def line(model: str, split: str, rows: list[Row]) -> list[str]:
 
     told = [row["rules"]["q"] for row in rows if row.get("rules")]
     start = mean("nats_per_value_start")
-    defended = all("nats_per_value_alone" in row for row in rows)
-    alone = mean("nats_per_value_alone" if defended else "nats_per_value") - start
-    gain = f"{mean('nats_per_value') - start:+.3f}" if defended else ""
+    alone = fmean(row.get("nats_per_value_alone", row["nats_per_value"]) for row in rows) - start
+    told_apart = model == "tgem" or all("nats_per_value_alone" in row for row in rows)
+    gain = f"{mean('nats_per_value') - start:+.3f}" if told_apart else ""
     return [model, SPLITS[split], str(len(rows)), gain, f"{alone:+.3f}", f"{100 * mean('macro_f1'):.1f}",
             f"{100 * mean('accuracy'):.1f}", f"{100 * mean('bayes_macro_f1'):.1f}",
             f"{100 * fmean(told):.1f}" if told else "", f"{mean('seconds'):.0f}",
