@@ -6,8 +6,8 @@ at, whose few parameters cannot follow one year so closely. A share ε of that G
     p(x | y) = (1 − ε) p_flow(x | y) + ε p_start(x | y),
 
 bounds the loss at −log ε nats for a whole season, however far the flow is off, and costs −log(1 − ε) at most where the
-flow is the better one. At ε = ½ both are log 2: the larger of the two losses is then as small as it can be. The share is
-set, not learnt: rows of the year the flow was fitted to ask for less of the start than another year does.
+flow is the better one. At ε = ½ both are log 2: the larger of the two losses is then as small as it can be. The share
+is set, not learnt: rows of the year the flow was fitted to ask for less of the start than another year does.
 
 Both parts have the exact marginal of what was observed wherever the flow has it, and the same density at the start, so
 the mixture has too. It is what `log_joint`, the likelihood and samples are of. The flow learns alone, and what
