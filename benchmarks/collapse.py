@@ -88,28 +88,10 @@ CASES: dict[str, Case] = {
 }
 
 
-def seasons(count: int, seed: int, noise: float) -> Any:
-    """Seasons of one class and one band."""
-    from cropgen.series.batches import Batch
-    from cropgen.series.calendar import Calendar
-
-    generator = torch.Generator().manual_seed(seed)
-    slot = torch.arange(SLOTS)
-    late = 2 * torch.randn(count, 1, generator=generator)
-    values = torch.exp(-0.5 * ((slot - SLOTS / 2 - late) / 2.5) ** 2)
-    values = values + noise * torch.randn(values.shape, generator=generator)
-    day = torch.as_tensor(Calendar("dekad", 9, SLOTS).start_days(), dtype=torch.float32).expand(count, -1) + 4
-    return Batch(
-        values[..., None],
-        torch.ones(count, SLOTS, dtype=torch.bool),
-        day.contiguous(),
-        slot.expand(count, -1).contiguous(),
-        torch.zeros(count, dtype=torch.int64),
-    )
-
-
 def learnt(case: Case, remedy: str, seed: int) -> Row:
     """What fresh seasons say of one training."""
+    from dropout import seasons
+
     from cropgen.models.base import Context, InputSpec, TrainingData
     from cropgen.models.checkpoint import build_model
     from cropgen.series.calendar import Calendar
@@ -117,7 +99,8 @@ def learnt(case: Case, remedy: str, seed: int) -> Row:
 
     began = time.process_time()
     spec = InputSpec(("NDVI",), Calendar("dekad", 9, SLOTS), Legend.from_codes("one", ["a"]))
-    data, fresh = (TrainingData(seasons(ROWS, 100 + seed, case.noise)), seasons(FRESH, 900 + seed, case.noise))
+    data = TrainingData(seasons(ROWS, 100 + seed, case.noise, SLOTS))
+    fresh = seasons(FRESH, 900 + seed, case.noise, SLOTS)
     name, options = case.remedies[remedy]
     torch.manual_seed(seed)
     model: Any = build_model(name, {**OPTIONS, **options, "steps": case.steps}, spec, seed=seed)

@@ -33,20 +33,20 @@ OPTIONS: dict[str, Any] = {
 Measured = dict[str, float]
 
 
-def seasons(count: int, seed: int) -> Any:
+def seasons(count: int, seed: int, noise: float = 0.15, slots: int = SLOTS) -> Any:
     """Seasons of one class and one band."""
     from cropgen.series.batches import Batch
     from cropgen.series.calendar import Calendar
 
     generator = torch.Generator().manual_seed(seed)
-    slot = torch.arange(SLOTS)
+    slot = torch.arange(slots)
     late = 2 * torch.randn(count, 1, generator=generator)
-    values = torch.exp(-0.5 * ((slot - SLOTS / 2 - late) / 2.5) ** 2)
-    values = values + 0.15 * torch.randn(values.shape, generator=generator)
-    day = torch.as_tensor(Calendar("dekad", 9, SLOTS).start_days(), dtype=torch.float32).expand(count, -1) + 4
+    values = torch.exp(-0.5 * ((slot - slots / 2 - late) / 2.5) ** 2)
+    values = values + noise * torch.randn(values.shape, generator=generator)
+    day = torch.as_tensor(Calendar("dekad", 9, slots).start_days(), dtype=torch.float32).expand(count, -1) + 4
     return Batch(
         values[..., None],
-        torch.ones(count, SLOTS, dtype=torch.bool),
+        torch.ones(count, slots, dtype=torch.bool),
         day.contiguous(),
         slot.expand(count, -1).contiguous(),
         torch.zeros(count, dtype=torch.int64),

@@ -19,6 +19,7 @@ from cropgen.models.layers.residual import cast_seasons
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from tests.models.flows.gaussian_start import correlate, seasons
 
 PLANE = InputSpec(("NDVI",), Calendar("month", 4, 2), Legend.from_codes("two", ["a", "b"]))
 LONGER = InputSpec(("B04", "B08"), Calendar("month", 3, 5), PLANE.legend)
@@ -32,27 +33,11 @@ def far_from_its_start(name: str, share: float, spec: InputSpec = LONGER, **furt
     options = validate(kind.Settings, {"hidden": 8, "layers": 2, "defence": share, **further}, where="test")
     model = kind(spec, options).double().eval()
     assert isinstance(model, DefendedModel)
-    place = torch.arange(model.size)
+    correlate(model)
     with torch.no_grad():
-        cov = 0.3 * torch.eye(model.size) + 0.7 ** (place[:, None] - place).abs()
-        model.tied.cov.copy_(cov)
-        model.tied.chol.copy_(torch.linalg.cholesky(cov.double()))
-        model.tied.means.copy_(
-            torch.stack([torch.linspace(-0.5, 0.8, model.size), torch.linspace(0.4, -0.3, model.size)])
-        )
-        model.tied.scale.fill_(0.5)
-        model.tied.log_prior.copy_(torch.tensor([0.3, 0.7]).log())
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
     return model
-
-
-def seasons(values: Tensor, mask: Tensor | None = None) -> Batch:
-    """Seasons of values (B, G, C), one date in every slot."""
-    count, slots, _ = values.shape
-    mask = torch.ones(count, slots, dtype=torch.bool) if mask is None else mask
-    slot = torch.arange(slots).expand(count, slots).contiguous()
-    return Batch(values * mask[..., None], mask, 105.0 + 30 * slot, slot, torch.full((count,), -1))
 
 
 def with_gaps(spec: InputSpec, spread: float, seed: int, count: int = 12) -> Batch:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cropgen.core.recipe import validate
 from cropgen.models.base import InputSpec, TrainingData
@@ -18,6 +17,7 @@ from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
 from cropgen.training.fit import fit_model
+from tests.models.flows.gaussian_start import correlate, seasons
 
 SPEC = InputSpec(("NDVI",), Calendar("month", 4, 2), Legend.from_codes("two", ["a", "b"]))
 LONGER = InputSpec(("B04", "B08"), Calendar("month", 3, 5), Legend.from_codes("two", ["a", "b"]))
@@ -55,14 +55,7 @@ def built(name: str, place: str, spec: InputSpec = SPEC, **further: Any) -> Flow
     settings = {**SMALL, **options, "class_in": place, **further}
     model = kind(spec, validate(kind.Settings, settings, where="test")).double()
     assert isinstance(model, FlowModel)
-    size = model.size
-    with torch.no_grad():
-        cov = 0.3 * torch.eye(size) + 0.7 ** (torch.arange(size)[:, None] - torch.arange(size)).abs()
-        model.tied.cov.copy_(cov)
-        model.tied.chol.copy_(torch.linalg.cholesky(cov.double()))
-        model.tied.means.copy_(torch.stack([torch.linspace(-0.5, 0.8, size), torch.linspace(0.4, -0.3, size)]))
-        model.tied.scale.fill_(0.5)
-        model.tied.log_prior.copy_(torch.tensor([0.3, 0.7]).log())
+    correlate(model)
     return model.eval()
 
 
@@ -73,14 +66,6 @@ def moved(model: FlowModel, size: float = 0.25) -> FlowModel:
         for parameter in model.parameters():
             parameter += size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return model
-
-
-def seasons(values: Tensor, mask: Tensor | None = None) -> Batch:
-    """Seasons of values (B, G, C), one date in every slot."""
-    count, slots, _ = values.shape
-    mask = torch.ones(count, slots, dtype=torch.bool) if mask is None else mask
-    slot = torch.arange(slots).expand(count, slots).contiguous()
-    return Batch(values * mask[..., None], mask, 105.0 + 30 * slot, slot, torch.full((count,), -1))
 
 
 def with_gaps(spec: InputSpec, count: int = 6) -> Batch:
