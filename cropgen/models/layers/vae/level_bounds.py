@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cropgen.core.errors import UsageError
+from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.vae.bounds import log_mean_exp
 from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel
 from cropgen.series.batches import Batch
@@ -46,14 +47,7 @@ class LevelledModel(VariationalModel):
         Raises:
             UsageError: there is no such level.
         """
-        if not 0 <= level <= self.levels:
-            raise UsageError(
-                f"level: expected 0 to {self.levels}, got {level}", hint="choose one of the model's levels"
-            )
-        seasons = self._seasons(batch)
-        blocks = self._blocks(seasons, self._features(seasons, None))
-        scores = torch.cat([log_mean_exp(self.scored_above(rows, self.noise, level).log_weight) for rows in blocks])
-        return torch.where((seasons.observed > 0)[:, None], scores - seasons.log_det[:, None], 0) + self.tied.log_prior
+        return self._joint_above(self._seasons(batch), level)
 
     def anomaly_score(self, batch: Batch, level: int) -> Tensor:
         """(B,) −log Σ_y π_y exp L^{>k}_y by the number of observed values: high for unusual seasons; 0 for unseen ones.
@@ -61,5 +55,14 @@ class LevelledModel(VariationalModel):
         Raises:
             UsageError: there is no such level.
         """
-        observed = self._seasons(batch).observed
-        return -torch.logsumexp(self.log_joint_above(batch, level), -1) / observed.clamp(min=1)
+        seasons = self._seasons(batch)
+        return -torch.logsumexp(self._joint_above(seasons, level), -1) / seasons.observed.clamp(min=1)
+
+    def _joint_above(self, seasons: Seasons, level: int) -> Tensor:
+        if not 0 <= level <= self.levels:
+            raise UsageError(
+                f"level: expected 0 to {self.levels}, got {level}", hint="choose one of the model's levels"
+            )
+        blocks = self._blocks(seasons, self._features(seasons, None))
+        scores = torch.cat([log_mean_exp(self.scored_above(rows, self.noise, level).log_weight) for rows in blocks])
+        return torch.where((seasons.observed > 0)[:, None], scores - seasons.log_det[:, None], 0) + self.tied.log_prior
