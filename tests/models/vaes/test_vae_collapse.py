@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,19 +13,14 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "collapse.py"
 
 
-def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location("collapse", SCRIPT)
-    assert found is not None
-    assert found.loader is not None
-    made = importlib.util.module_from_spec(found)
-    sys.modules["collapse"] = made
-    found.loader.exec_module(made)
-    return made
+@pytest.fixture
+def collapse(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    return importlib.import_module("collapse")
 
 
 @pytest.mark.slow
-def test_free_bits_and_annealing_keep_a_latent_in_use_that_collapses_without_them() -> None:
-    collapse = script()
+def test_free_bits_and_annealing_keep_a_latent_in_use_that_collapses_without_them(collapse: ModuleType) -> None:
     case = collapse.CASES["common start"]
     found = {remedy: collapse.learnt(case, remedy, 0) for remedy in ("none", "linear", "free-bits")}
     assert found["none"]["kl"] < collapse.COLLAPSED
