@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cropgen.kernels.recurrence.hoisted_cell import State, is_lstm, memory_width, step, step_back
+from cropgen.kernels.recurrence import hoisted_cell
+from cropgen.kernels.recurrence.hoisted_cell import State, is_lstm, room_for_gates, step, step_back
 
 _ROWS_AT_ONCE = 512
 
 
 class _Layer(NamedTuple):
-    """What the walk runs over.
+    """What the walk runs over; columns of gates in the order of `hoisted_cell`.
 
     Arguments:
         constant: (..., 3H or 4H) share of the gates that is the same at every date.
@@ -47,10 +48,6 @@ class _Layer(NamedTuple):
     def lead(self) -> torch.Size:
         return self.initial.shape[:-1]
 
-    @property
-    def gates(self) -> int:
-        return self.hidden.shape[1]
-
     def blocks(self) -> Iterator[range]:
         """Dates whose shares are computed together, in the order of the walk."""
         size = max(1, _ROWS_AT_ONCE // max(1, self.lead.numel()))
@@ -66,13 +63,13 @@ class _Trace(NamedTuple):
         start: state before the first date.
         h: (T, rows, H).
         c: (rows, H) of each date, of an LSTM.
-        memory: (dates, rows, 4H or 5H) of each block of dates, in the order of the walk.
+        gates: (dates, rows, 4H or 5H) of each block of dates, in the order of the walk.
     """
 
     start: State
     h: Tensor
     c: tuple[Tensor, ...]
-    memory: tuple[Tensor, ...]
+    gates: tuple[Tensor, ...]
 
     def before(self, t: int, *, reverse: bool) -> State:
         """State before date t."""
@@ -98,7 +95,7 @@ class _Walk(torch.autograd.Function):
         observed = None if mask is None else mask.expand(steps, *x.lead, 1).reshape(steps, -1, 1)
         trace = _forward(x, observed)
         ctx.facts = steps, reverse, len(tensors), len(trace.c)
-        saved = (constant, hidden, hidden_bias, initial, observed, *tensors, *trace.c, *trace.memory)
+        saved = (constant, hidden, hidden_bias, initial, observed, *tensors, *trace.c, *trace.gates)
         ctx.save_for_backward(trace.h, *saved)
         return trace.h
 
@@ -112,8 +109,8 @@ class _Walk(torch.autograd.Function):
         x = _Layer(
             constant, hidden, hidden_bias, initial, observed, *_halves(tuple(others[:count])), steps, reverse
         )  # fmt: skip
-        c, memory = tuple(others[count : count + carries]), tuple(others[count + carries :])
-        trace = _Trace(State.split(initial, len(hidden)), h, c, memory)
+        c, gates = tuple(others[count : count + carries]), tuple(others[count + carries :])
+        trace = _Trace(State.split(initial, len(hidden)), h, c, gates)
         wanted = ctx.needs_input_grad[-count:][: count // 2]
         return None, None, *_Return(x, trace, wanted).gradients(of_h)
 
@@ -128,23 +125,23 @@ def _forward(x: _Layer, observed: Tensor | None) -> _Trace:
     size, start = len(x.hidden), State.split(x.initial, len(x.hidden))
     rows = len(start.h)
     c = tuple(x.hidden.new_empty(rows, size) for _ in range(x.steps if is_lstm(x.hidden) else 0))
-    memory = tuple(x.hidden.new_empty(len(dates), rows, memory_width(x.hidden)) for dates in x.blocks())
-    trace = _Trace(start, x.hidden.new_empty(x.steps, rows, size), c, memory)
-    for dates, room in zip(x.blocks(), memory, strict=True):
+    gates = tuple(room_for_gates(x.hidden, x.hidden_bias, len(dates), rows) for dates in x.blocks())
+    trace = _Trace(start, x.hidden.new_empty(x.steps, rows, size), c, gates)
+    for dates, room in zip(x.blocks(), gates, strict=True):
         _share(x, _span(dates), room)
         for t in dates:
             before, after = trace.before(t, reverse=x.reverse), State(trace.h[t], c[t] if c else None)
-            step(x.hidden, x.hidden_bias, before, room[t - min(dates)], after)
+            step(x.hidden, before, room[t - min(dates)], after)
             for past, present in zip(before, after, strict=True) if observed is not None else ():
                 if past is not None and present is not None and observed is not None:
                     torch.lerp(past, present, observed[t], out=present)
     return trace
 
 
-def _share(x: _Layer, span: slice, memory: Tensor) -> None:
+def _share(x: _Layer, span: slice, gates: Tensor) -> None:
     """Write the inputs' share of the gates of a span of dates where they are kept."""
-    flat = memory.flatten(0, 1)[:, : x.gates]
-    wide = flat.view(len(memory), *x.lead, x.gates)
+    flat = hoisted_cell.outer(gates.flatten(0, 1), x.hidden)
+    wide = flat.view(len(gates), *x.lead, -1)
     wide.copy_(x.constant)
     for seen, weight in zip(x.inputs, x.weights, strict=True):
         if seen.shape[1:-1] == x.lead:
@@ -168,31 +165,30 @@ class _Return:
         x, trace = self.x, self.trace
         blocks = list(x.blocks())
         carried = State(torch.zeros_like(of_h[0]), torch.zeros_like(of_h[0]) if is_lstm(x.hidden) else None)
-        room = of_h.new_empty(len(blocks[0]), of_h.shape[1], x.gates)
-        other = room if is_lstm(x.hidden) else torch.empty_like(room)
-        for dates, memory in zip(reversed(blocks), reversed(trace.memory), strict=True):
+        room = of_h.new_empty(len(blocks[0]), of_h.shape[1], 4 * len(x.hidden))
+        for dates, gates in zip(reversed(blocks), reversed(trace.gates), strict=True):
             for t in reversed(dates):
                 place, before = t - min(dates), trace.before(t, reverse=x.reverse)
                 total = State(carried.h + of_h[t], carried.c)
                 seen = total if x.mask is None else _scaled(total, x.mask[t])
-                carried = step_back(x.hidden, seen, memory[place], before, room[place], other[place])
+                carried = step_back(x.hidden, seen, gates[place], before, room[place])
                 if x.mask is not None:
                     carried = _sum(carried, _scaled(total, 1 - x.mask[t]))
-            self._weigh(dates, room[: len(dates)], other[: len(dates)])
+            self._weigh(dates, room[: len(dates)])
         of_initial = torch.cat([part for part in carried if part is not None], -1).view(x.initial.shape)
         return (self.of_constant, self.of_hidden, self.of_bias, of_initial, None, *self.of_inputs, *self.of_weights)
 
-    def _weigh(self, dates: range, of_outer: Tensor, of_inner: Tensor) -> None:
+    def _weigh(self, dates: range, of_gates: Tensor) -> None:
         """Add what a block of dates says of the weights, and keep what it says of the inputs."""
         x, span = self.x, _span(dates)
-        self._weigh_hidden(dates, of_inner)
+        self._weigh_hidden(dates, hoisted_cell.inner(of_gates, x.hidden))
         if self.of_bias is not None:
-            self.of_bias += of_inner[..., 2 * len(x.hidden) :].sum((0, 1))
-        wide = of_outer.view(len(dates), *x.lead, x.gates)
+            self.of_bias += of_gates[..., 3 * len(x.hidden) :].sum((0, 1))
+        wide = hoisted_cell.outer(of_gates, x.hidden).unflatten(1, x.lead)
         self.of_constant += wide.sum_to_size(1, *x.constant.shape)[0]
         for k, (seen, weight) in enumerate(zip(x.inputs, x.weights, strict=True)):
             part = seen[span]
-            share = wide.sum_to_size(*part.shape[:-1], x.gates).flatten(0, -2)
+            share = wide.sum_to_size(*part.shape[:-1], wide.shape[-1]).flatten(0, -2)
             self.of_weights[k].addmm_(part.flatten(0, -2).T, share)
             found = self.of_inputs[k]
             if found is not None:
