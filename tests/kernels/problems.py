@@ -85,7 +85,7 @@ def random_problem(kind: Kind, shape: Shape, *, seed: int = 0, dtype=torch.float
         random_head((SHARED, OWN, CLASSES), state, shape.hidden, shape.latent, 2, weight, combine=kind.combine),
         weight(shape.latent),
         kind.retention,
-        -1.5,
+        -1.4,
         random_cell(kind.cell, (SHARED, CLASSES), units, shape.latent, weight) if kind.cell else None,
         weight(shape.latent, shape.latent) if kind.gated else None,
         kind.direct,

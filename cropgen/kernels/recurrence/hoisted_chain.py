@@ -207,7 +207,7 @@ class _Forth:
     def __init__(self, x: Tensors, facts: Facts, trace: _Trace) -> None:
         self.x, self.facts, self.trace, self.cell = x, facts, trace, x.cell
         trace.squashed.unflatten(1, x.lead).copy_(x.hoisted)
-        scale = torch.tensor(facts.log_variance).to(trace.z) if x.base is None else x.base
+        scale = trace.z.new_tensor(facts.log_variance) if x.base is None else x.base
         torch.mul(x.noise, (scale / 2).exp(), out=trace.noise)
         self.answer = _Answer.split(trace.answer, x.width)
         self.gates: list[Tensor] = []
