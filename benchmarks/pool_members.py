@@ -1,0 +1,152 @@
+"""Which generative member the pool should have, and how much it should count, judged on the training side alone.
+
+    python benchmarks/pool_members.py [--data ../shared/data] [--jobs 2] [--minutes 60]
+
+No test parcel of the scoreboard's other regions or later years is looked at. A cell trains the pool with each member on
+blocks of one part of the training side (one year of Fergana, the earlier harvests of Mato Grosso, one half of the zone
+of Arkansas) and scores it on held-out blocks of the same part ("in") and on the other part ("shift"), with the weight
+of the pool's own rule and with fixed ones. Finished cells are kept in `results/pool_members.json`;
+`results/pool_members.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "pool_members.json"
+MEMBERS = ("tgem", "realnvp")
+WEIGHTS = (0.3, 0.5, 0.7, 0.9)
+MOST_JUDGED = 1200
+BUDGETS = ((0.0, 9.0), (9.0, 45.0), (45.0, float("inf")))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the pool with each member, on one part of the training side."""
+
+    data: str
+    labels: float
+    seed: int
+
+
+CELLS = [
+    Cell(data, labels, seed)
+    for seeds in ((0, 1), (2, 3))
+    for labels in (0.1, 0.02, 1.0)
+    for data in ("modis", "fergana", "arkansas")
+    for seed in seeds
+]
+
+
+def run(cell: Cell, root: str) -> list[dict[str, Any]]:
+    """Train and score one cell."""
+    import torch
+    from decisions import Cell as Part
+    from decisions import parts
+    from problems import BLOCK_KM, blocks
+    from real_input import score
+
+    from cropgen.series.splits import label_subset
+    from cropgen.training.data import assemble
+    from cropgen.training.fit import fit_model
+
+    torch.set_num_threads(1)
+    task, side, shifted = parts(Part(cell.data, "part", cell.labels, cell.seed), root)
+    series = task.series
+    train, held = blocks(series, side, 0.3, 100 + cell.seed, BLOCK_KM[cell.data])
+    learnable = train[(series.label[train] >= 0) & (series.clear_dates[train] > 0)]
+    labelled = learnable[label_subset(series.label[learnable], f"{100 * cell.labels:g}%", cell.seed)]
+    rest = np.setdiff1d(learnable, labelled)
+    spec, data = assemble(task.legend, series.take(labelled), series.take(rest) if len(rest) else None)
+    classes, found = task.legend.encode(spec.legend.codes), []
+    for member in MEMBERS:
+        model: Any = fit_model("pool", {"generative": member}, spec, data, seed=cell.seed).model
+        rule = float(model.weight)
+        for split, rows in (("in", held), ("shift", shifted)):
+            known = rows[np.isin(series.label[rows], classes)]
+            if len(known) > MOST_JUDGED:
+                known = np.sort(np.random.default_rng(0).choice(known, MOST_JUDGED, replace=False))
+            told = {}
+            for name, weight in (("rule", rule), *((f"{w:g}", w) for w in WEIGHTS)):
+                model.weight.fill_(weight)
+                told[name] = score(model, series.take(known), classes)
+            found.append({**asdict(cell), "member": member, "split": split, "weight": round(rule, 3),
+                          "labels_per_class": round(len(labelled) / len(classes), 2), "scores": told})  # fmt: skip
+    return found
+
+
+def page(document: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    from tables import markdown
+
+    rows, lines = document["rows"], []
+    for low, high in BUDGETS:
+        for split in ("in", "shift"):
+            here = [row for row in rows if row["split"] == split and low <= row["labels_per_class"] < high]
+            before = {_cell(row): row["scores"]["rule"] for row in here if row["member"] == "tgem"}
+            for member in MEMBERS:
+                for weight in ("rule", *(f"{w:g}" for w in WEIGHTS)):
+                    after = [(row["scores"][weight], before[_cell(row)]) for row in here if row["member"] == member]
+                    if after and (member, weight) != ("tgem", "rule"):
+                        gaps = [
+                            _told([100 * (new[s] - old[s]) for new, old in after]) for s in ("macro_f1", "accuracy")
+                        ]
+                        nll = f"{fmean(new['nll'] - old['nll'] for new, old in after):+.3f}"
+                        few = f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
+                        lines.append([few, split, str(len(after)), f"`{member}`", weight, *gaps, nll])
+    head = ["labels a class", "split", "trainings", "member", "weight", "macro-F1", "accuracy", "NLL"]
+    return (
+        "# The pool's generative member and its weight, judged inside the training side\n\n"
+        f"Made by `{document['command']}`. Machine: {document['machine']}; Python {document['python']}, torch "
+        f"{document['torch']}. Points above the pool with `tgem` at the weight of the pool's rule, mean ± standard "
+        "error over trainings on Arkansas, Fergana and Mato Grosso.\n\n" + markdown(head, lines, 5) + "\n"
+    )
+
+
+def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["data"], row["labels"], row["seed"]
+
+
+def _told(gaps: list[float]) -> str:
+    """Mean ± standard error; without one where there is one training."""
+    spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.1f}" if len(gaps) > 1 else ""
+    return f"{fmean(gaps):+.1f}{spread}"
+
+
+def main() -> None:
+    from kept import keep
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no cell after this time")
+    options = parser.parse_args()
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    until = time.monotonic() + 60 * options.minutes
+    todo = [cell for cell in CELLS if not any(asdict(cell).items() <= row.items() for row in rows)]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
+        for first in range(0, len(todo), options.jobs):
+            if time.monotonic() > until:
+                break
+            for done in as_completed(workers.submit(run, c, str(options.data)) for c in todo[first:][: options.jobs]):
+                rows += done.result()
+                keep(RESULTS, {"rows": rows}, page, on=f"{os.cpu_count()} cores, one thread per training")
+                print({k: v for k, v in rows[-1].items() if k != "scores"}, flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()
