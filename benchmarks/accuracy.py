@@ -102,7 +102,7 @@ def _contenders() -> dict[str, Contender]:
         "pool, whole seasons": Contender("pool", "pool", {}, (), early="cut"),
         "pool distilled": Contender("pool", "pool", {}, early="distilled"),
         "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
-        "pool, realnvp": Contender("pool", "pool", {"generative": "realnvp"}, target=MANY),
+        "pool, tgem": Contender("pool", "pool", {"generative": "tgem"}, target=BUDGETS, early="trained"),
     }
 
 
@@ -110,13 +110,17 @@ CONTENDERS = _contenders()
 
 
 def training_key(model: str, options: dict[str, Any], cell: dict[str, Any]) -> str:
-    """Fingerprint of a cell, the options of its model, and the code that the model reaches."""
+    """Fingerprint of a cell, the options of its model, and the code that the model and the members of a pool reach."""
+    from cropgen.core.recipe import Contender as Section
     from cropgen.core.run import fingerprint
     from cropgen.core.sources import code_fingerprint
+    from cropgen.evaluation.plan import model_modules
     from cropgen.models.catalog import find
 
-    module = "cropgen.models." + find(model).target.partition(":")[0]
-    return fingerprint(code_fingerprint((*ROOTS, module), without=CHOSEN_BY_NAME), options, cell)[:20]
+    modules = ["cropgen.models." + find(model).target.partition(":")[0]]
+    if find(model).family == "pool":
+        modules = sorted(model_modules(Section(name=model, options=options)))
+    return fingerprint(code_fingerprint((*ROOTS, *modules), without=CHOSEN_BY_NAME), options, cell)[:20]
 
 
 @dataclass(frozen=True)

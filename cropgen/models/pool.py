@@ -59,7 +59,7 @@ _JUDGED = 4096
 class PoolOptions(Options):
     """Options of the pool."""
 
-    generative: str = Field("tgem", description="the generative member: a generative model of `cropgen models`")
+    generative: str = Field("realnvp", description="the generative member: a generative model of `cropgen models`")
     discriminative: str = Field("tempcnn", description="the other member: any other model of `cropgen models`")
     weight: float = Field(
         -1.0,

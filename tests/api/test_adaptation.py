@@ -28,7 +28,7 @@ from cropgen.training import adapt
 
 BANDS = ("B04", "B08")
 PARCELS = 240
-POOL = {"discriminative_options": {"steps": 5, "hidden": 4, "width": 5}}
+POOL = {"generative": "tgem", "discriminative_options": {"steps": 5, "hidden": 4, "width": 5}}
 
 
 def season(year: int, *, late: float = 0.0, dates: int = 10) -> ParcelSeries:

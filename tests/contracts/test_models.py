@@ -99,7 +99,8 @@ def few_steps(entry: Entry) -> dict[str, Any]:
     if entry.family == "vae":
         return {"steps": 4, "copies": 64, "hidden": 16, "latent": 4, "samples": 3}
     if entry.family == "pool":
-        return {"discriminative_options": {"steps": 4}}
+        flow = {"steps": 4, "copies": 64, "labelled_batch": 16, "unlabelled_batch": 16}
+        return {"generative_options": flow, "discriminative_options": {"steps": 4}}
     if entry.family == "dvae":
         return {"steps": 4, "hidden": 8, "latent": 3, "smoothing": 6, "copies": 64}
     if entry.family == "flow":

@@ -81,6 +81,6 @@ def test_models_without_a_closed_form_have_no_score(model: Any) -> None:
     batch = seasons(12, 3)
     assert withheld_crps(build_model("rf", {}, SPEC), batch) is None
     assert withheld_crps(build_model("realnvp", {}, SPEC), batch) is None
-    pool = build_model("pool", {}, SPEC)
+    pool = build_model("pool", {"generative": "tgem"}, SPEC)
     pool.generative.load_state_dict(model.state_dict())  # pyright: ignore[reportAttributeAccessIssue]
     np.testing.assert_array_equal(withheld_crps(pool, batch), withheld_crps(model, batch))

@@ -160,9 +160,9 @@ def test_only_code_that_decides_trains_again(store, monkeypatch, module, rf, tge
 
 def test_models_named_by_options_count():
     assert model_modules(Contender(name="pool")) == {
-        "cropgen.models.pool", "cropgen.models.classical.tgem", "cropgen.models.discriminative.tempcnn"
+        "cropgen.models.pool", "cropgen.models.flows.realnvp", "cropgen.models.discriminative.tempcnn"
     }  # fmt: skip
-    assert "cropgen.models.flows.realnvp" in model_modules(Contender(name="pool", options={"generative": "realnvp"}))
+    assert "cropgen.models.classical.tgem" in model_modules(Contender(name="pool", options={"generative": "tgem"}))
     for name in planning._DECIDES + planning._ONLY_NAMES:
         assert sources._file_of(name).is_file()
 

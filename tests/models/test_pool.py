@@ -18,7 +18,7 @@ from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
 
 SPEC = InputSpec(("a", "b"), Calendar("dekad", 0, 5), Legend.from_codes("l", ["x", "y", "z"]))
-SMALL = {"discriminative_options": {"hidden": 4, "width": 5}}
+SMALL = {"generative": "tgem", "discriminative_options": {"hidden": 4, "width": 5}}
 
 
 def rows(count: int, *, known: bool, seed: int = 0) -> Batch:

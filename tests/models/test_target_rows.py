@@ -113,7 +113,7 @@ def test_never_means_never_and_clouds_teach_nothing() -> None:
     [
         ("tgem", {}, True),
         ("realnvp", {"steps": 3}, True),
-        ("pool", {"discriminative_options": SMALL}, True),
+        ("pool", {"generative_options": {"steps": 3}, "discriminative_options": SMALL}, True),
         ("tempcnn", {**SMALL, "semi": "fixmatch"}, False),
         ("rf", {"trees": 10}, False),
     ],
@@ -137,7 +137,7 @@ def test_a_deep_density_meets_the_target_even_without_other_unlabelled_rows() ->
 
 
 def test_only_the_generative_member_of_the_pool_adapts() -> None:
-    settings = {"discriminative_options": SMALL, "temper": False}
+    settings = {"generative_options": {"steps": 3}, "discriminative_options": SMALL, "temper": False}
     plain, _, _ = fitted(SOURCE, "pool", **settings)
     given, _, _ = fitted(replace(SOURCE, target=TARGET), "pool", **settings)
     assert isinstance(plain, Pool)
