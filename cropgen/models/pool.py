@@ -9,9 +9,10 @@ so τ is chosen on the unlabelled parcels, where it minimises the cross-entropy 
 which is tempered by cross-validation. The likelihood p(x) is the generative member's. A season that lacks the last
 quarter of those learnt from is its alone too: a network of whole seasons is wrong, and sure, about a beginning.
 
-A tied Gaussian is wrong, and sure, about seasons that lie far from all its classes, as those of another year may. Its
-posterior is therefore that of the Student-t (`cropgen.models.layers.heavy_tails`), whose tails are learnt from the
-unlabelled parcels: it leaves more of the class of a far season to the network.
+The generative member is a flow. Where it is a tied Gaussian, which is wrong, and sure, about seasons that lie far from
+all its classes, as those of another year may, its posterior is that of the Student-t
+(`cropgen.models.layers.heavy_tails`), whose tails are learnt from the unlabelled parcels: it leaves more of the class
+of a far season to the network.
 
 Rows of the target domain are learnt from by the generative member alone: a network taught by its own guesses about
 another season or region is erratic.
