@@ -68,16 +68,24 @@ def parts(cell: Cell, root: str) -> tuple[Any, np.ndarray, np.ndarray]:
     return task, rows[first], rows[~first]
 
 
-def run(cell: Cell, root: str) -> list[dict[str, Any]]:
-    """Train one cell and score every rule on its splits."""
-    import torch
+@dataclass(frozen=True)
+class Material:
+    """What one cell learns from, and the series of known class it is judged on by split."""
+
+    spec: Any
+    data: Any
+    classes: np.ndarray
+    labels_per_class: float
+    judged: dict[str, Any]
+
+
+def material(cell: Cell, root: str) -> Material:
+    """Blocks of the side that is learnt from, blocks held out of it ("in"), and the other part ("shift")."""
     from problems import BLOCK_KM, blocks
 
     from cropgen.series.splits import label_subset
     from cropgen.training.data import assemble
-    from cropgen.training.fit import fit_model
 
-    torch.set_num_threads(1)
     task, side, shifted = parts(cell, root)
     series = task.series
     train, held = blocks(series, side, 0.3, 100 + cell.seed, BLOCK_KM[cell.data])
@@ -86,17 +94,30 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     rest = np.setdiff1d(learnable, labelled)
     spec, data = assemble(task.legend, series.take(labelled), series.take(rest) if len(rest) else None)
     classes = task.legend.encode(spec.legend.codes)
-    model = fit_model("realnvp", {}, spec, data, seed=cell.seed).model
-    found = []
+    judged = {}
     for split, rows in (("in", held), ("shift", shifted)):
         known = rows[np.isin(series.label[rows], classes)]
         if len(known) > MOST_JUDGED:
             known = np.sort(np.random.default_rng(0).choice(known, MOST_JUDGED, replace=False))
         if len(known):
-            told = _scores(model, series.take(known), classes)
-            found.append({**asdict(cell), "split": split, "labels_per_class": round(len(labelled) / len(classes), 2),
-                          "parcels": len(known), "rules": told})  # fmt: skip
-    return found
+            judged[split] = series.take(known)
+    return Material(spec, data, classes, round(len(labelled) / len(classes), 2), judged)
+
+
+def run(cell: Cell, root: str) -> list[dict[str, Any]]:
+    """Train one cell and score every rule on its splits."""
+    import torch
+
+    from cropgen.training.fit import fit_model
+
+    torch.set_num_threads(1)
+    given = material(cell, root)
+    model = fit_model("realnvp", {}, given.spec, given.data, seed=cell.seed).model
+    return [
+        {**asdict(cell), "split": split, "labels_per_class": given.labels_per_class, "parcels": len(series),
+         "rules": _scores(model, series, given.classes)}
+        for split, series in given.judged.items()
+    ]  # fmt: skip
 
 
 def _scores(model: Any, series: Any, classes: np.ndarray) -> dict[str, dict[str, float]]:

@@ -29,7 +29,6 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "pool_members.json"
 MEMBERS = ("tgem", "realnvp")
 WEIGHTS = (0.3, 0.5, 0.7, 0.9)
-MOST_JUDGED = 1200
 BUDGETS = ((0.0, 9.0), (9.0, 45.0), (45.0, float("inf")))
 
 
@@ -55,36 +54,23 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     """Train and score one cell."""
     import torch
     from decisions import Cell as Part
-    from decisions import parts
-    from problems import BLOCK_KM, blocks
+    from decisions import material
     from real_input import score
 
-    from cropgen.series.splits import label_subset
-    from cropgen.training.data import assemble
     from cropgen.training.fit import fit_model
 
     torch.set_num_threads(1)
-    task, side, shifted = parts(Part(cell.data, "part", cell.labels, cell.seed), root)
-    series = task.series
-    train, held = blocks(series, side, 0.3, 100 + cell.seed, BLOCK_KM[cell.data])
-    learnable = train[(series.label[train] >= 0) & (series.clear_dates[train] > 0)]
-    labelled = learnable[label_subset(series.label[learnable], f"{100 * cell.labels:g}%", cell.seed)]
-    rest = np.setdiff1d(learnable, labelled)
-    spec, data = assemble(task.legend, series.take(labelled), series.take(rest) if len(rest) else None)
-    classes, found = task.legend.encode(spec.legend.codes), []
+    given, found = material(Part(cell.data, "part", cell.labels, cell.seed), root), []
     for member in MEMBERS:
-        model: Any = fit_model("pool", {"generative": member}, spec, data, seed=cell.seed).model
+        model: Any = fit_model("pool", {"generative": member}, given.spec, given.data, seed=cell.seed).model
         rule = float(model.weight)
-        for split, rows in (("in", held), ("shift", shifted)):
-            known = rows[np.isin(series.label[rows], classes)]
-            if len(known) > MOST_JUDGED:
-                known = np.sort(np.random.default_rng(0).choice(known, MOST_JUDGED, replace=False))
+        for split, series in given.judged.items():
             told = {}
             for name, weight in (("rule", rule), *((f"{w:g}", w) for w in WEIGHTS)):
                 model.weight.fill_(weight)
-                told[name] = score(model, series.take(known), classes)
+                told[name] = score(model, series, given.classes)
             found.append({**asdict(cell), "member": member, "split": split, "weight": round(rule, 3),
-                          "labels_per_class": round(len(labelled) / len(classes), 2), "scores": told})  # fmt: skip
+                          "labels_per_class": given.labels_per_class, "scores": told})  # fmt: skip
     return found
 
 
