@@ -22,7 +22,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from cropgen.core.errors import DataError, SchemaError, UsageError
@@ -340,5 +340,8 @@ def shown(ids: Sequence[str] | np.ndarray, limit: int = _SHOWN) -> str:
 
 def interior_lonlat(geometry: gpd.GeoSeries) -> tuple[np.ndarray, np.ndarray]:
     """Longitude and latitude (N,) in degrees (WGS 84) of a point inside each polygon."""
-    points = gpd.GeoSeries(shapely.point_on_surface(geometry.to_numpy()), crs=geometry.crs).to_crs(WGS84)
-    return points.x.to_numpy(), points.y.to_numpy()
+    points = shapely.point_on_surface(geometry.to_numpy())
+    x, y = shapely.get_x(points), shapely.get_y(points)
+    if geometry.crs == WGS84:
+        return x, y
+    return Transformer.from_crs(geometry.crs, WGS84, always_xy=True).transform(x, y)
