@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cropgen.kernels.recurrence import hoisted_cell, hoisted_walk
-from cropgen.kernels.recurrence.hoisted_chain import Facts, Tensors, Walk
+from cropgen.kernels.recurrence.hoisted_chain import Walk
+from cropgen.kernels.recurrence.hoisted_trace import Facts, Tensors
 from cropgen.kernels.recurrence.reference import (
     LOG_VARIANCE_REACH,
     Cell,

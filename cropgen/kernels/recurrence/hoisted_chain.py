@@ -17,7 +17,7 @@ stays in the cache.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,145 +25,8 @@ from torch.autograd.function import once_differentiable
 
 from cropgen.kernels.recurrence import hoisted_cell
 from cropgen.kernels.recurrence.hoisted_cell import CellTensors, State, room_for_gates
+from cropgen.kernels.recurrence.hoisted_trace import Answer, Facts, Tensors, Trace, over_rows
 from cropgen.kernels.recurrence.reference import LOG_VARIANCE_REACH, ChainPath
-
-_ROWS_AT_ONCE = 2048
-
-
-class Facts(NamedTuple):
-    """What is no tensor: r and λ₀ without gaps, and whether the inference is direct."""
-
-    retention: float
-    log_variance: float
-    direct: bool
-
-
-class Tensors(NamedTuple):
-    """What the walk runs over, in the order of its arguments.
-
-    Arguments:
-        hoisted: (T, ..., E) pre-activations of the hidden units of both perceptrons, broadcast over rows.
-        added: (T, ..., E) inputs of combining heads, 0 at the others' units; None where there are none.
-        state: (Z or H, E).
-        out: (E, 4Z or 5Z) to (γ), u, a/3, d, c/3, block-diagonal.
-        out_bias: (4Z or 5Z,).
-        initial: (..., Z).
-        linear: (Z, Z) of a gated transition.
-        mask: (T, rows, 1).
-        noise: (T, rows, Z).
-        keep, base: (T, rows, 1) r and λ₀ over gaps; None where they are the chain's.
-        gates, latent, hidden, hidden_bias, cell_initial: as `CellTensors`; None without a cell.
-    """
-
-    hoisted: Tensor
-    added: Tensor | None
-    state: Tensor
-    out: Tensor
-    out_bias: Tensor
-    initial: Tensor
-    linear: Tensor | None
-    mask: Tensor
-    noise: Tensor
-    keep: Tensor | None = None
-    base: Tensor | None = None
-    gates: Tensor | None = None
-    latent: Tensor | None = None
-    hidden: Tensor | None = None
-    hidden_bias: Tensor | None = None
-    cell_initial: Tensor | None = None
-
-    @property
-    def cell(self) -> CellTensors | None:
-        if self.gates is None or self.latent is None or self.hidden is None or self.cell_initial is None:
-            return None
-        return CellTensors(self.gates, self.latent, self.hidden, self.hidden_bias, self.cell_initial)
-
-    @property
-    def lead(self) -> torch.Size:
-        """The axes that make up the rows."""
-        return self.initial.shape[:-1]
-
-    @property
-    def width(self) -> int:
-        """Z."""
-        return self.initial.shape[-1]
-
-    def at(self, dates: slice) -> Tensors:
-        """The same over some of the dates."""
-        dated = ("hoisted", "added", "mask", "noise", "keep", "base", "gates")
-        found = {name: getattr(self, name) for name in dated}
-        return self._replace(**{name: part[dates] for name, part in found.items() if part is not None})
-
-    def for_gradients(self) -> Tensors:
-        """Room for the gradients of all that gets one: 0 where they are summed up, still to be written over dates."""
-        found = {name: getattr(self, name) for name in ("hoisted", "added", "gates")}
-        written = {name: part.new_empty(part.shape) for name, part in found.items() if part is not None}
-        nothing = dict.fromkeys((*found, "mask", "noise", "keep", "base"))
-        summed = [None if part is None else part.new_zeros(part.shape) for part in self._replace(**nothing)]
-        return Tensors(*summed)._replace(**written)  # pyright: ignore[reportArgumentType]
-
-    def blocks(self) -> list[slice]:
-        """Blocks of dates."""
-        steps, rows = self.noise.shape[:2]
-        size = max(1, _ROWS_AT_ONCE // max(1, rows))
-        return [slice(first, min(first + size, steps)) for first in range(0, steps, size)]
-
-
-class _Trace(NamedTuple):
-    """What the forward pass leaves, besides the gates of a cell.
-
-    Arguments:
-        squashed: (T, rows, E) tanh of the hidden units.
-        answer: (T, rows, 4Z or 5Z) (g), u, A, d, R.
-        z: (T, rows, Z).
-        noise: (T, rows, Z) e^(λ₀/2) ε.
-        spread: (T, rows, Z) e^((λ + ρ − λ₀)/2).
-        mean: (T, rows, Z) μ of a direct inference.
-        state: (T, rows, H or 2H) of the cell.
-    """
-
-    squashed: Tensor
-    answer: Tensor
-    z: Tensor
-    noise: Tensor
-    spread: Tensor
-    mean: Tensor | None
-    state: Tensor | None
-
-    @classmethod
-    def empty(cls, x: Tensors, facts: Facts) -> _Trace:
-        width, state = x.width, x.cell_initial
-        squashed, answer, z, noise, spread = (
-            x.state.new_empty(*x.noise.shape[:2], size)
-            for size in (x.state.shape[1], x.out.shape[1], width, width, width)
-        )
-        mean = torch.empty_like(z) if facts.direct else None
-        states = None if state is None else z.new_empty(*z.shape[:2], state.shape[-1])
-        return cls(squashed, answer, z, noise, spread, mean, states)
-
-    def at(self, dates: slice) -> _Trace:
-        """The same over some of the dates."""
-        return _Trace(*(None if part is None else part[dates] for part in self))  # pyright: ignore[reportArgumentType]
-
-
-class _Answer(NamedTuple):
-    """What the perceptrons give, taken apart: u, A, d, R and g."""
-
-    drift: Tensor
-    saturation: Tensor
-    correction: Tensor
-    ahead: Tensor
-    gate: Tensor | None
-
-    @classmethod
-    def split(cls, answer: Tensor, width: int) -> _Answer:
-        *gate, drift, saturation, correction, ahead = answer.split(width, -1)
-        return cls(drift, saturation, correction, ahead, gate[0] if gate else None)
-
-
-def _over_rows(tensor: Tensor) -> Tensor:
-    """The axes before the last in one."""
-    return tensor.flatten(0, -2)
 
 
 class Walk(torch.autograd.Function):
@@ -172,9 +35,9 @@ class Walk(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, facts: Facts, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         x = Tensors(*tensors)  # pyright: ignore[reportArgumentType]
-        trace, gates = _Trace.empty(x, facts), []
+        trace, gates = Trace.empty(x, facts), []
         variance, shift, ratio = (torch.empty_like(trace.z) for _ in range(3))
-        z, state = _over_rows(x.initial), None if x.cell_initial is None else _over_rows(x.cell_initial)
+        z, state = over_rows(x.initial), None if x.cell_initial is None else over_rows(x.cell_initial)
         for dates in x.blocks():
             forth = _Forth(x.at(dates), facts, trace.at(dates))
             z, state = forth.walk(z, state)
@@ -191,8 +54,8 @@ class Walk(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         saved, first = ctx.saved_tensors, len(Tensors._fields)
-        second = first + len(_Trace._fields)
-        x, trace = Tensors(*saved[:first]), _Trace(*saved[first:second])
+        second = first + len(Trace._fields)
+        x, trace = Tensors(*saved[:first]), Trace(*saved[first:second])
         of = ChainPath(*(part.flatten(1, -2) for part in gradients))
         return None, *_gradients(x, ctx.facts, trace, saved[second:], of)
 
@@ -204,12 +67,12 @@ class _Forth:
         gates: (dates, rows, 4H or 5H) of a cell, if there is one.
     """
 
-    def __init__(self, x: Tensors, facts: Facts, trace: _Trace) -> None:
+    def __init__(self, x: Tensors, facts: Facts, trace: Trace) -> None:
         self.x, self.facts, self.trace, self.cell = x, facts, trace, x.cell
         trace.squashed.unflatten(1, x.lead).copy_(x.hoisted)
         scale = trace.z.new_tensor(facts.log_variance) if x.base is None else x.base
         torch.mul(x.noise, (scale / 2).exp(), out=trace.noise)
-        self.answer = _Answer.split(trace.answer, x.width)
+        self.answer = Answer.split(trace.answer, x.width)
         self.gates: list[Tensor] = []
         if self.cell is not None:
             hidden = self.cell.hidden
@@ -232,7 +95,7 @@ class _Forth:
                 seen = state[:, : len(self.cell.hidden)]
             hidden.addmm_(seen, x.state).tanh_()
             if x.added is not None:
-                hidden = hidden + _over_rows(x.added[t].expand(*x.lead, -1))
+                hidden = hidden + over_rows(x.added[t].expand(*x.lead, -1))
             torch.addmm(x.out_bias, hidden, x.out, out=answer)
             limited.tanh_()
             self._move(t, z, drift, mean)
@@ -274,13 +137,13 @@ class _Forth:
         torch.mul(x.mask, ahead, out=ratio).mul_(LOG_VARIANCE_REACH)
 
 
-def _affine(x: Tensors, facts: Facts, trace: _Trace, of: ChainPath, mixed: Tensor | None) -> tuple[Tensor, Tensor]:
+def _affine(x: Tensors, facts: Facts, trace: Trace, of: ChainPath, mixed: Tensor | None) -> tuple[Tensor, Tensor]:
     """The gradients (∂k), (∂γ), ∂u, ∂(a/3), ∂d, ∂(c/3) as base + slope · G, each (T, rows, 4 or 6, Z).
 
     Arguments:
         mixed: (T, rows, Z) k of a gated transition.
     """
-    answer, half = _Answer.split(trace.answer, x.width), trace.spread * trace.noise * 0.5
+    answer, half = Answer.split(trace.answer, x.width), trace.spread * trace.noise * 0.5
     mask = x.mask.expand_as(half)
     reach = LOG_VARIANCE_REACH * (1 - answer.saturation.square())
     ahead = LOG_VARIANCE_REACH * mask * (1 - answer.ahead.square())
@@ -311,7 +174,7 @@ class _Back:
     """
 
     def __init__(
-        self, x: Tensors, facts: Facts, trace: _Trace, of: ChainPath, past: Tensor, of_units: Tensor,
+        self, x: Tensors, facts: Facts, trace: Trace, of: ChainPath, past: Tensor, of_units: Tensor,
         memory: _Memory | None,
     ) -> None:  # fmt: skip
         self.x, self.facts, self.trace, self.of = x, facts, trace, of
@@ -346,15 +209,15 @@ class _Back:
 
     def weigh(self, sums: Tensors) -> None:
         """Add to the gradients of the weights, each one matrix product."""
-        x, of_answer, hidden = self.x, _over_rows(self.of_answer), self.trace.squashed
+        x, of_answer, hidden = self.x, over_rows(self.of_answer), self.trace.squashed
         if x.added is not None:
             hidden = hidden + x.added.expand(-1, *x.lead, -1).flatten(1, -2)
         seen = self.past if self.memory is None else self.memory.seen
-        sums.state.addmm_(_over_rows(seen).T, _over_rows(self.of_units))
-        sums.out.addmm_(_over_rows(hidden).T, of_answer)
+        sums.state.addmm_(over_rows(seen).T, over_rows(self.of_units))
+        sums.out.addmm_(over_rows(hidden).T, of_answer)
         sums.out_bias.add_(of_answer.sum(0))
         if sums.linear is not None:
-            sums.linear.addmm_(_over_rows(self.kept).T, _over_rows(self.of_kept))
+            sums.linear.addmm_(over_rows(self.kept).T, over_rows(self.of_kept))
         if self.memory is not None and sums.cell is not None:
             self.memory.weigh(self.past, sums.cell)
 
@@ -392,9 +255,9 @@ class _Memory:
 
     def weigh(self, z: Tensor, sums: CellTensors) -> None:
         """Add to the gradients of the weights; z (T, rows, Z) of the date before."""
-        size, of_gates = len(self.cell.hidden), _over_rows(self.of_gates)
-        sums.latent.addmm_(_over_rows(z).T, hoisted_cell.outer(of_gates, self.cell.hidden))
-        sums.hidden.addmm_(_over_rows(self.past[..., :size]).T, hoisted_cell.inner(of_gates, self.cell.hidden))
+        size, of_gates = len(self.cell.hidden), over_rows(self.of_gates)
+        sums.latent.addmm_(over_rows(z).T, hoisted_cell.outer(of_gates, self.cell.hidden))
+        sums.hidden.addmm_(over_rows(self.past[..., :size]).T, hoisted_cell.inner(of_gates, self.cell.hidden))
         if sums.hidden_bias is not None:
             sums.hidden_bias.add_(of_gates[:, 3 * size :].sum(0))
 
@@ -403,13 +266,13 @@ def _shifted(first: Tensor, after: Tensor, dates: slice) -> Tensor:
     """(T, rows, ·) what there was before each of the dates, from what there was first and after each date."""
     if dates.start:
         return after[dates.start - 1 : dates.stop - 1]
-    return torch.cat([_over_rows(first)[None], after[: dates.stop - 1]])
+    return torch.cat([over_rows(first)[None], after[: dates.stop - 1]])
 
 
-def _gradients(x: Tensors, facts: Facts, trace: _Trace, gates: tuple[Tensor, ...], of: ChainPath) -> Tensors:
+def _gradients(x: Tensors, facts: Facts, trace: Trace, gates: tuple[Tensor, ...], of: ChainPath) -> Tensors:
     """Gradients of the tensors, None where there are none."""
     sums = x.for_gradients()
-    carry, of_state = _over_rows(sums.initial), sums.cell_initial
+    carry, of_state = over_rows(sums.initial), sums.cell_initial
     for number, dates in reversed(list(enumerate(x.blocks()))):
         part, left, kept = x.at(dates), trace.at(dates), sums.at(dates)
         seen = ChainPath(*(None if each is None else each[dates] for each in of))  # pyright: ignore
@@ -417,7 +280,7 @@ def _gradients(x: Tensors, facts: Facts, trace: _Trace, gates: tuple[Tensor, ...
         cell = part.cell
         if cell is not None and trace.state is not None and seen.state is not None and of_state is not None:
             past = _shifted(cell.initial, trace.state, dates)
-            memory = _Memory(cell, gates[number], past, trace.state[dates], seen.state, _over_rows(of_state))
+            memory = _Memory(cell, gates[number], past, trace.state[dates], seen.state, over_rows(of_state))
         whole = x.hoisted.shape[1:-1] == x.lead
         of_units = kept.hoisted.flatten(1, -2) if whole else torch.empty_like(left.squashed)
         block = _Back(part, facts, left, seen, _shifted(x.initial, trace.z, dates), of_units, memory)
