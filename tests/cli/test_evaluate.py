@@ -65,6 +65,7 @@ def test_bad_input(
     assert not (out / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_an_interruption_keeps_what_is_done(workspace: Path, tmp_path: Path) -> None:
     out = tmp_path / "e"
     words = ("evaluate", "--model", "rf", "--vary", "trees=5,400,401,402", *BLOCKS, "-o", out, "--jobs", "2",

@@ -11,6 +11,7 @@ from .conftest import call, interrupted_when, write_parcels, write_table
 TRAIN = ("train", "--model", "tempcnn", "--labels", "50%", "--set", "steps=600")
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_same_weights(workspace: Path) -> None:
     runs = workspace / "runs"
     whole = call(*TRAIN, "--name", "whole", "--workspace", workspace)

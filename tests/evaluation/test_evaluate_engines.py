@@ -40,6 +40,7 @@ def test_results_do_not_depend_on_the_engine(store, tmp_path, engine):
     assert len(kept) == 8
 
 
+@pytest.mark.slow
 def test_a_dead_worker_and_a_failed_training_leave_the_others_and_can_be_tried_again(store, tmp_path):
     report, out = Silent(), tmp_path / "out"
     with pytest.raises(UnfinishedError, match=r"2 of 4 trainings failed, first rf \(trees=7\), 100% labels") as failed:
