@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 
 from .conftest import call, interrupted_when, write_parcels, write_table
