@@ -195,12 +195,20 @@ def train(
 def keep_typicality(run: RunFolder, model: Classifier, rows: TrainPlan, report: Reporter) -> None:
     """Keep what a usual season looks like to the model, so that predictions can flag the others.
 
-    Judged on parcels that were set aside; where there are too few of them, by cross-fitting.
+    Judged on parcels that were set aside; where there are too few of them, by cross-fitting, or, of a density that
+    would have to be trained again for that, on the few there are.
     """
     from cropgen.prediction.novelty import calibrate, cross_calibrate, save_typicality
 
     enough = len(rows.reference) >= _ENOUGH_REFERENCE
     typicality = calibrate(model, rows.reference) if enough else cross_calibrate(model, rows.data)
+    if typicality is None and len(rows.reference):
+        typicality = calibrate(model, rows.reference)
+        if typicality is not None:
+            report.info(
+                f"only {typicality.count} parcels could be set aside as reference: typicality is no less than 1 in "
+                f"{typicality.count + 1}, so by default no season will be flagged as unusual"
+            )
     save_typicality(run.path, typicality)
     if typicality is None and hasattr(model, "log_likelihood"):
         report.info("too few parcels to set some aside as reference: unusual seasons will not be flagged")
