@@ -287,7 +287,7 @@ def page(document: dict[str, Any]) -> str:
         parts += [
             "## Early in the season",
             "Macro-F1 on Arkansas with 10 % of the labels. `tgem`, `srnn` and `pool, whole seasons` learn from whole "
-            "seasons once and are shown the prefix; `tempcnn`, `pool` and `pool, tgem` are trained anew for each prefix; "
+            "seasons once and are shown the prefix; `tempcnn`, `pool` and `pool, tgem` are trained for each prefix; "
             "`tempcnn distilled` too, beside a twin that sees the whole season and teaches it; `pool distilled` joins "
             "that network and a flow of whole seasons.",
             early(rows),
