@@ -159,17 +159,14 @@ def against(rows: list[Row]) -> str:
     lines = []
     for labels in (0.01, 0.1, 1.0):
         for model in RESIDUAL:
-            found = [paired(rows, model, START, labels, split, "macro_f1") for task in TASKS for split in SPLITS]
-            cells = [_of_task(f, task) for f, task in zip(found, [t for t in TASKS for _ in SPLITS], strict=True)]
+            found = {split: paired(rows, model, START, labels, split, "macro_f1") for split in SPLITS}
+            cells = [with_interval({task: found[split][task]}) if task in found[split] else ""
+                     for task in TASKS for split in SPLITS]  # fmt: skip
             if any(cells):
                 lines.append([f"{100 * labels:g} %", f"`{model}`", *cells])
     head = ["labels", "model", *(f"{TITLES[task].partition(',')[0]}, {WORDS[split]}" for task in TASKS
                                  for split in SPLITS)]  # fmt: skip
     return table(head, lines, 2)
-
-
-def _of_task(differences: dict[str, list[float]], task: str) -> str:
-    return with_interval({task: differences[task]}) if task in differences else ""
 
 
 def drops(rows: list[Row]) -> str:
@@ -181,10 +178,9 @@ def drops(rows: list[Row]) -> str:
         for name in sorted(scores["cross"], key=lambda n: scores["in"][n] - scores["cross"][n]):
             cells = []
             for task in TASKS:
-                here = {row["split"]: [] for row in chosen(single, labels=labels, data=task, model=name, dates=0)}
-                for row in chosen(single, labels=labels, data=task, model=name, dates=0):
-                    here[row["split"]].append(row["macro_f1"])
-                cells.append(f"{100 * (fmean(here['in']) - fmean(here['cross'])):.1f}")
+                here = chosen(single, labels=labels, data=task, model=name, dates=0)
+                inside, across = (fmean(row["macro_f1"] for row in chosen(here, split=split)) for split in SPLITS)
+                cells.append(f"{100 * (inside - across):.1f}")
             whole = 100 * (scores["in"][name] - scores["cross"][name])
             lines.append([f"{100 * labels:g} %", f"`{name}`", *cells, f"{whole:.1f}",
                           f"{100 * scores['cross'][name]:.1f}"])  # fmt: skip

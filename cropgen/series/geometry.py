@@ -341,7 +341,5 @@ def shown(ids: Sequence[str] | np.ndarray, limit: int = _SHOWN) -> str:
 def interior_lonlat(geometry: gpd.GeoSeries) -> tuple[np.ndarray, np.ndarray]:
     """Longitude and latitude (N,) in degrees (WGS 84) of a point inside each polygon."""
     points = shapely.point_on_surface(geometry.to_numpy())
-    x, y = shapely.get_x(points), shapely.get_y(points)
-    if geometry.crs == WGS84:
-        return x, y
-    return Transformer.from_crs(geometry.crs, WGS84, always_xy=True).transform(x, y)
+    across = Transformer.from_crs(geometry.crs, WGS84, always_xy=True)
+    return across.transform(shapely.get_x(points), shapely.get_y(points))
