@@ -24,6 +24,7 @@ class EvaluateRequest:
         labels: label shares; empty: 100 %, or 1, 5, 10, 25, 50, 100 % for label-curve.
         seeds: each draws its own split, labels and weights.
         series: series store; None takes the newest of the workspace.
+        site: covariates of the place, for the models that take them.
         options: options of the one model compared; with several models, nested under their names.
         vary: option → values to compare; `key` in every model that has it, `model.key` in that model alone.
         until: ends of the season, `MM-DD` or days after 1 January: trained and tested up to each, and trained on whole
@@ -49,6 +50,7 @@ class EvaluateRequest:
     years: tuple[int, ...] = ()
     regions: tuple[str, ...] = ()
     unlabelled_years: tuple[int, ...] = ()
+    site: tuple[str, ...] = ()
     calendar: str = "auto"
     standardise: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +110,7 @@ def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> Eva
         "prior": request.prior, "neighbour_m": request.neighbour_m, "on_leak": request.on_leak,
         "data": {
             "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
-            "unlabelled_years": request.unlabelled_years, "calendar": request.calendar,
+            "unlabelled_years": request.unlabelled_years, "site": request.site, "calendar": request.calendar,
             "standardise": request.standardise, "validation_share": validation_share(request.validation),
             "validation_block_km": request.block_km,
         },

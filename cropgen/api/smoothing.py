@@ -17,7 +17,6 @@ from cropgen.prediction.infer import infer
 from cropgen.prediction.neighbours import Field, learnt_compatibility, neighbour_pairs, potts, smooth
 from cropgen.prediction.predict import open_like
 from cropgen.prediction.smoothing import located
-from cropgen.series.batches import make_batch
 from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
 from cropgen.training.data import choose_rows
@@ -174,7 +173,7 @@ def _classes(label: np.ndarray, store: SeriesStore, model: Classifier) -> np.nda
 def _said(model: Classifier, store: SeriesStore, rows: np.ndarray, until: str | None) -> np.ndarray:
     said = [np.zeros((0, model.spec.classes))]
     for start in range(0, len(rows), _CHUNK):
-        series = store.read(rows[start : start + _CHUNK]).select_bands(model.spec.bands)
+        series = store.read(rows[start : start + _CHUNK])
         series = series if until is None else SeasonEnd.parse(until).cut(series)
-        said.append(infer(model, make_batch(series, model.spec.calendar).without_labels()).probability)
+        said.append(infer(model, model.spec.batch(series).without_labels()).probability)
     return np.log(np.maximum(np.concatenate(said), _LEAST_PROBABILITY))

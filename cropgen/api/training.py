@@ -33,6 +33,7 @@ class TrainRequest:
         years, regions: rows learnt from; empty: all.
         unlabelled_years, unlabelled_regions: further rows, used without labels.
         validation: share of the labelled rows (`20%`, `0.2`) kept for choices and calibration; None keeps none.
+        site: covariates of the place that the model is given and does not model: lon, lat, or channels of the series.
         standardise: `region-year` brings every region and year to one level and spread, without labels.
         calibration: none, temperature or dirichlet: how probabilities are corrected on the validation rows.
         pool: pools the model with this discriminative one.
@@ -51,6 +52,7 @@ class TrainRequest:
     validation: str | None = None
     calibration: str = "none"
     bands: tuple[str, ...] = ()
+    site: tuple[str, ...] = ()
     standardise: str = "none"
     calendar: str = "auto"
     pool: str | None = None
@@ -136,7 +138,7 @@ def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecip
     series = locate_series(workspace, request.series)
     document = {
         "series": stored_path(workspace, series), "years": request.years, "regions": request.regions,
-        "bands": request.bands, "standardise": request.standardise, "calendar": request.calendar,
+        "bands": request.bands, "site": request.site, "standardise": request.standardise, "calendar": request.calendar,
         "labels": request.labels,
         "unlabelled_years": request.unlabelled_years, "unlabelled_regions": request.unlabelled_regions,
         "validation_share": validation_share(request.validation),

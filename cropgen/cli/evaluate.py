@@ -15,6 +15,7 @@ from cropgen.cli.options import (
     Regions,
     Series,
     Settings,
+    Site,
     Standardise,
     Years,
     parse_settings,
@@ -47,6 +48,7 @@ def evaluate(
     calendar: Annotated[
         str, typer.Option("--calendar", help="auto, pentad, dekad, half-month, 16-day or month.")
     ] = "auto",
+    site: Site = None,
     standardise: Standardise = "none",
     settings: Settings = None,
     vary: Annotated[
@@ -108,7 +110,7 @@ def evaluate(
     request = api.EvaluateRequest(
         protocol=protocol, models=split_list(model), labels=split_list(labels), seeds=split_numbers(seeds, "--seeds"),
         series=data, years=split_numbers(years, "--years"), regions=split_list(regions), calendar=calendar,
-        standardise=standardise, prior=prior,
+        site=split_list(site), standardise=standardise, prior=prior,
         options=parse_settings(settings), vary=parse_vary(vary), until=split_list(until),
         unlabelled_target=unlabelled_target, tune=tune, test_share=test_share, block_km=block_km, parts=parts,
         validation=validation, calibration=calibrate, neighbour_m=neighbour_m, on_leak=on_leak, engine=engine,

@@ -23,6 +23,10 @@ Regions = Annotated[str | None, typer.Option("--regions", metavar="R,R", help="R
 Standardise = Annotated[
     str, typer.Option("--standardise", help="none or region-year: one level and spread for all regions and years.")
 ]
+Site = Annotated[
+    str | None,
+    typer.Option("--site", metavar="NAME,…", help="Covariates of the place for dynamical models: lon, lat, elevation."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A model option, repeatable; see `cropgen models NAME`."),

@@ -16,6 +16,7 @@ from cropgen.cli.options import (
     Seed,
     Series,
     Settings,
+    Site,
     Standardise,
     Years,
     parse_settings,
@@ -46,6 +47,7 @@ def train(
         str, typer.Option("--calibrate", metavar="KIND", help="none, temperature or dirichlet; needs --validation.")
     ] = "none",
     bands: Annotated[str | None, typer.Option("--bands", metavar="B,B", help="Input bands. Default: all.")] = None,
+    site: Site = None,
     calendar: Annotated[
         str, typer.Option("--calendar", help="auto, pentad, dekad, half-month, 16-day or month.")
     ] = "auto",
@@ -77,7 +79,7 @@ def train(
         series=data, model=model, labels=labels, years=split_numbers(years, "--years"), regions=split_list(regions),
         unlabelled_years=split_numbers(unlabelled_years, "--unlabelled-years"),
         unlabelled_regions=split_list(unlabelled_regions), validation=validation, calibration=calibrate,
-        bands=split_list(bands), calendar=calendar, standardise=standardise, pool=pool,
+        bands=split_list(bands), site=split_list(site), calendar=calendar, standardise=standardise, pool=pool,
         options=parse_settings(settings) | ({"kernel": kernel} if kernel else {}), seed=seed,
         device=device, name=name, recipe=recipe,
     )  # fmt: skip

@@ -31,6 +31,9 @@ class DataSection(Section):
     years: tuple[int, ...] = Field((), description="years learnt from; empty: all")
     regions: tuple[str, ...] = Field((), description="regions learnt from; empty: all")
     bands: tuple[str, ...] = Field((), description="input bands, in order; empty: all of the store")
+    site: tuple[str, ...] = Field(
+        (), description="covariates of the place: lon, lat, or channels that are the same at every date"
+    )
     standardise: Literal["none", "region-year"] = Field(
         "none", description="bring every region and year to one level and spread, band by band, without labels"
     )

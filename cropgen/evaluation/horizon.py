@@ -19,7 +19,7 @@ from torch import Tensor
 from cropgen.evaluation.learn import Learnt
 from cropgen.models.base import GenerativeModel, InputSpec, Mixture
 from cropgen.models.layers.grid import grid_view
-from cropgen.series.batches import Batch, make_batch
+from cropgen.series.batches import Batch
 from cropgen.series.store import SeriesStore
 
 _PARCELS = 60
@@ -88,7 +88,7 @@ def follow(learnt: Learnt, store: SeriesStore, label: np.ndarray, rows: np.ndarr
         return {}
     chosen = np.sort(known[np.linspace(0, len(known) - 1, min(len(known), _PARCELS)).astype(int)])
     calendar = model.spec.calendar
-    batch = make_batch(store.read(chosen).select_bands(model.spec.bands), calendar, learnt.classes)
+    batch = model.spec.batch(store.read(chosen), learnt.classes)
     found = horizon(model, batch, max(1, round(_WARM_UP * calendar.count)))
     if found is None:
         return {}

@@ -22,7 +22,7 @@ from cropgen.models.catalog import find
 from cropgen.models.layers.affine_calibrator import AffineCalibrator
 from cropgen.prediction.infer import infer
 from cropgen.prediction.novelty import Typicality, calibrate
-from cropgen.series.batches import Batch, make_batch
+from cropgen.series.batches import Batch
 from cropgen.series.legend import UNKNOWN
 from cropgen.series.season import SeasonEnd
 from cropgen.series.splits import Selection, select_rows
@@ -121,8 +121,7 @@ def read_material(
         if len(seen) > section.max_unlabelled:
             draw = np.random.default_rng([fold.seed, _TARGET_STREAM])
             seen = np.sort(draw.choice(seen, section.max_unlabelled, replace=False))
-        series = store.read(seen).select_bands(spec.bands)
-        data = replace(data, target=make_batch(series, spec.calendar).without_labels())
+        data = replace(data, target=spec.batch(store.read(seen)).without_labels())
     reference = read_reference(store, rows, spec) if len(rows.reference) else data.labelled
     return Material(rows, spec, data, reference)
 
@@ -181,8 +180,7 @@ def answer(learnt: Learnt, store: SeriesStore, label: np.ndarray, block: np.ndar
     probability, novelty = [np.zeros((0, len(learnt.classes)))], [np.zeros(0)]
     observed, likelihood, has_likelihood = [np.zeros(0, np.int64)], [np.zeros(0)], True
     for start in range(0, len(rows), _CHUNK):
-        series = store.read(rows[start : start + _CHUNK]).select_bands(model.spec.bands)
-        said = infer(model, make_batch(series, model.spec.calendar, learnt.classes))
+        said = infer(model, model.spec.batch(store.read(rows[start : start + _CHUNK]), learnt.classes))
         probability.append(said.probability)
         observed.append(said.observations.astype(np.int64) * len(model.spec.bands))
         has_likelihood = has_likelihood and said.log_likelihood is not None
@@ -213,8 +211,7 @@ def foresee(learnt: Learnt, store: SeriesStore, rows: np.ndarray) -> np.ndarray 
     place = np.linspace(0, len(rows) - 1, min(len(rows), _MOST_WITHHELD)).round().astype(np.int64)
     if not hasattr(model, "predictive") or not len(place):
         return None
-    series = store.read(rows[place]).select_bands(model.spec.bands)
-    found = withheld_crps(model, make_batch(series, model.spec.calendar))
+    found = withheld_crps(model, model.spec.batch(store.read(rows[place])))
     if found is None:
         return None
     score = np.full(len(rows), np.nan)

@@ -16,11 +16,13 @@ from cropgen.evaluation.learn import used_rows
 from cropgen.evaluation.official import official_folds
 from cropgen.evaluation.protocols import PROTOCOLS, Fold, Ground, TestSet, folds
 from cropgen.models.calibration import require_validation
-from cropgen.models.catalog import CATALOG, find, load, reads_pixel_sets
+from cropgen.models.catalog import CATALOG, find, load
+from cropgen.models.inputs import reads_pixel_sets
 from cropgen.series.official import find_official, official_protocols
 from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
 from cropgen.series.view import SeriesView, with_pixel_sets
+from cropgen.training.data import require_site_reader
 
 _DECIDES = ("cropgen.evaluation.cell", "cropgen.evaluation.plan")
 _OF_SINGLE_TRAININGS = {"data", "models", "labels", "seeds", "until", "target_unlabelled", "test_share", "parts"}
@@ -116,7 +118,7 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
 
     Raises:
         UsageError: a model is unknown or named twice, an end of the season is none, choices exclude each other, or
-            there is nothing to calibrate on.
+            there is nothing to calibrate on, or no model that takes the site covariates.
     """
     names = [(find(section.name).name, section.variant) for section in recipe.models]
     repeated = sorted({name for name, variant in names if names.count((name, variant)) > 1})
@@ -125,6 +127,7 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
             f"model {repeated[0]} is named twice" if repeated else "no model is named",
             hint="name each model once; aliases count as what they stand for; --vary compares options of one",
         )
+    require_site_reader(recipe.models, recipe.data.site)
     if recipe.protocol in PROTOCOLS:
         for section in recipe.models:
             require_validation(section.calibration, recipe.data.validation_share)

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from cropgen.core.progress import Reporter, Silent
 from cropgen.models.layers.affine_calibrator import AffineCalibrator
-from cropgen.series.batches import Batch, concatenate_batches
+from cropgen.series.batches import Batch, concatenate_batches, make_batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from cropgen.series.schema import ParcelSeries
+from cropgen.series.site import site_covariates
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class InputSpec:
         calendar: the grid of G slots for models that live on one.
         legend: the K classes.
         pixel_bands: those of the bands that pixel sets are given of; empty where none are.
+        site: names of the S site covariates, as of `series.site`; empty where none are.
     """
 
     bands: tuple[str, ...]
     calendar: Calendar
     legend: Legend
     pixel_bands: tuple[str, ...] = ()
+    site: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -49,6 +54,7 @@ class InputSpec:
             "calendar": self.calendar.to_json(),
             "legend": self.legend.to_json(),
             **({"pixel_bands": list(self.pixel_bands)} if self.pixel_bands else {}),
+            **({"site": list(self.site)} if self.site else {}),
         }
 
     @classmethod
@@ -58,7 +64,21 @@ class InputSpec:
             Calendar.from_json(document["calendar"]),
             Legend.from_json(document["legend"]),
             tuple(document.get("pixel_bands", ())),
+            tuple(document.get("site", ())),
         )
+
+    def batch(self, series: ParcelSeries, classes: np.ndarray | None = None) -> Batch:
+        """Rows of a container as the model sees them: its bands, its calendar, its site covariates.
+
+        Arguments:
+            series: rows with these bands and site covariates among others.
+            classes: (K,) positions of the model's classes in the legend of the store; None: labels as they are.
+
+        Raises:
+            SchemaError: a band or a site covariate is not there.
+        """
+        seen = make_batch(series.select_bands(self.bands), self.calendar, classes)
+        return replace(seen, site=torch.from_numpy(site_covariates(series, self.site))) if self.site else seen
 
 
 class Options(BaseModel):

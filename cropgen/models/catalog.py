@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cropgen.core.errors import UsageError
 
@@ -381,17 +380,6 @@ def load(entry: Entry) -> type[Classifier]:
     """Import the class of a catalogue row."""
     module, _, name = entry.target.partition(":")
     return getattr(importlib.import_module(f"cropgen.models.{module}"), name)
-
-
-def reads_pixel_sets(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether a model, or a member of a pool, looks at pixel sets.
-
-    Raises:
-        UsageError: there is no such model.
-    """
-    entry = find(name)
-    members = [options[role] for role in ("generative", "discriminative") if role in options]
-    return entry.pixel_sets or (entry.family == "pool" and any(reads_pixel_sets(str(m), {}) for m in members))
 
 
 def aliases_of(name: str) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from cropgen.prediction.columns import ANOMALY_COLUMN, COLUMNS, FLAGS
 from cropgen.prediction.infer import Answer, infer
 from cropgen.prediction.novelty import Typicality
 from cropgen.prediction.prior_shift import PriorShift
-from cropgen.series.batches import make_batch
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.season import SeasonEnd
@@ -78,10 +77,8 @@ class Judge:
 
     def classify(self, series: ParcelSeries) -> Answer:
         """What the model says about rows of a store."""
-        chosen = series.select_bands(self._model.spec.bands)
-        if self._until is not None:
-            chosen = self._until.cut(chosen)
-        batch = make_batch(chosen, self._model.spec.calendar).without_labels()
+        seen = series if self._until is None else self._until.cut(series)
+        batch = self._model.spec.batch(seen).without_labels()
         answer = infer(self._model, batch, anomaly_level=self.anomaly_level)
         if self.shift is None:
             return answer

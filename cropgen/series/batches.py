@@ -36,6 +36,7 @@ class Batch:
         pixels: (B, T, S, P) int16 pixel sets in units of `pixel_sets.UNIT`; S = 0 when not given.
         pixel_mask: (B, T, S) bool, true at clear pixels; elsewhere, and where `mask` is false, `pixels` do not count.
         shape: (B, 4) float, features of the outline as of `pixel_sets.SHAPE`, NaN unknown; (B, 0) when not given.
+        site: (B, S) float, covariates of the place as of `series.site`, NaN unknown; (B, 0) when not given.
     """
 
     values: Tensor
@@ -48,11 +49,14 @@ class Batch:
     pixels: Tensor = field(default_factory=_nobody, kw_only=True)
     pixel_mask: Tensor = field(default_factory=_nobody, kw_only=True)
     shape: Tensor = field(default_factory=_nobody, kw_only=True)
+    site: Tensor = field(default_factory=_nobody, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, absent in (("parcel", UNKNOWN_PARCEL), ("year", 0)):
             if len(getattr(self, name)) != len(self.y):
                 object.__setattr__(self, name, torch.full_like(self.y, absent))
+        if self.site.ndim != 2:
+            object.__setattr__(self, "site", self.values.new_zeros((len(self.values), 0)))
         if self.pixels.ndim != 4 or not self.pixels.shape[2]:
             empty = self.mask.new_zeros((*self.mask.shape, 0))
             object.__setattr__(self, "pixels", empty.to(torch.int16)[..., None])
@@ -78,7 +82,7 @@ class Batch:
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device and cast the floating-point members."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        for name in ("values", "day", "shape"):
+        for name in ("values", "day", "shape", "site"):
             moved[name] = moved[name].to(dtype)
         return Batch(**moved)
 

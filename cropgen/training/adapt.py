@@ -27,7 +27,7 @@ from cropgen.models.base import Classifier, Context, GenerativeModel, TrainingDa
 from cropgen.models.calibration import calibrate_model
 from cropgen.models.checkpoint import load_model, save_model
 from cropgen.models.pool import Pool
-from cropgen.series.batches import Batch, make_batch
+from cropgen.series.batches import Batch
 from cropgen.series.store import SeriesStore
 from cropgen.series.transforms import STANDARDISATION
 from cropgen.training.fit import FitResult, fit_model
@@ -153,8 +153,7 @@ def fit_target(
         DataError: the target's season is not over.
     """
     recipe, model = TrainRecipe.read(parent.recipe), load_model(parent.path)
-    series = target.store.read(target.rows).select_bands(model.spec.bands)
-    batch = make_batch(series, model.spec.calendar).without_labels()
+    batch = model.spec.batch(target.store.read(target.rows)).without_labels()
     _check_season(planned.data, batch, target)
     data = replace(planned.data, target=batch)
     fitted = adapt_model(recipe.model.name, model, data, seed=recipe.seed, report=report, device=recipe.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from cropgen.core.errors import DataError, UsageError
-from cropgen.core.recipe import DataSection
+from cropgen.core.recipe import DataSection, ModelSection
 from cropgen.models.base import InputSpec, TrainingData
-from cropgen.series.batches import Batch, make_batch
+from cropgen.models.inputs import reads_site
+from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import UNKNOWN, Legend
 from cropgen.series.schema import ParcelSeries, concatenate
@@ -198,6 +200,7 @@ def assemble(
     validation: ParcelSeries | None = None,
     *,
     bands: tuple[str, ...] = (),
+    site: tuple[str, ...] = (),
     calendar: str = "auto",
 ) -> tuple[InputSpec, TrainingData]:
     """What a model is built from and learns from.
@@ -210,24 +213,44 @@ def assemble(
         labelled: rows whose labels are used.
         unlabelled: rows used without their labels, or None.
         validation: rows whose labels only judge, or None.
-        bands: input bands, in order; empty: all.
+        bands: input bands, in order; empty: all that are no site covariates.
+        site: site covariates, as of `series.site`.
         calendar: a calendar's name, or `auto`.
 
     Raises:
-        SchemaError: a band is not there.
-        UsageError: the calendar is unknown.
+        SchemaError: a band or a site covariate is not there.
+        UsageError: the calendar is unknown, or a channel is both band and site covariate.
     """
-    names = bands or labelled.bands
-    labelled = labelled.select_bands(names)
-    free = None if unlabelled is None or not len(unlabelled) else unlabelled.select_bands(names)
-    seen = [replace(part, pixel_sets=None) for part in (labelled, free) if part is not None]
-    grid = Calendar.fitted(concatenate(seen), calendar)
+    names = bands or tuple(band for band in labelled.bands if band not in site)
+    twice = [name for name in site if name in names]
+    if twice or not names:
+        raise UsageError(
+            f"{twice[0]} is both band and site covariate" if twice else "all bands are site covariates: none is left",
+            hint="a channel is modelled as a band or conditioned on as a covariate of the site: name it once",
+        )
+    free = unlabelled if unlabelled is not None and len(unlabelled) else None
+    shown = [part.select_bands(names) for part in (labelled, free) if part is not None]
+    grid = Calendar.fitted(concatenate([replace(part, pixel_sets=None) for part in shown]), calendar)
     classes = np.unique(labelled.label[labelled.label > UNKNOWN])
-    inside = () if labelled.pixel_sets is None else labelled.pixel_sets.bands
-    spec = InputSpec(names, grid, legend.subset(classes), inside)
-    rest = None if free is None else make_batch(free, grid, classes).without_labels()
-    judged = None if validation is None else make_batch(validation.select_bands(names), grid, classes)
-    return spec, TrainingData(make_batch(labelled, grid, classes), rest, judged)
+    inside = () if shown[0].pixel_sets is None else shown[0].pixel_sets.bands
+    spec = InputSpec(names, grid, legend.subset(classes), inside, site)
+    rest = None if free is None else spec.batch(free, classes).without_labels()
+    judged = None if validation is None else spec.batch(validation, classes)
+    return spec, TrainingData(spec.batch(labelled, classes), rest, judged)
+
+
+def require_site_reader(models: Sequence[ModelSection], site: tuple[str, ...]) -> None:
+    """Refuse site covariates that none of the models would take.
+
+    Raises:
+        UsageError: there are some.
+    """
+    names = [model.name for model in models]
+    if site and not any(reads_site(model.name, model.options) for model in models):
+        raise UsageError(
+            f"{', '.join(names)}: no model here takes site covariates ({', '.join(site)})",
+            hint="the dynamical models do, such as --model srnn, and pools with one: --set generative=srnn",
+        )
 
 
 def read_training(store: SeriesStore, rows: TrainingRows, section: DataSection) -> tuple[InputSpec, TrainingData]:
@@ -235,11 +258,10 @@ def read_training(store: SeriesStore, rows: TrainingRows, section: DataSection) 
     unlabelled, validation = (store.read(part) if len(part) else None for part in (rows.unlabelled, rows.validation))
     return assemble(
         store.legend, store.read(rows.labelled), unlabelled, validation,
-        bands=section.bands, calendar=section.calendar,
+        bands=section.bands, site=section.site, calendar=section.calendar,
     )  # fmt: skip
 
 
 def read_reference(store: SeriesStore, rows: TrainingRows, spec: InputSpec) -> Batch:
     """The rows set aside as reference, as a fitted model sees them."""
-    series = store.read(rows.reference).select_bands(spec.bands)
-    return make_batch(series, spec.calendar, store.legend.encode(spec.legend.codes))
+    return spec.batch(store.read(rows.reference), store.legend.encode(spec.legend.codes))

@@ -17,13 +17,20 @@ from cropgen.core.recipe import TrainRecipe
 from cropgen.core.run import RunFolder, environment
 from cropgen.models.base import InputSpec, TrainingData
 from cropgen.models.calibration import calibrate_model, require_validation
-from cropgen.models.catalog import find, reads_pixel_sets
+from cropgen.models.catalog import find
 from cropgen.models.checkpoint import load_model, save_model
+from cropgen.models.inputs import reads_pixel_sets
 from cropgen.series.batches import Batch
 from cropgen.series.store import SeriesStore
 from cropgen.series.transforms import StandardisedStore, open_series, save_spread
 from cropgen.series.view import with_pixel_sets
-from cropgen.training.data import TrainingRows, choose_rows, read_reference, read_training
+from cropgen.training.data import (
+    TrainingRows,
+    choose_rows,
+    read_reference,
+    read_training,
+    require_site_reader,
+)
 from cropgen.training.fit import FitResult, find_device, fit_model
 
 
@@ -68,10 +75,12 @@ def plan(recipe: TrainRecipe, root: Path, report: Reporter | None = None) -> Tra
 
     Raises:
         DataError: the store cannot be read or does not hold what the recipe asks for.
-        UsageError: the choice of rows or the calendar makes no sense, or there is nothing to calibrate on.
+        UsageError: the choice of rows, bands, site covariates or calendar makes no sense, or there is nothing to
+            calibrate on.
         DeviceError: the device is not there.
     """
     find_device(recipe.device)
+    require_site_reader([recipe.model], recipe.data.site)
     require_validation(recipe.model.calibration, recipe.data.validation_share)
     store = open_series(root / recipe.data.series, recipe.data.standardise, report=report)
     index = store.index()

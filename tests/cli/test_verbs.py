@@ -13,6 +13,7 @@ import pytest
 from cropgen.cli.main import hoist_globals
 from cropgen.cli.options import parse_merge, parse_settings, split_numbers
 from cropgen.core.errors import UsageError
+from cropgen.core.recipe import TrainRecipe
 
 from .conftest import call, write_parcels, write_scenes
 
@@ -91,6 +92,20 @@ def test_prediction_keeps_the_input_and_repeats_byte_for_byte(workspace: Path, t
         assert got[column].equals(given[column]), column
     known = got[got["parcel_id"] != "P047"]
     assert (known["pred_crop_code"] == known["crop_code"]).mean() > 0.9
+
+
+def test_a_dynamical_model_is_given_the_site_of_each_parcel(workspace: Path, tmp_path: Path) -> None:
+    learn = ("train", "--workspace", workspace, "--site", "lon,lat", "--name", "sites")
+    refused = call(*learn, "--model", "tgem")
+    assert refused.code == 2
+    assert "tgem: no model here takes site covariates (lon, lat)" in refused.err
+    ended = call(*learn, "--model", "srnn", "--set", "steps=2", "--set", "copies=64")
+    assert ended.code == 0, ended.err
+    assert TrainRecipe.read(workspace / "runs" / "sites" / "recipe.toml").data.site == ("lon", "lat")
+    output = tmp_path / "p.gpkg"
+    words = ("predict", workspace / "parcels.gpkg", "--run", "sites", "-o", output, "--workspace", workspace)
+    assert call(*words).code == 0
+    assert gpd.read_file(output, layer=0)["pred_crop_code"].notna().sum() > 40
 
 
 @pytest.mark.skipif(shutil.which("ogrinfo") is None, reason="ogrinfo is not installed")

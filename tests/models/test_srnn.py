@@ -301,7 +301,7 @@ def test_sampling_follows_the_learnt_emission() -> None:
     rows = model._seasons(batch)
     path, log_density = walked(model, rows, torch.zeros_like(model.noise[:, :1]))
     view = model.view(rows)
-    context = model.context(view.before, view.time)[0][:, None, :, None]
+    context = model.context(view.before, view.control)[0][:, None, :, None]
     _, change = model.emission(path.z, context, torch.eye(CLASSES).double()[None, None, None])
     log_variance = model.log_var.unflatten(0, (SLOTS, BANDS))[:, None, None, None] + change
     highest = -0.5 * (log_variance + math.log(2 * math.pi)).sum(-1)

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from cropgen.core.errors import DataError, SchemaError, UsageError
-from cropgen.core.recipe import DataSection
+from cropgen.core.recipe import DataSection, ModelSection
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.splits import parcel_blocks
 from cropgen.series.store import SeriesStore
-from cropgen.training.data import assemble, choose_rows, read_training
+from cropgen.training.data import assemble, choose_rows, read_training, require_site_reader
 
 LEGEND = Legend.from_codes("crops", ["10", "20", "30", "40"])
 
@@ -121,6 +121,30 @@ def test_assemble_renumbers_classes_and_hides_the_other_labels() -> None:
     assert assemble(LEGEND, series([3, 1]))[1].unlabelled is None
     with pytest.raises(SchemaError, match="B11"):
         assemble(LEGEND, series([3, 1]), bands=("B11",))
+
+
+def test_a_site_covariate_is_no_band() -> None:
+    spec, data = assemble(LEGEND, series([3, 1, 3]), series([0, 1]), series([1, 3]), site=("B08", "lat"))
+    assert (spec.bands, spec.site) == (("B02",), ("B08", "lat"))
+    assert data.labelled.site[:, 0].tolist() == pytest.approx([0.3] * 3)
+    assert data.labelled.site[:, 1].isnan().all()
+    assert [len(part.site) for part in (data.unlabelled, data.validation) if part is not None] == [2, 2]
+    with pytest.raises(UsageError, match="B08 is both band and site covariate"):
+        assemble(LEGEND, series([3, 1]), bands=("B02", "B08"), site=("B08",))
+    with pytest.raises(UsageError, match="none is left"):
+        assemble(LEGEND, series([3, 1]), site=("B02", "B08"))
+    with pytest.raises(SchemaError, match="site covariates missing: slope"):
+        assemble(LEGEND, series([3, 1]), site=("slope",))
+
+
+def test_covariates_that_no_model_takes_are_refused() -> None:
+    chosen = {name: ModelSection(name=name) for name in ("srnn", "tgem", "pool")}
+    joined = ModelSection(name="pool", options={"generative": "vrnn"})
+    require_site_reader([chosen["tgem"], chosen["srnn"]], ("lat",))
+    require_site_reader([joined], ("lat",))
+    require_site_reader([chosen["tgem"]], ())
+    with pytest.raises(UsageError, match="tgem, pool: no model here takes site covariates"):
+        require_site_reader([chosen["tgem"], chosen["pool"]], ("lat",))
 
 
 def test_the_calendar_spans_the_unlabelled_rows_too() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.chained import ChainModel, ChainOptions, Direction, Observer, emission_on
 from cropgen.models.layers.dynamical import View
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, LatentHead
+from cropgen.models.layers.latent_dynamics import LatentHead
 
 Inference = Literal["st-lr", "st-r", "st-l"]
 DIRECTION: dict[Inference, Direction] = {"st-lr": "both", "st-r": "backward", "st-l": "forward"}
@@ -30,8 +30,8 @@ class DKFOptions(ChainOptions):
 class DKF(ChainModel):
     """A deep Kalman filter around the tied Gaussian: a Markov chain of latent states, and nothing else, makes a season.
 
-    With the control u_t of the class and the date (features of the day and of the gap Δ_t), o_t a recurrent network
-    over e_≥t (st-r), e_≤t (st-l) or both (st-lr), and o_{y,t} the class mean's innovation,
+    With the control u_t of the class, the date (features of the day and of the gap Δ_t) and the site, o_t a recurrent
+    network over e_≥t (st-r), e_≤t (st-l) or both (st-lr), and o_{y,t} the class mean's innovation,
 
         p(x, z | u) = Π p(e_t | z_t) p(z_t | z_{t−1}, u_t),   q(z | x, u) = Π q(z_t | z_{t−1}, x_{t…T}, u_{t…T})
 
@@ -55,7 +55,9 @@ class DKF(ChainModel):
     def __init__(self, spec: InputSpec, options: DKFOptions) -> None:
         super().__init__(spec, options)
         self.causal = options.inference == "st-l"
-        self.observer = Observer(len(spec.bands) + 1 + TIME_FEATURES, options.smoothing, DIRECTION[options.inference])
+        self.observer = Observer(
+            len(spec.bands) + 1 + self.control_width, options.smoothing, DIRECTION[options.inference]
+        )
         self.transition, self.inference = self.heads(options)
         self.initial = self.initial_state()
         self.emission = emission_on(spec, options, 0, options.latent)
@@ -63,8 +65,8 @@ class DKF(ChainModel):
     def heads(self, options: DKFOptions) -> tuple[LatentHead, LatentHead]:
         """The perceptrons of p and q."""
         k, hidden, bands = self.spec.classes, options.hidden, len(self.spec.bands)
-        transition = LatentHead(TIME_FEATURES, 0, k, options.latent, hidden)
+        transition = LatentHead(self.control_width, 0, k, options.latent, hidden)
         return transition, LatentHead(self.observer.width, bands, k, options.latent, hidden)
 
     def observe(self, view: View) -> Tensor:
-        return self.observer.observe(torch.cat([view.now, view.time], -1))
+        return self.observer.observe(torch.cat([view.now, view.control], -1))

@@ -8,7 +8,7 @@ from torch import nn
 from cropgen.kernels.recurrence.reference import Chain
 from cropgen.models.base import InputSpec
 from cropgen.models.dvaes.dkf import DKF, DKFOptions
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, LatentHead
+from cropgen.models.layers.latent_dynamics import LatentHead
 
 _FIRST_GATE = -2.0
 
@@ -46,7 +46,7 @@ class DMM(DKF):
 
     def heads(self, options: DKFOptions) -> tuple[LatentHead, LatentHead]:
         k, hidden, latent, bands = self.spec.classes, options.hidden, options.latent, len(self.spec.bands)
-        transition = LatentHead(TIME_FEATURES, 0, k, latent, hidden, gated=True)
+        transition = LatentHead(self.control_width, 0, k, latent, hidden, gated=True)
         with torch.no_grad():
             transition.out_bias[2 * latent :] = _FIRST_GATE
         return transition, LatentHead(self.observer.width, bands, k, latent, hidden, combine=True)

@@ -13,7 +13,6 @@ from cropgen.models.base import InputSpec
 from cropgen.models.layers.chained import ChainModel, ChainOptions, Observer
 from cropgen.models.layers.dynamical import View, Walk
 from cropgen.models.layers.latent_dynamics import (
-    TIME_FEATURES,
     Emission,
     LatentCell,
     LatentHead,
@@ -67,17 +66,17 @@ class DSAE(ChainModel):
         super().__init__(spec, options)
         bands, hidden, latent = len(spec.bands), options.hidden, options.latent
         direction = "both" if options.inference == "original" else "backward"
-        self.observer = Observer(bands + 1 + TIME_FEATURES, options.smoothing, direction)
+        self.observer = Observer(bands + 1 + self.control_width, options.smoothing, direction)
         self.season = Reading(self.observer.width, 0, spec.classes, latent, hidden)
         self.centre = nn.Parameter(torch.zeros(spec.classes, latent))
         self.recurrence = LatentCell(0, 0, latent, hidden)
-        self.transition = LatentHead(TIME_FEATURES, 0, 1, latent, hidden, state=hidden)
+        self.transition = LatentHead(self.control_width, 0, 1, latent, hidden, state=hidden)
         self.inference = LatentHead(self.observer.width, bands + latent, 1, latent, hidden, state=hidden)
         if options.inference == "original":
             del self.inference.state
             self.inference.register_buffer("state", torch.zeros(hidden, hidden))
         self.initial = self.initial_state()
-        self.emission = Emission(TIME_FEATURES, 2 * latent, 1, hidden, bands)
+        self.emission = Emission(self.control_width, 2 * latent, 1, hidden, bands)
 
     @property
     def noise_rows(self) -> int:
@@ -89,7 +88,7 @@ class DSAE(ChainModel):
         return super().direct or cast(DSAEOptions, self.options).inference == "original"
 
     def observe(self, view: View) -> Tensor:
-        return self.observer.observe(torch.cat([view.now, view.time], -1))
+        return self.observer.observe(torch.cat([view.now, view.control], -1))
 
     def cell(self) -> Cell:
         return self.recurrence.weights()
@@ -98,7 +97,7 @@ class DSAE(ChainModel):
         observed = self.observe(view)
         whole = self._season_path(view, observed, noise[:1])
         one = view.each[..., :1, :1]
-        context = view.time[:, None, :, None]
+        context = view.control[:, None, :, None]
         surprise = view.surprise.expand(-1, len(noise[0]), -1, -1, -1)
         own = torch.cat([surprise, whole.z.expand(*surprise.shape[:-1], -1)], -1)
         inputs = ChainInputs(
@@ -127,17 +126,17 @@ class DSAE(ChainModel):
         return ChainInputs(self.prior_inputs(one, context), tuple(unseen), view.mask[..., None], noise)
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        time, centre, which = self.season_to_draw(y)
+        control, centre, which = self.season_to_draw(y)
         scale, latent = temperature * self.settings.state_temperature, self.settings.latent
-        noise = scale * torch.randn((len(time) + 1, len(y), latent), generator=generator, dtype=centre.dtype)
+        noise = scale * torch.randn((len(control) + 1, len(y), latent), generator=generator, dtype=centre.dtype)
         v = self.centre[y] + noise[0]
         one, unseen = torch.ones_like(which[..., :1]), noise.new_zeros(1, 1, 1)
         nothing = [unseen.expand(-1, -1, len(weight)) for weight in self.inference.weights().inputs]
-        mask = unseen.expand(len(time), -1, -1)
-        inputs = ChainInputs(self.prior_inputs(one, time), tuple(nothing), mask, noise[1:])
+        mask = unseen.expand(len(control), -1, -1)
+        inputs = ChainInputs(self.prior_inputs(one, control), tuple(nothing), mask, noise[1:])
         z = self.run_chain(self.chain(), inputs).z
         season = []
-        for t in range(len(time)):
-            mean, change = self.emission(torch.cat([z[t], v], -1), time[t], one[0])
+        for t in range(len(control)):
+            mean, change = self.emission(torch.cat([z[t], v], -1), control[t], one[0])
             season.append(self.draw_date(t, centre[t], mean, change, temperature, generator))
         return torch.stack(season, 1).flatten(1)

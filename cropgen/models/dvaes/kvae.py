@@ -15,7 +15,7 @@ from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.chained import emission_on
 from cropgen.models.layers.dynamical import DynamicalModel, DynamicalOptions, View, Walk
 from cropgen.models.layers.kalman import Belief
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, Reading, standard_path
+from cropgen.models.layers.latent_dynamics import Reading, standard_path
 from cropgen.series.batches import Batch
 
 _FIRST_RETENTION = 0.9
@@ -54,8 +54,8 @@ class Step:
 class KVAE(DynamicalModel):
     """A Kalman variational auto-encoder around the tied Gaussian: linear dynamics of encodings, filtered exactly.
 
-    With u_t = B [Δ_t, features of the day] + w_y the control, α_t = softmax of a recurrent network over a_<t that mixes
-    M linear dynamics, and o_{y,t} the class mean's innovation,
+    With u_t = B [Δ_t, features of the day, site] + w_y the control, α_t = softmax of a recurrent network over a_<t that
+    mixes M linear dynamics, and o_{y,t} the class mean's innovation,
 
         p(x, a, z | u) = Π p(e_t | a_t, y) p(a_t | z_t) p(z_t | z_{t−1}, u_t)
         q(a, z | x, u) = Π q(a_t | a_<t, x_t) · p(z | a, u)
@@ -85,13 +85,13 @@ class KVAE(DynamicalModel):
         super().__init__(spec, options)
         bands, k, hidden = len(spec.bands), spec.classes, options.hidden
         size, latent, count = options.encoded, options.latent, options.dynamics
-        self.encoder = Reading(bands + 1 + TIME_FEATURES, bands, k, size, hidden)
+        self.encoder = Reading(bands + 1 + self.control_width, bands, k, size, hidden)
         self.memory = nn.GRUCell(size + 1, options.smoothing)
         self.mix = nn.Linear(options.smoothing, count)
         spread = _SPREAD_OF_DYNAMICS * torch.randn(count, latent, latent)
         self.transition = nn.Parameter(_FIRST_RETENTION * torch.eye(latent) + spread)
         self.reading = nn.Parameter(torch.randn(count, size, latent) / latent**0.5)
-        self.control = nn.Linear(TIME_FEATURES, latent)
+        self.control = nn.Linear(self.control_width, latent)
         self.of_class = nn.Parameter(torch.zeros(k, latent))
         self.log_state_noise = nn.Parameter(torch.full((latent,), 1 - _FIRST_RETENTION**2).log())
         self.log_noise = nn.Parameter(torch.zeros(size))
@@ -106,20 +106,20 @@ class KVAE(DynamicalModel):
         steps = self.filter(view, noise)
         shift, log_ratio = (torch.stack([step.parts[i] for step in steps]) for i in (0, 1))
         a = torch.stack([step.a for step in steps])
-        parts = self.emission(a, view.time[:, None, :, None], view.each)
+        parts = self.emission(a, view.control[:, None, :, None], view.each)
         return self.emitted(view, standard_path(shift, log_ratio, noise), parts)
 
     def filter(self, view: View, noise: Tensor) -> list[Step]:
         """Kalman's filter over the encodings, drawn as it goes."""
-        now = torch.cat([view.now, view.time], -1)[:, None, :, None]
+        now = torch.cat([view.now, view.control], -1)[:, None, :, None]
         shift, log_ratio = self.encoder(view.each, now, view.surprise)
-        control = self.control(view.time)[:, None, :, None] + view.each @ self.of_class
+        drift = self.control(view.control)[:, None, :, None] + view.each @ self.of_class
         lead = torch.broadcast_shapes(noise.shape[1:-1], shift.shape[1:-1])
         belief, memory = self._begin(lead)
         steps = []
         for t in range(len(noise)):
             mask = view.mask[t].expand(lead)
-            step = self._step(belief, memory, control[t], mask, (shift[t], log_ratio[t], noise[t]))
+            step = self._step(belief, memory, drift[t], mask, (shift[t], log_ratio[t], noise[t]))
             seen = torch.cat([step.a * mask[..., None], mask[..., None]], -1)
             memory = self.memory(seen.flatten(0, -2), memory)
             belief = step.filtered
@@ -131,17 +131,17 @@ class KVAE(DynamicalModel):
         return torch.cat([self._smoothed(block) for block in self._blocks(self._seasons(batch))])
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        time, centre, which = self.season_to_draw(y)
+        control, centre, which = self.season_to_draw(y)
         scale = temperature * self.settings.state_temperature
-        control = self.control(time) + which @ self.of_class
+        drift = self.control(control) + which @ self.of_class
         belief, memory = self._begin(torch.Size((len(y),)))
         season, ones = [], centre.new_ones(len(y))
-        for t in range(len(time)):
+        for t in range(len(control)):
             noise = scale * torch.randn((len(y), self.noise_width), generator=generator, dtype=centre.dtype)
             nothing = torch.zeros_like(noise)
-            step = self._step(belief, memory, control[t], ones, (nothing, nothing, noise))
+            step = self._step(belief, memory, drift[t], ones, (nothing, nothing, noise))
             belief, memory = step.filtered, self.memory(torch.cat([step.a, ones[:, None]], -1), memory)
-            mean, change = self.emission(step.a, time[t], which[0])
+            mean, change = self.emission(step.a, control[t], which[0])
             season.append(self.draw_date(t, centre[t], mean, change, temperature, generator))
         return torch.stack(season, 1).flatten(1)
 
@@ -152,14 +152,14 @@ class KVAE(DynamicalModel):
         return Belief(initial.expand(*lead, -1), cov.expand(*lead, -1, -1)), memory
 
     def _step(
-        self, belief: Belief, memory: Tensor, control: Tensor, mask: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
+        self, belief: Belief, memory: Tensor, drift: Tensor, mask: Tensor, drawn: tuple[Tensor, Tensor, Tensor]
     ) -> Step:
         """Predict, draw the encoding about what is expected of it, and learn from it where the date was observed.
 
         Arguments:
             belief: p(z_{t−1} | a_<t).
             memory: (rows, ·) of the network that mixes the dynamics.
-            control: (…, Z) u_t.
+            drift: (…, Z) u_t.
             mask: (…) m_t.
             drawn: δ, ρ and ε, (…, A).
         """
@@ -167,7 +167,7 @@ class KVAE(DynamicalModel):
         transition = torch.einsum("...m,mij->...ij", share, self.transition)
         reading = torch.einsum("...m,mij->...ij", share, self.reading)
         state_noise, own_noise = (x.exp() + _LEAST_NOISE for x in (self.log_state_noise, self.log_noise))
-        predicted = kalman.predict(belief, transition, control, state_noise)
+        predicted = kalman.predict(belief, transition, drift, state_noise)
         expected = kalman.expect(predicted, reading, own_noise)
         shift, log_ratio = (mask[..., None] * part for part in drawn[:2])
         unit = shift + torch.exp(log_ratio / 2) * drawn[2]

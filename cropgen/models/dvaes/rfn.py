@@ -13,7 +13,6 @@ from cropgen.models.base import InputSpec, Mixture
 from cropgen.models.dvaes.srnn import SRNN, SRNNOptions
 from cropgen.models.layers.conditional_coupling import ConditionalCoupling
 from cropgen.models.layers.dynamical import View, Walk
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES
 from cropgen.series.batches import Batch
 
 _HALVES_SEED = 17
@@ -53,7 +52,7 @@ class RFN(SRNN):
         super().__init__(spec, options)
         bands, hidden = len(spec.bands), options.hidden
         self.of_state = nn.Linear(options.latent, hidden)
-        self.of_context = nn.Linear(hidden + TIME_FEATURES, hidden, bias=False)
+        self.of_context = nn.Linear(hidden + self.control_width, hidden, bias=False)
         self.of_class = nn.Parameter(torch.zeros(spec.classes, hidden))
         generator = torch.Generator().manual_seed(_HALVES_SEED)
         halves = [torch.randperm(bands, generator=generator)[: bands // 2] for _ in range(options.couplings)]
@@ -69,7 +68,7 @@ class RFN(SRNN):
         return torch.tanh(self.of_state(z) + (self.of_context(context) + which @ self.of_class))
 
     def walk(self, view: View, noise: Tensor) -> Walk:
-        context = self.context(view.before, view.time)[0][:, None, :, None]
+        context = self.context(view.before, view.control)[0][:, None, :, None]
         path = self.run_chain(self.chain(), self.inputs(view, context, noise))
         condition = self.condition(path.z, context, view.each)
         b, log_det = view.surprise, torch.zeros_like(condition[..., 0])

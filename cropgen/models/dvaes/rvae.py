@@ -13,7 +13,7 @@ from cropgen.kernels.recurrence.reference import Cell, ChainPath, Head
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.chained import ChainModel, ChainOptions, Observer, emission_on
 from cropgen.models.layers.dynamical import View
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, LatentCell, LatentHead
+from cropgen.models.layers.latent_dynamics import LatentCell, LatentHead
 
 
 class RVAEOptions(ChainOptions):
@@ -68,7 +68,7 @@ class RVAE(ChainModel):
             )
         bands, k, hidden, latent = len(spec.bands), spec.classes, options.hidden, options.latent
         direction = "forward" if self.causal else "both" if whole else "backward"
-        self.observer = Observer(bands + 1 + TIME_FEATURES, options.smoothing, direction)
+        self.observer = Observer(bands + 1 + self.control_width, options.smoothing, direction)
         self.recurrence = LatentCell(0, 0, latent, hidden)
         self.inference = LatentHead(self.observer.width, bands, k, latent, hidden, state=hidden)
         self.initial = self.initial_state()
@@ -76,7 +76,7 @@ class RVAE(ChainModel):
         self.emission = emission_on(spec, options, 0, hidden * (2 if whole else 1))
 
     def observe(self, view: View) -> Tensor:
-        return self.observer.observe(torch.cat([view.now, view.time], -1))
+        return self.observer.observe(torch.cat([view.now, view.control], -1))
 
     def prior_head(self) -> Head:
         zeros, hidden, latent = self.shift.new_zeros, self.settings.hidden, self.settings.latent
@@ -94,11 +94,12 @@ class RVAE(ChainModel):
         return seen.unflatten(1, path.z.shape[1:-1])
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        time, centre, which = self.season_to_draw(y)
-        shape = (len(time), len(y), self.settings.latent)
+        control, centre, which = self.season_to_draw(y)
+        shape = (len(control), len(y), self.settings.latent)
         noise = torch.randn(shape, generator=generator, dtype=centre.dtype)
         k = self.decoder(temperature * self.settings.state_temperature * noise)[0]
         season = [
-            self.draw_emission(t, centre[t], k[t], time[t], which[0], temperature, generator) for t in range(len(time))
+            self.draw_emission(t, centre[t], k[t], control[t], which[0], temperature, generator)
+            for t in range(len(control))
         ]
         return torch.stack(season, 1).flatten(1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.chained import ChainModel, ChainOptions, emission_on
 from cropgen.models.layers.dynamical import View
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, LatentHead
+from cropgen.models.layers.latent_dynamics import LatentHead
 
 
 class SRNNOptions(ChainOptions):
@@ -53,18 +53,18 @@ class SRNN(ChainModel):
         super().__init__(spec, options)
         bands, k, hidden = len(spec.bands), spec.classes, options.hidden
         self.causal = options.inference == "filter"
-        seen = bands + 1 + TIME_FEATURES
+        seen = bands + 1 + self.control_width
         self.memory = nn.GRU(seen, hidden)
         self.observer = nn.GRU(seen, options.smoothing, bidirectional=not self.causal)
         observed = options.smoothing * (1 if self.causal else 2)
-        self.transition = LatentHead(hidden + TIME_FEATURES, 0, k, options.latent, hidden)
+        self.transition = LatentHead(hidden + self.control_width, 0, k, options.latent, hidden)
         self.inference = LatentHead(observed, bands, k, options.latent, hidden)
         self.initial = self.initial_state()
         self.emission = emission_on(spec, options, hidden, options.latent)
 
-    def context(self, before: Tensor, time: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        latest, memory = self.memory(torch.cat([before, time], -1), memory)
-        return torch.cat([latest, time], -1), memory
+    def context(self, before: Tensor, control: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        latest, memory = self.memory(torch.cat([before, control], -1), memory)
+        return torch.cat([latest, control], -1), memory
 
     def observe(self, view: View) -> Tensor:
-        return self.observer(torch.cat([view.now, view.time], -1))[0]
+        return self.observer(torch.cat([view.now, view.control], -1))[0]

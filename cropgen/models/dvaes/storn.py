@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.chained import Observer, emission_on
 from cropgen.models.layers.dynamical import DynamicalModel, DynamicalOptions, View, Walk
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, Reading, standard_path
+from cropgen.models.layers.latent_dynamics import Reading, standard_path
 
 
 class STORNOptions(DynamicalOptions):
@@ -50,30 +50,30 @@ class STORN(DynamicalModel):
         super().__init__(spec, options)
         self.causal = options.inference == "filter"
         bands, hidden, latent = len(spec.bands), options.hidden, options.latent
-        seen = bands + 1 + TIME_FEATURES
+        seen = bands + 1 + self.control_width
         self.observer = Observer(seen, options.smoothing, "forward" if self.causal else "both")
         self.inference = Reading(self.observer.width, bands, spec.classes, latent, hidden)
         self.memory = nn.GRU(seen + latent, hidden)
         self.emission = emission_on(spec, options, 0, hidden)
 
     def walk(self, view: View, noise: Tensor) -> Walk:
-        observed = self.observer.observe(torch.cat([view.now, view.time], -1))[:, None, :, None]
+        observed = self.observer.observe(torch.cat([view.now, view.control], -1))[:, None, :, None]
         shift, log_ratio = self.inference(view.each, observed, view.surprise)
         mask = view.mask[..., None]
         path = standard_path(mask * shift, mask * log_ratio, noise)
         lead = path.z.shape[1:-1]
-        past = torch.cat([view.before, view.time], -1)[:, None, :, None].expand(-1, *lead, -1)
+        past = torch.cat([view.before, view.control], -1)[:, None, :, None].expand(-1, *lead, -1)
         h = self.memory(torch.cat([past, path.z], -1).flatten(1, -2))[0].unflatten(1, lead)
-        return self.emitted(view, path, self.emission(h, view.time[:, None, :, None], view.each))
+        return self.emitted(view, path, self.emission(h, view.control[:, None, :, None], view.each))
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        time, centre, which = self.season_to_draw(y)
+        control, centre, which = self.season_to_draw(y)
         past, memory, season = torch.zeros(len(y), centre.shape[-1] + 1, dtype=centre.dtype), None, []
-        for t in range(len(time)):
+        for t in range(len(control)):
             noise = torch.randn((len(y), self.settings.latent), generator=generator, dtype=centre.dtype)
             z = temperature * self.settings.state_temperature * noise
-            h, memory = self.memory(torch.cat([past, time[t], z], -1)[None], memory)
-            mean, change = self.emission(h[0], time[t], which[0])
+            h, memory = self.memory(torch.cat([past, control[t], z], -1)[None], memory)
+            mean, change = self.emission(h[0], control[t], which[0])
             e = self.draw_date(t, centre[t], mean, change, temperature, generator)
             past = torch.cat([e, torch.ones_like(e[:, :1])], -1)
             season.append(e)

@@ -12,7 +12,7 @@ from cropgen.kernels.recurrence.reference import Cell, ChainPath
 from cropgen.models.base import InputSpec
 from cropgen.models.layers.chained import ChainModel, ChainOptions, Observer, emission_on
 from cropgen.models.layers.dynamical import View
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, LatentCell, LatentHead
+from cropgen.models.layers.latent_dynamics import LatentCell, LatentHead
 
 
 class VRNNOptions(ChainOptions):
@@ -51,22 +51,22 @@ class VRNN(ChainModel):
         super().__init__(spec, options)
         self.causal = options.inference == "filter"
         bands, k, hidden, latent = len(spec.bands), spec.classes, options.hidden, options.latent
-        seen = bands + 1 + TIME_FEATURES
+        seen = bands + 1 + self.control_width
         self.observer = Observer(seen, options.smoothing, "forward" if self.causal else "both")
         self.recurrence = LatentCell(seen, k, latent, hidden)
-        self.transition = LatentHead(TIME_FEATURES, 0, k, latent, hidden, state=hidden)
+        self.transition = LatentHead(self.control_width, 0, k, latent, hidden, state=hidden)
         self.inference = LatentHead(self.observer.width, bands, k, latent, hidden, state=hidden)
         self.initial = self.initial_state()
         self.emission = emission_on(spec, options, 0, latent + hidden)
 
     def observe(self, view: View) -> Tensor:
-        return self.observer.observe(torch.cat([view.now, view.time], -1))
+        return self.observer.observe(torch.cat([view.now, view.control], -1))
 
     def cell(self) -> Cell:
         return self.recurrence.weights()
 
-    def cell_inputs(self, before: Tensor, time: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-        return (torch.cat([before, time], -1), which)
+    def cell_inputs(self, before: Tensor, control: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+        return (torch.cat([before, control], -1), which)
 
     def decoded(self, path: ChainPath) -> Tensor:
         return torch.cat([path.z, path.state], -1) if path.state is not None else path.z

@@ -7,7 +7,7 @@ marginal that scores parcels, and mini-batches are drawn from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Self
 
 import torch
@@ -23,6 +23,10 @@ from cropgen.series.batches import Batch, random_rows
 _CHUNK = 256
 
 
+def _nowhere() -> Tensor:
+    return torch.empty(0)
+
+
 @dataclass(frozen=True)
 class Seasons:
     """B whitened seasons of G slots and C bands, D = G·C, for K classes.
@@ -35,6 +39,7 @@ class Seasons:
         offset: (B, K, D) the class means in the same coordinates.
         date_log_det: (B, G) log-determinant of each date's factor, in nats of reflectance units.
         y: (B,) int64 class, −1 unknown.
+        site: (B, S) covariates of the place, NaN unknown; (B, 0) when not given.
     """
 
     x: Tensor
@@ -44,6 +49,11 @@ class Seasons:
     offset: Tensor
     date_log_det: Tensor
     y: Tensor
+    site: Tensor = field(default_factory=_nowhere, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.site.ndim != 2:
+            object.__setattr__(self, "site", self.x.new_zeros((len(self.y), 0)))
 
     def __len__(self) -> int:
         return self.y.shape[0]
@@ -76,10 +86,13 @@ def concatenate_seasons(parts: list[Seasons]) -> Seasons:
     return Seasons(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Seasons)})
 
 
-def whitened(tied: TiedGaussian, x: Tensor, mask: Tensor, day: Tensor, y: Tensor) -> Seasons:
+def whitened(
+    tied: TiedGaussian, x: Tensor, mask: Tensor, day: Tensor, y: Tensor, site: Tensor | None = None
+) -> Seasons:
     """Whiten rows on the grid by the exact marginal of what each observed; arguments as in `Seasons`."""
     white = tied.whiten(x, mask)
-    return Seasons(x, mask, day.to(x.dtype), white.e, white.offset, white.date_log_det, y)
+    given = {} if site is None else {"site": site}
+    return Seasons(x, mask, day.to(x.dtype), white.e, white.offset, white.date_log_det, y, **given)
 
 
 def see(tied: TiedGaussian, batch: Batch, start_days: Tensor) -> Seasons:
@@ -89,7 +102,7 @@ def see(tied: TiedGaussian, batch: Batch, start_days: Tensor) -> Seasons:
         start_days: (G,) first day of each slot, days since 1 January.
     """
     x, mask = tied.grid(batch)
-    return whitened(tied, x, mask, grid_view(batch, start_days)[2], batch.y)
+    return whitened(tied, x, mask, grid_view(batch, start_days)[2], batch.y, batch.site)
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ class Bank:
                 parts = []
                 for rows in next(random_rows(len(batch), count, generator)).split(_CHUNK):
                     copy, seen = augment(x[rows], mask[rows], strength, generator)
-                    parts.append(whitened(tied, copy, seen, day[rows], batch.y[rows]))
+                    parts.append(whitened(tied, copy, seen, day[rows], batch.y[rows], batch.site[rows]))
                     task.advance(len(rows))
                 return concatenate_seasons(parts)
 

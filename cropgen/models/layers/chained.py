@@ -17,8 +17,8 @@ from cropgen.core.errors import UsageError
 from cropgen.kernels.dispatch import resolve_kernel, select_kernel
 from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, ChainPath, Head
 from cropgen.models.base import Context, InputSpec, TrainingData
-from cropgen.models.layers.dynamical import DynamicalModel, DynamicalOptions, View, Walk
-from cropgen.models.layers.latent_dynamics import TIME_FEATURES, Emission, LatentHead, kl_per_date
+from cropgen.models.layers.dynamical import DynamicalModel, DynamicalOptions, View, Walk, control_width
+from cropgen.models.layers.latent_dynamics import Emission, LatentHead, kl_per_date
 
 Direction = Literal["forward", "backward", "both"]
 
@@ -105,15 +105,15 @@ class ChainModel(DynamicalModel):
         super().finish(data, context)
         context.facts["kernel"] = resolve_kernel(self.settings.kernel, self.shift.device, self.chain())
 
-    def context(self, before: Tensor, time: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def context(self, before: Tensor, control: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What transition and emission see of the past besides z: (G, B, ·), and what is remembered for the next date.
 
         Arguments:
             before: (G, B, C + 1) the innovations and the mask of the slot before.
-            time: (G, B, 5).
+            control: (G, B, U) u_t.
             memory: of the call that ended at the slot before.
         """
-        return time, None
+        return control, None
 
     def observe(self, view: View) -> Tensor:
         """(G, B, ·) what q sees of the season at each date."""
@@ -123,8 +123,8 @@ class ChainModel(DynamicalModel):
         """The recurrent cell of the chain."""
         return None
 
-    def cell_inputs(self, before: Tensor, time: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-        """Inputs of the cell; `before` and `time` (T, …, ·), `which` indicators of the class."""
+    def cell_inputs(self, before: Tensor, control: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+        """Inputs of the cell; `before` and `control` (T, …, ·), `which` indicators of the class."""
         return ()
 
     def decoded(self, path: ChainPath) -> Tensor:
@@ -159,11 +159,11 @@ class ChainModel(DynamicalModel):
             self.inference.inputs(view.each, self.observe(view)[:, None, :, None], view.surprise),
             view.mask[..., None],
             noise,
-            self.cell_inputs(view.before[:, None, :, None], view.time[:, None, :, None], view.each),
+            self.cell_inputs(view.before[:, None, :, None], view.control[:, None, :, None], view.each),
         )
 
     def walk(self, view: View, noise: Tensor) -> Walk:
-        context = self.context(view.before, view.time)[0][:, None, :, None]
+        context = self.context(view.before, view.control)[0][:, None, :, None]
         path = self.run_chain(self.chain(), self.inputs(view, context, noise))
         return self.emitted(view, path, self.emission(self.decoded(path), context, view.each))
 
@@ -181,7 +181,7 @@ class ChainModel(DynamicalModel):
         log_variance = (walk.path.transition_log_variance + walk.path.log_ratio).detach()
         noise = noise[-len(log_variance) :]
         mean = walk.path.z.detach() - torch.exp(log_variance / 2) * noise
-        context = self.context(view.before, view.time)[0][:, None, :, None]
+        context = self.context(view.before, view.control)[0][:, None, :, None]
         inputs = self.inputs(view, context, noise)
         ahead = self._one_ahead(walk.path, inputs, generator)[0]
         for _ in range(1, depth):
@@ -212,15 +212,15 @@ class ChainModel(DynamicalModel):
         return ahead, ahead.z - torch.exp(ahead.transition_log_variance / 2) * noise
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        time, centre, which = self.season_to_draw(y)
+        control, centre, which = self.season_to_draw(y)
         past = torch.zeros(1, len(y), centre.shape[-1] + 1, dtype=centre.dtype)
         chain, memory, season = self.chain(), None, []
         chain = chain._replace(initial=chain.initial.expand(len(y), -1))
-        for t in range(len(time)):
-            context, memory = self.context(past, time[t : t + 1], memory)
+        for t in range(len(control)):
+            context, memory = self.context(past, control[t : t + 1], memory)
             noise = torch.randn((1, len(y), chain.initial.shape[-1]), generator=generator, dtype=centre.dtype)
             noise = temperature * self.settings.state_temperature * noise
-            path = self._unobserved(chain, past, time[t : t + 1], context, which, noise)
+            path = self._unobserved(chain, past, control[t : t + 1], context, which, noise)
             chain = chain._replace(initial=path.z[0])
             if chain.cell is not None and path.state is not None:
                 chain = chain._replace(cell=chain.cell._replace(initial=path.state[0]))
@@ -244,20 +244,20 @@ class ChainModel(DynamicalModel):
         return self.draw_date(t, centre, mean, change, temperature, generator)
 
     def _unobserved(
-        self, chain: Chain, past: Tensor, time: Tensor, context: Tensor, which: Tensor, noise: Tensor
+        self, chain: Chain, past: Tensor, control: Tensor, context: Tensor, which: Tensor, noise: Tensor
     ) -> ChainPath:
-        """One unobserved step of the chain: past, time, context (1, B, ·), indicators (1, B, K), noise (1, B, Z)."""
+        """One unobserved step of the chain: past, control, context (1, B, ·), indicators (1, B, K), noise (1, B, Z)."""
         nothing = [noise.new_zeros(1, 1, len(weight)) for weight in chain.inference.inputs]
         inputs = ChainInputs(
             self.prior_inputs(which, context),
             tuple(nothing),
             noise.new_zeros(1, 1, 1),
             noise,
-            self.cell_inputs(past, time, which),
+            self.cell_inputs(past, control, which),
         )
         return self.run_chain(chain, inputs)
 
 
 def emission_on(spec: InputSpec, options: DynamicalOptions, context: int, seen: int) -> Emission:
-    """An emission that sees `seen` values of the latent states, and `context` and the features of time of a date."""
-    return Emission(context + TIME_FEATURES, seen, spec.classes, options.hidden, len(spec.bands))
+    """An emission that sees `seen` values of the latent states, and `context` and the control of a date."""
+    return Emission(context + control_width(spec), seen, spec.classes, options.hidden, len(spec.bands))

@@ -10,6 +10,9 @@ With λ and ρ of `ChainPath`, m_t the mask and KL_t(y) = KL(q(z_t | ·, y) ‖ 
     scoring    log 1/S Σ_s exp Σ_t m_t [log p(e_t | z^s, y) + log p(z^s_t | ·, y) − log q(z^s_t | ·, y)]
 
 The same S draws of noise serve all parcels and classes, so equal rows score equally.
+
+Where a formula of a row holds Δ_t, the features of the day stand beside it, and the covariates of the site where the
+model is given any: together they are the control, known before the date is observed. All else is conditioned on it.
 """
 
 from __future__ import annotations
@@ -25,15 +28,17 @@ from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
 from cropgen.kernels.recurrence.reference import ChainPath
-from cropgen.models.base import InputSpec, Mixture, Objective
+from cropgen.models.base import Context, InputSpec, Mixture, Objective, TrainingData
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.foresight import foresee
 from cropgen.models.layers.latent_dynamics import (
+    TIME_FEATURES,
     gaussian_per_date,
     kl_per_date,
     log_ratio_per_date,
     time_features,
 )
+from cropgen.models.layers.place import Place
 from cropgen.models.layers.residual import ResidualModel, ResidualOptions
 from cropgen.series.batches import Batch
 
@@ -82,7 +87,8 @@ class View:
         mask: (G, 1, B, 1) 1 at observed dates.
         now: (G, B, C + 1) e_t, 0 where missing, and m_t.
         before: (G, B, C + 1) the same of the slot before, 0 in the first.
-        time: (G, B, 5) features of the date and of the gap since the last observation.
+        control: (G, B, U) u_t, known before the date is observed: features of its day, the gap since the last
+            observation, and the covariates of the site.
         each: (1, 1, 1, K, K) indicators of the classes.
     """
 
@@ -90,7 +96,7 @@ class View:
     mask: Tensor
     now: Tensor
     before: Tensor
-    time: Tensor
+    control: Tensor
     each: Tensor
 
 
@@ -112,6 +118,11 @@ class Walk:
     whole: tuple[ChainPath, Tensor] | None = None
 
 
+def control_width(spec: InputSpec) -> int:
+    """U, size of the control u_t of a date: features of time and covariates of the site."""
+    return TIME_FEATURES + len(spec.site)
+
+
 class DynamicalModel(ResidualModel):
     """Base of the dynamical variational auto-encoders around the tied Gaussian.
 
@@ -127,6 +138,7 @@ class DynamicalModel(ResidualModel):
         generator = torch.Generator().manual_seed(_NOISE_SEED)
         shape = (self.noise_rows, options.samples, 1, 1, self.noise_width)
         self.register_buffer("noise", torch.randn(shape, generator=generator))
+        self.place = Place(len(spec.site)) if spec.site else None
         if options.warm_up:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -144,6 +156,17 @@ class DynamicalModel(ResidualModel):
         """Size of a draw of noise: that of the latent state."""
         return self.settings.latent
 
+    @property
+    def control_width(self) -> int:
+        """U, size of the control of a date."""
+        return control_width(self.spec)
+
+    def control_of(self, time: Tensor, site: Tensor) -> Tensor:
+        """(G, B, U) the control for features of time (G, B, 5) and covariates of the site (B, S)."""
+        if self.place is None:
+            return time
+        return torch.cat([time, self.place(site).to(time).expand(len(time), -1, -1)], -1)
+
     @abstractmethod
     def walk(self, view: View, noise: Tensor) -> Walk:
         """The latent states of rows under noise (G, S, B or 1, 1, Z)."""
@@ -152,6 +175,11 @@ class DynamicalModel(ResidualModel):
         """(Z,) zeros, learnt or not."""
         start = torch.zeros(self.settings.latent)
         return nn.Parameter(start) if self.settings.learn_initial else start
+
+    def prepare(self, data: TrainingData, context: Context) -> None:
+        super().prepare(data, context)
+        if self.place is not None:
+            self.place.learn(data)
 
     def objective(self, batch: Batch, generator: torch.Generator) -> Objective:
         if self.settings.warm_up:
@@ -243,7 +271,7 @@ class DynamicalModel(ResidualModel):
             mask=mask,
             now=now,
             before=torch.cat([torch.zeros_like(now[:1]), now[:-1]]),
-            time=time_features(seasons.day, seasons.mask).transpose(0, 1),
+            control=self.control_of(time_features(seasons.day, seasons.mask).transpose(0, 1), seasons.site),
             each=torch.eye(self.spec.classes, dtype=e.dtype, device=e.device)[None, None, None],
         )
 
@@ -301,14 +329,14 @@ class DynamicalModel(ResidualModel):
         """What every draw of complete seasons needs.
 
         Returns:
-            time (G, B, 5), centre (G, B, C) of the innovations, and indicators (1, B, K).
+            control (G, B, U) at the average site, centre (G, B, C) of the innovations, and indicators (1, B, K).
         """
         dtype, bands = self.shift.dtype, len(self.spec.bands)
         day = torch.as_tensor(self.spec.calendar.start_days(), dtype=dtype).expand(len(y), -1)
         time = time_features(day, torch.ones_like(day, dtype=torch.bool)).transpose(0, 1)
         centre = (self.full_offset() + self.shift)[y].unflatten(-1, (-1, bands)).transpose(0, 1)
         which = nn.functional.one_hot(y, self.spec.classes).to(dtype)[None]
-        return time, centre, which
+        return self.control_of(time, time.new_full((len(y), len(self.spec.site)), torch.nan)), centre, which
 
     def draw_date(
         self, t: int, centre: Tensor, mean: Tensor, change: Tensor, scale: float, generator: torch.Generator

@@ -29,7 +29,7 @@ from cropgen.models.layers.grid import slot_sums
 from cropgen.series.batches import Batch
 
 MOST_DIMENSIONS = 3000
-_BLOCK_ELEMENTS = 1 << 24
+_BLOCK_ELEMENTS, _CACHED_ELEMENTS = 1 << 24, 1 << 18
 _LOG_2PI = math.log(2 * math.pi)
 CAUTIOUS_BETA = 0.3
 UNIFORM_SHARE = 0.01
@@ -262,7 +262,8 @@ class TiedGaussian(nn.Module):
     def _groups(self, m: Tensor) -> Iterator[_Group]:
         """Rows with any clear date, grouped by mask; each mask is factorised once, complete rows use `chol`."""
         patterns, inverse, counts = torch.unique(m, dim=0, return_inverse=True, return_counts=True)
-        dates = patterns.sum(1)
+        dates, cells = patterns.sum(1), self._cells()
+        most = _CACHED_ELEMENTS if m.device.type == "cpu" else _BLOCK_ELEMENTS
         order = torch.argsort(inverse, stable=True)
         begins = counts.cumsum(0) - counts
         for clear in dates.unique().tolist():
@@ -271,16 +272,22 @@ class TiedGaussian(nn.Module):
             alike = (dates == clear).nonzero()[:, 0]
             alike = alike[torch.argsort(counts[alike], stable=True)]
             size = clear * self.bands
-            for block in alike.split(max(1, _BLOCK_ELEMENTS // size**2)):
+            for block in alike.split(max(1, most // size**2)):
                 which = torch.repeat_interleave(torch.arange(len(block), device=m.device), counts[block])
                 first = counts[block].cumsum(0) - counts[block]
                 place = torch.arange(len(which), device=m.device) - first[which]
                 rows = order[begins[block][which] + place]
-                observed = patterns[block].repeat_interleave(self.bands, 1)
-                kept = observed.nonzero()[:, 1].view(len(block), size)
-                yield _Group(rows, which, place, kept, self._factor(kept))
+                slots = patterns[block].nonzero()[:, 1].view(len(block), clear)
+                kept = (slots[:, :, None] * self.bands + torch.arange(self.bands, device=m.device)).flatten(1)
+                yield _Group(rows, which, place, kept, self._factor(slots, cells))
 
-    def _factor(self, kept: Tensor) -> Tensor:
-        if kept.shape[1] == self.chol.shape[0]:
+    def _cells(self) -> Tensor:
+        """(G, G, C, C) the covariance of the bands of two dates: what belongs together lies together in memory."""
+        return self.cov.unflatten(0, (-1, self.bands)).unflatten(2, (-1, self.bands)).transpose(1, 2).contiguous()
+
+    def _factor(self, slots: Tensor, cells: Tensor) -> Tensor:
+        """(M or 1, n·C, n·C) lower Cholesky factor of the covariance of n dates each (M, n)."""
+        if slots.shape[1] == self.slots:
             return self.chol[None]
-        return torch.linalg.cholesky(self.cov[kept[:, :, None], kept[:, None, :]])
+        chosen = cells[slots[:, :, None], slots[:, None, :]].transpose(2, 3)
+        return torch.linalg.cholesky(chosen.flatten(3).flatten(1, 2))

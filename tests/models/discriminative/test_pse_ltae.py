@@ -10,9 +10,9 @@ import torch
 
 from cropgen.core.errors import SchemaError, UsageError
 from cropgen.models.base import Context, InputSpec, TrainingData
-from cropgen.models.catalog import reads_pixel_sets
 from cropgen.models.checkpoint import build_model
 from cropgen.models.discriminative.pse_ltae import PSELTAE, DateRow, PSELTAETrunk, _draw, pooled
+from cropgen.models.inputs import reads_pixel_sets
 from cropgen.series.augment import AMPLITUDES
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar

@@ -40,7 +40,7 @@ def test_states_and_density_of_encodings_equal_the_joint_gaussian() -> None:
         )
         own_noise = (model.log_noise.exp() + 1e-3).repeat(SLOTS)
         sample, row, k = 1, int((~TEST.mask).any(1).nonzero()[0]), 0
-        control = model.control(view.time[:, row]) + model.of_class[k]
+        control = model.control(view.control[:, row]) + model.of_class[k]
         mean, cov, reading = stacked(model, control)
         kept = view.mask[:, 0, row, 0].bool().repeat_interleave(model.noise_width)
         assert not kept.all()
