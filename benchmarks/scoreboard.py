@@ -82,12 +82,18 @@ def paired(rows: list[Row], first: str, second: str, labels: float, split: str, 
     }
 
 
-def with_interval(differences: dict[str, list[float]]) -> str:
-    """Mean over tasks of the mean over seeds, with a 95 % interval from resampling seeds within tasks."""
+def with_interval(differences: dict[str, list[float]], scale: float = 100, digits: int = 1) -> str:
+    """Mean over tasks of the mean over seeds, with a 95 % interval from resampling seeds within tasks.
+
+    Arguments:
+        scale: what the numbers are multiplied by; 100 makes points of shares.
+        digits: behind the point.
+    """
     generator = np.random.default_rng(0)
     draws = np.mean([generator.choice(d, (2000, len(d))).mean(1) for d in differences.values()], axis=0)
-    low, high = 100 * np.quantile(draws, [0.025, 0.975])
-    return f"{100 * fmean(fmean(d) for d in differences.values()):+.1f} [{low:+.1f}, {high:+.1f}]"
+    mean, low, high = (f"{scale * x:+.{digits}f}" for x in (
+        fmean(fmean(d) for d in differences.values()), *np.quantile(draws, [0.025, 0.975])))  # fmt: skip
+    return f"{mean} [{low}, {high}]"
 
 
 def best(rows: list[Row], labels: float, fits: Callable[[Row], bool]) -> str | None:
