@@ -185,6 +185,7 @@ def _run_facts(content: dict[str, Any]) -> dict[str, Any]:
         "series": content["data"]["series"], "labels": content["data"]["labels"],
         "labelled": count(rows["labelled"]), "unlabelled": count(rows["unlabelled"]),
         "classes": ", ".join(c["name"] for c in spec["legend"]["classes"]), "bands": ", ".join(spec["bands"]),
+        **({"site": ", ".join(spec["site"])} if "site" in spec else {}),
         "calendar": f"{spec['calendar']['count']} slots, {spec['calendar']['kind']}", "begun": content["begun"],
     }  # fmt: skip
     if "seconds" in content:

@@ -20,7 +20,7 @@ def command_line(recipe: EvaluateRecipe) -> str:
     words += ["--labels", ",".join(recipe.labels), "--seeds", ",".join(map(str, recipe.seeds))]
     words += ["--data", recipe.data.series]
     for option, values in (("--years", recipe.data.years), ("--regions", recipe.data.regions),
-                           ("--until", recipe.until)):  # fmt: skip
+                           ("--site", recipe.data.site), ("--until", recipe.until)):  # fmt: skip
         words += [option, ",".join(map(str, values))] if values else []
     words += ["--test-share", f"{recipe.test_share:g}", "--block-km", f"{recipe.block_km:g}"]
     words += ["--unlabelled-target"] if recipe.target_unlabelled else []

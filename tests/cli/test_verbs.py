@@ -102,6 +102,7 @@ def test_a_dynamical_model_is_given_the_site_of_each_parcel(workspace: Path, tmp
     ended = call(*learn, "--model", "srnn", "--set", "steps=2", "--set", "copies=64")
     assert ended.code == 0, ended.err
     assert TrainRecipe.read(workspace / "runs" / "sites" / "recipe.toml").data.site == ("lon", "lat")
+    assert "lon, lat" in call("info", workspace / "runs" / "sites").out
     output = tmp_path / "p.gpkg"
     words = ("predict", workspace / "parcels.gpkg", "--run", "sites", "-o", output, "--workspace", workspace)
     assert call(*words).code == 0

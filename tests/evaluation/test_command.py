@@ -17,13 +17,20 @@ def test_variants_can_be_read_back():
     options = {"rf": {"balanced": True}, "realnvp": {"tied": {"em": "off"}}}
     models = contenders(["rf", "realnvp"], options, {"rf.trees": [5, 9], "rf.smallest_leaf": [1, 2]})
     recipe = EvaluateRecipe(models=models, protocol="cross-year", until=("60", "06-30"), target_unlabelled=True, tune=3,
-                            data=DataSection(series="toy", calendar="month", validation_share=0.2))  # fmt: skip
+                            data=DataSection(series="toy", site=("lon", "lat"), calendar="month",
+                                              validation_share=0.2))  # fmt: skip
     words = shlex.split(command_line(recipe))
     names = split_list(values_of(words, "--model")[0])
     again = contenders(names, parse_settings(values_of(words, "--set")), parse_vary(values_of(words, "--vary")))
     assert again == models
     assert "--unlabelled-target" in words
-    for option, value in (("--until", "60,06-30"), ("--tune", "3"), ("--calendar", "month"), ("--validation", "0.2")):
+    for option, value in (
+        ("--until", "60,06-30"),
+        ("--site", "lon,lat"),
+        ("--tune", "3"),
+        ("--calendar", "month"),
+        ("--validation", "0.2"),
+    ):
         assert values_of(words, option) == [value]
     assert not values_of(words, "--on-leak")
 

@@ -261,3 +261,15 @@ def test_generative_models_are_scored_by_density(store, tmp_path):
     assert row.bits_per_value == pytest.approx(9.7, abs=0.6)
     assert row.crps == pytest.approx(0.02 / np.sqrt(np.pi), rel=0.4)
     assert row.auroc_out_of_legend is None
+
+
+def test_site_covariates_are_given_to_all_and_taken_by_those_that_can(store, tmp_path):
+    trainer = Trainer()
+    models = (Contender(name="rf"), Contender(name="srnn"))
+    found = run(store, tmp_path / "out", fit=trainer, protocol="holdout", models=models,
+                data=DataSection(series="toy", site=("B04", "lat")))  # fmt: skip
+    assert [row.model for row in found.rows] == ["rf", "srnn"]
+    for _, spec, data, _ in trainer.asked:
+        assert (spec.bands, spec.site) == (("B08",), ("B04", "lat"))
+        assert data.labelled.site.shape == (len(data.labelled), 2)
+        assert not data.labelled.site.isnan().any()

@@ -102,6 +102,7 @@ def test_variants_stand_side_by_side(store, tmp_path):
         ({"until": ("June",)}, "expected a day as MM-DD"),
         ({"models": (Contender(name="rf"), Contender(name="rf"))}, "rf is named twice"),
         ({"models": ()}, "no model is named"),
+        ({"data": DataSection(series="toy", site=("lat",))}, "no model here takes site covariates"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes, message):
