@@ -58,13 +58,16 @@ def page(document: dict[str, Any]) -> str:
         if lines:
             length = f", trained for {SHORT['steps']} steps on {SHORT['copies']} copies" if short else ""
             parts += [f"## {NAMES[data]}, {100 * labels:g} % of the labels{length}\n", markdown(HEAD, lines, 2) + "\n"]
-    if lines := beside(rows):
-        parts += [
+    if _columns(rows):
+        parts.append(
             "## Beside `tgem` and the networks\n\nDifference of macro-F1 in points, paired by seed; with two seeds "
-            "and more, a 95 % interval from resampling them. The last rows are networks of the scoreboard.\n",
-            markdown(["model", *(f"{d} {100 * share:g} %, {SPLITS[s]}" for d, share, s in _columns(rows))], lines, 1)
-            + "\n",
-        ]
+            "and more, a 95 % interval from resampling them. The last rows are networks of the scoreboard.\n"
+        )
+    for data in DATA:
+        columns = [(share, split) for name, share, split in _columns(rows) if name == data]
+        if columns:
+            head = ["model", *(f"{100 * share:g} %, {SPLITS[split]}" for share, split in columns)]
+            parts.append(f"### {NAMES[data]}\n\n{markdown(head, beside(rows, data, columns), 1)}\n")
     if document["libraries"]:
         parts += [f"## Beside other libraries\n\n{_SHAPE}\n", libraries(document["libraries"]) + "\n"]
     return "\n".join(parts)
@@ -128,12 +131,12 @@ def networks() -> list[Row]:
     ]
 
 
-def beside(rows: list[Row]) -> list[list[str]]:
-    """Every flow, and the networks of the scoreboard, less `tgem` at every budget and split that has been run."""
+def beside(rows: list[Row], data: str, columns: list[tuple[float, str]]) -> list[list[str]]:
+    """Every flow, and the networks of the scoreboard, less `tgem` at every budget and split of a data set."""
     nets, lines = networks(), []
     for model in [name for name in MODELS if name != "tgem"] + list(NETWORKS):
         cells = []
-        for data, share, split in _columns(rows):
+        for share, split in columns:
             start = {row["seed"]: row["macro_f1"] for row in chosen(rows, False, data, share, "tgem", split)}
             mine = chosen(nets if model in NETWORKS else rows, False, data, share, model, split)
             gaps = [row["macro_f1"] - start[row["seed"]] for row in mine if row["seed"] in start]
