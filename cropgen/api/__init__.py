@@ -22,6 +22,7 @@ from cropgen.api.fetch import (
 )
 from cropgen.api.inventory import Doctor, Info, ModelCard, Option, doctor, info, model_card, models
 from cropgen.api.prediction import PredictRequest, PredictResult, predict
+from cropgen.api.sampling import SampleRequest, sample
 from cropgen.api.scenes import ScenesRequest, ScenesResult, fetch_scenes, verify_scenes
 from cropgen.api.training import TrainRequest, TrainResult, train
 from cropgen.api.transform import transform
@@ -31,8 +32,8 @@ from cropgen.models.catalog import Entry
 __all__ = [
     "DatasetListing", "DemoResult", "Doctor", "Entry", "EvaluateRequest", "EvaluateResult", "FetchRequest",
     "FetchResult", "FetchedFile", "Info", "KernelBench", "KernelRow", "ModelCard", "Option", "PredictRequest",
-    "PredictResult", "ReportResult", "ScenesRequest", "ScenesResult", "StoreResult", "TrainRequest", "TrainResult",
-    "VerifyResult", "Workspace", "aggregate", "bench_kernels", "demo", "doctor", "evaluate", "fetch", "fetch_scenes",
-    "import_table", "info", "list_datasets", "model_card", "models", "predict", "train", "transform", "verify",
-    "verify_scenes", "write_page",
+    "PredictResult", "ReportResult", "SampleRequest", "ScenesRequest", "ScenesResult", "StoreResult",
+    "TrainRequest", "TrainResult", "VerifyResult", "Workspace", "aggregate", "bench_kernels", "demo", "doctor",
+    "evaluate", "fetch", "fetch_scenes", "import_table", "info", "list_datasets", "model_card", "models",
+    "predict", "sample", "train", "transform", "verify", "verify_scenes", "write_page",
 ]  # fmt: skip

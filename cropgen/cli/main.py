@@ -27,6 +27,7 @@ from cropgen.cli import (
     models,
     predict,
     report,
+    sample,
     train,
     transform,
 )
@@ -49,8 +50,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    demo, fetch, aggregate, import_, transform, train, predict, evaluate,
-    report, models, info, doctor, bench,
+    demo, fetch, aggregate, import_, transform, train, predict, sample,
+    evaluate, report, models, info, doctor, bench,
 ):  # fmt: skip
     module.register(app)
 

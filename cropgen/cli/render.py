@@ -70,8 +70,8 @@ def model_card(card: api.ModelCard) -> list[RenderableType]:
     return [Panel(Text(card.text), title=card.entry.name, title_align="left"), facts_table(facts), options]
 
 
-def store_summary(result: api.StoreResult) -> list[RenderableType]:
-    """What went into a series store, and what was left out."""
+def store_summary(result: api.StoreResult, following: str = "cropgen train --labels 10%") -> list[RenderableType]:
+    """What went into a series store, what was left out, and a command that may follow."""
     facts = {"parcel seasons": count(result.rows), "years": ", ".join(str(y) for y in result.years)}
     facts |= {"bands": ", ".join(result.bands), "crops": str(result.classes)}
     lines: list[RenderableType] = [facts_table(facts)]
@@ -79,7 +79,7 @@ def store_summary(result: api.StoreResult) -> list[RenderableType]:
         shown = ", ".join(ids[:5]) + (f" and {count(len(ids) - 5)} more" if len(ids) > 5 else "")
         lines.append(Text(f"{reason}: {shown}", "yellow"))
     if not result.dry_run:
-        lines += [path_line("series", result.series), Text("next: cropgen train --labels 10%", "dim")]
+        lines += [path_line("series", result.series), Text(f"next: {following}", "dim")]
     return lines
 
 

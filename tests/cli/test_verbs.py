@@ -14,6 +14,7 @@ from cropgen.cli.main import hoist_globals
 from cropgen.cli.options import parse_merge, parse_settings, split_numbers
 from cropgen.core.errors import UsageError
 from cropgen.core.recipe import TrainRecipe
+from cropgen.series.store import SeriesStore
 
 from .conftest import call, write_parcels, write_scenes
 
@@ -38,8 +39,8 @@ def test_settings_are_toml_or_text() -> None:
         split_numbers("2021,later", "--years")
 
 
-@pytest.mark.parametrize("verb", ["demo", "fetch", "aggregate", "import", "transform", "train", "predict", "evaluate",
-                                  "report", "models", "info", "doctor"])  # fmt: skip
+@pytest.mark.parametrize("verb", ["demo", "fetch", "aggregate", "import", "transform", "train", "predict", "sample",
+                                  "evaluate", "report", "models", "info", "doctor"])  # fmt: skip
 def test_every_verb_has_help(verb: str) -> None:
     ended = call(verb, "--help")
     assert ended.code == 0
@@ -92,6 +93,19 @@ def test_prediction_keeps_the_input_and_repeats_byte_for_byte(workspace: Path, t
         assert got[column].equals(given[column]), column
     known = got[got["parcel_id"] != "P047"]
     assert (known["pred_crop_code"] == known["crop_code"]).mean() > 0.9
+
+
+def test_seasons_are_drawn_from_a_run(workspace: Path, tmp_path: Path) -> None:
+    words = ("sample", "--workspace", workspace, "--run", "base", "--count", "3", "-o", tmp_path / "drawn")
+    ended = call(*words, "--classes", "0102,0101", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json()["result"]["rows"] == 6
+    drawn = SeriesStore.open(tmp_path / "drawn").read()
+    assert drawn.parcel_id.tolist() == ["0102-1", "0102-2", "0102-3", "0101-1", "0101-2", "0101-3"]
+    assert drawn.mask.all()
+    refused = call(*words, "--classes", "9999", "--overwrite")
+    assert refused.code == 2
+    assert "base knows no crop 9999" in refused.err
 
 
 def test_a_dynamical_model_is_given_the_site_of_each_parcel(workspace: Path, tmp_path: Path) -> None:
