@@ -130,15 +130,17 @@ class Cell(NamedTuple):
     window: Window
     runs: np.ndarray
 
-    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """(M,) int32 positions in the window, run after run, and (R,) where each run begins among them."""
-        width = self.runs["width"].astype(np.intp)
-        start = np.cumsum(width) - width
+    def pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(M,) int32 positions in the window, ascending by run; (R,) where each run begins among them; and (R,) which
+        of `runs` it is. In the order of the raster its values are next to each other in memory."""
         first = (self.runs["row"].astype(np.intp) - self.window.top) * self.window.shape[1]
-        first += self.runs["left"] - self.window.left - start
-        place = np.repeat(first.astype(np.int32), width)
+        first += self.runs["left"] - self.window.left
+        order = np.argsort(first, kind="stable")
+        width = self.runs["width"].astype(np.intp)[order]
+        start = np.cumsum(width) - width
+        place = np.repeat((first[order] - start).astype(np.int32), width)
         place += np.arange(len(place), dtype=np.int32)
-        return place, start
+        return place, start, order
 
     def parcels(self) -> tuple[np.ndarray, np.ndarray]:
         """(Q,) parcels of the cell, ascending, and (Q,) where the runs of each begin."""

@@ -174,7 +174,7 @@ class _View:
     """A cell of which is known what is clear.
 
     Arguments:
-        position, start: as `Cell.pixels`.
+        position, start, order: as `Cell.pixels`.
         keep: (M,) bool, the pixels that are clear; None: all.
         bands: to be read.
         counts: whether any pixel of a parcel is clear, or else only sampled pixels are wanted.
@@ -184,6 +184,7 @@ class _View:
     picked: Picked | None
     position: np.ndarray
     start: np.ndarray
+    order: np.ndarray
     keep: np.ndarray | None
     bands: Sequence[str]
     counts: bool
@@ -213,7 +214,7 @@ class _CellReader:
 
     def look(self, cell: Cell, picked: Picked | None) -> _View:
         """Find out which pixels of a cell are clear, and which bands are to be read of it."""
-        position, start = cell.pixels()
+        position, start, order = cell.pixels()
         clear = self.reading.mask.clear(self.acquisition, self.grid, cell.window)
         keep = None if clear is None else clear.ravel()[position]
         counts = len(position) > 0 and (keep is None or bool(keep.any()))
@@ -222,7 +223,7 @@ class _CellReader:
             self.sample.see(picked, clear, cell.window, self.grid)
             if not counts and self.sample.wanted(picked):
                 bands = self.sample.bands_of(self.bands)
-        return _View(cell, picked, position, start, keep, bands, counts)
+        return _View(cell, picked, position, start, order, keep, bands, counts)
 
     def wanted(self, views: Iterable[_View]) -> Iterator[tuple[_View, str | None]]:
         """What is to be read, raster by raster; a cell of which nothing is comes without a band."""
@@ -260,27 +261,31 @@ def _at(values: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
     """Add up the clear pixels of each parcel of a cell."""
-    cell, start, keep, values = view.cell, view.start, view.keep, [band.values for band in bands]
+    cell, order, keep, values = view.cell, view.order, view.keep, [band.values for band in bands]
     for valid in (band.valid for band in bands if band.valid is not None):
         keep = valid if keep is None else keep & valid
     parcel, first = cell.parcels()
     share = cell.runs["weight"].astype(np.float64)
-    count = cell.runs["width"] if keep is None else np.add.reduceat(keep, start, dtype=np.int64)
+
+    def by_run(stored: np.ndarray) -> np.ndarray:
+        sums = np.empty(len(order), np.float64 if stored.dtype.kind == "f" else np.int64)
+        sums[order] = np.add.reduceat(stored, view.start, dtype=sums.dtype)
+        return sums
 
     def add(stored: np.ndarray) -> np.ndarray:
-        whole = np.issubdtype(stored.dtype, np.integer)
-        sums = np.add.reduceat(stored, start, dtype=np.int64 if whole else np.float64)
-        return np.add.reduceat(sums * share, first)
+        return np.add.reduceat(by_run(stored) * share, first)
 
     def kept(stored: np.ndarray) -> np.ndarray:
         return stored if keep is None else np.where(keep, stored, stored.dtype.type(0))
 
+    count = cell.runs["width"] if keep is None else by_run(keep)
     squares = np.stack([add(_square(kept(v))) for v in values]) if reading.squares else None
     pixels = None
     if reading.shares:
         chosen = slice(None) if keep is None else keep
-        width = cell.runs["width"]
-        owner, weight = np.repeat(cell.runs["parcel"], width)[chosen], np.repeat(share, width)[chosen]
+        width = cell.runs["width"][order]
+        owner = np.repeat(cell.runs["parcel"][order], width)[chosen]
+        weight = np.repeat(share[order], width)[chosen]
         pixels = _Pixels(owner, weight, np.stack([v[chosen] for v in values]))
     return _Part(
         parcel, np.add.reduceat(count * share, first), np.stack([add(kept(v)) for v in values]), squares, pixels

@@ -38,8 +38,8 @@ def pixels_of(tile, parcel):
     """Flat positions of a parcel's pixels in the whole grid."""
     found = []
     for cell in tile.cells(0):
-        position, _ = cell.pixels()
-        owner = np.repeat(cell.runs["parcel"], cell.runs["width"])
+        position, _, order = cell.pixels()
+        owner = np.repeat(cell.runs["parcel"][order], cell.runs["width"][order])
         rows, cols = np.divmod(position[owner == parcel], cell.window.shape[1])
         found.extend(((rows + cell.window.top) * tile.grids[0].shape[1] + cols + cell.window.left).tolist())
     return sorted(found)
