@@ -9,12 +9,14 @@ account of what is wrong with it.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -22,7 +24,8 @@ from cropgen.imagery.scene import Window
 
 _SUFFIXES = (".tif", ".tiff")
 _COMPRESSIONS = (1, 5, 8, 32946, 50000)
-_PREDICTORS = (1, 2)
+_INFLATE = {8: imagecodecs.deflate_decode, 32946: imagecodecs.deflate_decode, 50000: imagecodecs.zstd_decode}
+_PREDICTORS = _PLAIN, _DIFFERENCES = (1, 2)
 _BITS = (8, 16, 32, 64)
 _FILES = 64
 
@@ -35,6 +38,8 @@ class _Blocks:
         shape: rows and columns of the raster.
         block: rows and columns of a block; those at the south and east edge may be smaller.
         start, size: byte offset and length of each block, row by row.
+        inflate: (bytes, out=room) to the part of the room that was filled; None where `decode` has to do it.
+        differences: whether values are kept as differences along rows.
         decode: (bytes, number of the block) to (values (1, rows, columns, 1), place, shape).
     """
 
@@ -43,6 +48,8 @@ class _Blocks:
     dtype: np.dtype[Any]
     start: tuple[int, ...]
     size: tuple[int, ...]
+    inflate: Callable[..., Any] | None
+    differences: bool
     decode: Callable[[bytes, int], tuple[np.ndarray | None, Any, Any]]
 
 
@@ -77,9 +84,11 @@ def _blocks(path: Path, size: int, changed: int) -> _Blocks | None:
         if not plain:
             return None
         block = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        native = page.dtype.newbyteorder(file.byteorder).isnative
         return _Blocks(
             (page.imagelength, page.imagewidth), block, page.dtype.newbyteorder("="),
-            tuple(page.dataoffsets), tuple(page.databytecounts), page.decode,
+            tuple(page.dataoffsets), tuple(page.databytecounts), _INFLATE.get(page.compression) if native else None,
+            page.predictor == _DIFFERENCES, page.decode,
         )  # fmt: skip
 
 
@@ -96,12 +105,42 @@ def _read(path: Path, blocks: _Blocks, window: Window) -> np.ndarray | None:
                 number = top // height * across + left // width
                 if not blocks.size[number]:
                     return None
-                raw = os.pread(stream.fileno(), blocks.size[number], blocks.start[number])
-                decoded, _, _ = blocks.decode(raw, number)
+                decoded = _decode(os.pread(stream.fileno(), blocks.size[number], blocks.start[number]), blocks, number)
                 if decoded is None:
                     return None
-                _place(decoded[0, :, :, 0], top, left, values, window)
+                _place(decoded, top, left, values, window)
     return values
+
+
+class _Room(threading.local):
+    """Where a thread inflates its blocks, one after another: memory that is at hand already."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def of(self, size: int) -> bytearray:
+        """Room for so many bytes, and no more."""
+        if len(self._bytes) != size:
+            self._bytes = bytearray(size)
+        return self._bytes
+
+
+_ROOM = _Room()
+
+
+def _decode(raw: bytes, blocks: _Blocks, number: int) -> np.ndarray | None:
+    """The values (rows, columns) of a block until the next is decoded; None: GDAL has to read it."""
+    if blocks.inflate is None:
+        decoded, _, _ = blocks.decode(raw, number)
+        return None if decoded is None else decoded[0, :, :, 0]
+    height, width = blocks.block
+    row = width * blocks.dtype.itemsize
+    room = _ROOM.of(height * row)
+    below = number // -(-blocks.shape[1] // width) * height
+    if len(blocks.inflate(raw, out=room)) < min(height, blocks.shape[0] - below) * row:
+        return None
+    values = np.frombuffer(room, blocks.dtype).reshape(height, width)
+    return imagecodecs.delta_decode(values, axis=-1, out=values) if blocks.differences else values
 
 
 def _place(block: np.ndarray, top: int, left: int, values: np.ndarray, window: Window) -> None:

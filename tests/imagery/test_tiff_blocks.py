@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +108,19 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path):
     np.testing.assert_array_equal(
         read_window(path, Window(0, ROWS, 0, 100)), values_of("uint16", seed=1)[:, :100]
     )  # fmt: skip
+
+
+def test_a_block_that_holds_less_than_it_should_is_left_to_gdal(tmp_path):
+    path = write(tmp_path / "a.tif", values_of("uint16"), compress="deflate", **TILED)
+    with tifffile.TiffFile(path) as file:
+        first = file.pages.first
+        start, size = first.dataoffsets[1], first.databytecounts[1]
+    short = zlib.compress(bytes(64 * 31 * 2))
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = short.ljust(size, b"\0")
+    path.write_bytes(content)
+    assert read_window(path, Window(0, 32, 0, 64)) is not None
+    assert read_window(path, Window(0, 32, 0, 65)) is None
 
 
 @pytest.mark.parametrize("length", [200, 9000])
