@@ -23,24 +23,25 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
+from cropgen.core.collecting import older_objects_spared
 from cropgen.core.engine import Engine, Outcome, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
 from cropgen.core.threads import in_order, one_ahead
-from cropgen.imagery.ahead import Ahead, reading_ahead, with_ahead
+from cropgen.imagery.ahead import Lookahead
 from cropgen.imagery.assemble import Season
 from cropgen.imagery.calibration import Calibrator, calibrator
 from cropgen.imagery.ledger import WorkFolder, unit_key
 from cropgen.imagery.options import AggregateOptions, AggregateReport
 from cropgen.imagery.overlaps import find_overlaps
 from cropgen.imagery.parcel_shard import ParcelShard, append_shard
-from cropgen.imagery.parcels import SeasonParcels, extent_on, shards
+from cropgen.imagery.parcels import SeasonParcels, shards
 from cropgen.imagery.pixel_sample import check_inside, keep_samples
 from cropgen.imagery.pixel_sets import gather_sets
 from cropgen.imagery.scene import Acquisition
@@ -57,8 +58,8 @@ from cropgen.imagery.tiles import Grids, find_tiles, grids_of
 from cropgen.imagery.unit import Unit, aggregate_unit
 from cropgen.imagery.zonal import Reading
 from cropgen.series.legend import Legend
+from cropgen.series.parcel_polygons import Place
 from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels
-from cropgen.series.polygon_file import Polygons
 from cropgen.series.store import SeriesStore
 
 __all__ = ["AggregateOptions", "AggregateReport", "aggregate"]
@@ -126,11 +127,13 @@ def aggregate(
         UnfinishedError: some acquisitions failed, or the disk is full; the rest is kept for `resume`.
     """
     guard_output(output, overwrite=overwrite or resume)
-    with WorkFolder.beside(output, resume=resume) as work:
+    engine = engine or Engine()
+    with older_objects_spared(), WorkFolder.beside(output, resume=resume) as work:
+        idle = engine.kind == "serial" and _cores() > 1 and not work.worth_keeping
         try:
-            with work.parcels() as spool:
-                plan, source = _prepare(scenes, parcels, options, spool, report)
-                result = _aggregate(plan, source, output, engine or Engine(), work, report)
+            with work.parcels() as spool, Lookahead(wanted=idle) as ahead:
+                plan, source = _prepare(scenes, parcels, options, spool, ahead, report)
+                result = _aggregate(plan, source, output, engine, work, ahead, report)
         finally:
             if not work.worth_keeping:
                 work.discard()
@@ -140,18 +143,18 @@ def aggregate(
 
 
 def _aggregate(
-    plan: _Plan, source_name: str, output: Path, engine: Engine, work: WorkFolder, report: Reporter
+    plan: _Plan, source_name: str, output: Path, engine: Engine, work: WorkFolder, ahead: Lookahead, report: Reporter
 ) -> AggregateReport:
     issues = plan.layer.issues
     result = AggregateReport(
         years=tuple(plan.acquisitions), bands=plan.columns, repaired=issues.repaired, dropped=issues.dropped
     )
     with ThreadPoolExecutor(1) as beside:
-        with reading_ahead() as readers:
-            years = [_plan_year(plan, year, work, engine, readers, result, report) for year in plan.acquisitions]
-            wanted = [(year.parcels, *shard) for year in years if year.units for shard in year.shards]
-            shards = one_ahead(lambda shard: ParcelShard.read(*shard), wanted, beside)
-            _run(years, engine, report)
+        years = [_plan_year(plan, year, work, engine, ahead, result, report) for year in plan.acquisitions]
+        wanted = [(year.parcels, *shard) for year in years if year.units for shard in year.shards]
+        shards = one_ahead(lambda shard: ParcelShard.read(*shard), wanted, beside)
+        _run(years, engine, report)
+        ahead.close()
         _write(plan, years, shards, source_name, output, work, result, report)
     result.clear_dates /= result.rows
     return result
@@ -189,6 +192,7 @@ def _prepare(
     parcels: Path | Sequence[Path],
     options: AggregateOptions,
     spool: Path,
+    ahead: Lookahead,
     report: Reporter,
 ) -> tuple[_Plan, str]:
     statistics = statistics_of(options.statistics)
@@ -196,15 +200,23 @@ def _prepare(
     bands = choose_bands(source.acquisitions, options.bands)
     check_inside(bands, options.pixels)
     usable = usable_acquisitions(source, bands, options.mask, report)
+
+    def begun(place: Place) -> None:
+        if place.box is not None:
+            ahead.begin(usable, bands, place.system, place.box)
+
     layer = spool_parcels(
-        parcels, options.parcels, spool, default_year=only_year(usable), report=report, threads=_cores()
+        parcels, options.parcels, spool, default_year=only_year(usable), report=report, threads=_cores(), begun=begun
     )
-    require_overlap(layer.parcels.polygons, usable)
+    polygons = layer.parcels.polygons
+    require_overlap(polygons, usable)
+    chosen = by_season(layer, usable, options.season)
+    ahead.begin(chain.from_iterable(chosen.values()), bands, polygons.crs, polygons.extent())
     first = parcels if isinstance(parcels, Path) else parcels[0]
     plan = _Plan(
         layer=layer,
         legend=layer.legend(options.legend or first.stem),
-        acquisitions=by_season(layer, usable, options.season),
+        acquisitions=chosen,
         bands=bands,
         statistics=statistics,
         calibrator=calibrator(usable, bands, options.scale, options.offset, report),
@@ -214,13 +226,11 @@ def _prepare(
 
 
 def _plan_year(
-    plan: _Plan, year: int, work: WorkFolder, engine: Engine, readers: list[Ahead], result: AggregateReport,
+    plan: _Plan, year: int, work: WorkFolder, engine: Engine, ahead: Lookahead, result: AggregateReport,
     report: Reporter,
 ) -> _Year:  # fmt: skip
     """Order the parcels of a year, find their pixels on every tile, and name the units."""
     parcels, options = plan.layer.of_year(year), plan.options
-    if engine.kind == "serial" and _cores() > 1 and not readers and not work.worth_keeping:
-        _read_ahead(plan, year, parcels.polygons, readers)
     overlaps = find_overlaps(parcels.polygons)
     ids = parcels.ids(overlaps.pairs.ravel()).reshape(-1, 2)
     result.overlaps.extend((a, b, share) for (a, b), share in zip(ids.tolist(), overlaps.share.tolist(), strict=True))
@@ -244,21 +254,10 @@ def _plan_year(
             names = (*plan.bands, *options.mask.names(acquisition))
             sample = samples.get(grids)
             key = unit_key((sample or tiles[grids]).folder.name, acquisition, names, reading.facts())
-            seen = with_ahead(acquisition, plan.bands, readers)
-            units.append(Unit(seen, tiles[grids], reading, work.unit(key), threads, sample))
+            units.append(Unit(ahead.at(acquisition), tiles[grids], reading, work.unit(key), threads, sample))
     most = _WITH_PIXELS if options.pixels else len(parcels)
     stops = _stops(sizes, result.dates[year] * len(plan.columns))
     return _Year(parcels, tuple(_shards(stops, most)), tuple(units), split)
-
-
-def _read_ahead(plan: _Plan, year: int, polygons: Polygons, readers: list[Ahead]) -> None:
-    """Begin to read the first acquisition of a year that shows parcels."""
-    for acquisition in plan.acquisitions[year]:
-        grids = grids_of(acquisition, plan.bands)
-        windows = {grid: grid.window(extent_on(polygons, grid)) for grid in grids}
-        if all(0 not in window.shape for window in windows.values()):
-            readers.append(Ahead(acquisition, plan.bands, windows))
-            return
 
 
 def _stops(sizes: Sequence[int], values: int) -> tuple[int, ...]:

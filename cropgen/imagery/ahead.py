@@ -1,24 +1,28 @@
-"""Cells of the first acquisition, read while the pixels of the parcels are still being found.
+"""Cells of the first acquisition, read while parcels are still being read and their pixels found.
 
-Finding pixels leaves a core idle now and then. It reads the bands meanwhile, in the order in which they will be asked
-for, as many cells as a bounded room holds. What was not read in time is read when it is asked for, as always.
+Both leave a core idle now and then. It reads the bands meanwhile, in the order in which they will be asked for, as many
+cells as a bounded room holds. Where the parcels lie is known from what their file says of itself, or once they are
+read. What was not read in time is read when it is asked for, as always.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Self
 
 import numpy as np
+from pyproj import CRS
 
 from cropgen.core.errors import DataError
+from cropgen.imagery.panels import PANEL_COLUMNS, is_narrow, read_at_once
+from cropgen.imagery.parcels import Box, box_on
 from cropgen.imagery.pixels import CELL_COLUMNS, CELL_ROWS
 from cropgen.imagery.scene import Acquisition, Grid, Layer, Window
 
-_ROOM = 192 << 20
+_ROOM = 256 << 20
 _Key = tuple[str, int, int]
 
 
@@ -31,7 +35,7 @@ class Ahead:
     """
 
     def __init__(self, acquisition: Acquisition, bands: Sequence[str], windows: Mapping[Grid, Window]) -> None:
-        self.acquisition = acquisition
+        self.acquisition, self.bands = acquisition, tuple(bands)
         self._pool = ThreadPoolExecutor(1)
         self._room = _ROOM
         self._blocks: dict[_Key, tuple[Window, Future[np.ndarray | None]]] = {}
@@ -40,14 +44,16 @@ class Ahead:
                 for band in bands:
                     layer = acquisition.layers[band]
                     if layer.grid == grid:
-                        self._blocks[_key(band, cell)] = cell, self._pool.submit(self._read, layer, cell)
+                        for part in read_at_once(layer, cell):
+                            self._blocks[_key(band, part)] = part, self._pool.submit(self._read, layer, part)
 
-    def _read(self, layer: Layer, cell: Window) -> np.ndarray | None:
-        """The values of a cell; None where there is no room, or they cannot be read: whoever asks for them is told."""
+    def _read(self, layer: Layer, part: Window) -> np.ndarray | None:
+        """The values of a part of a cell; None where there is no room, or they cannot be read, which whoever asks for
+        them is told."""
         if self._room <= 0:
             return None
         try:
-            values = layer.read(cell)
+            values = layer.read(part)
         except DataError:
             return None
         self._room -= values.nbytes
@@ -55,13 +61,13 @@ class Ahead:
 
     def take(self, band: str, window: Window) -> np.ndarray | None:
         """The values of a window of a band where they were read; they are not kept."""
-        cell, block = self._blocks.pop(_key(band, window), (None, None))
-        if cell is None or block is None or block.cancel() or not _holds(cell, window):
+        part, block = self._blocks.pop(_key(band, window), (None, None))
+        if part is None or block is None or block.cancel() or not _holds(part, window):
             return None
         values = block.result()
         if values is None:
             return None
-        top, left = window.top - cell.top, window.left - cell.left
+        top, left = window.top - part.top, window.left - part.left
         return values[top : top + window.shape[0], left : left + window.shape[1]]
 
     def close(self) -> None:
@@ -70,15 +76,50 @@ class Ahead:
         self._blocks.clear()
 
 
-@contextmanager
-def reading_ahead() -> Iterator[list[Ahead]]:
-    """A place for readers, which end with it."""
-    readers: list[Ahead] = []
-    try:
-        yield readers
-    finally:
-        for reader in readers:
-            reader.close()
+class Lookahead:
+    """Reads one acquisition ahead at a time, until it is closed.
+
+    Arguments:
+        wanted: whether anything is to be read ahead.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self._reader: Ahead | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, acquisitions: Iterable[Acquisition], bands: Sequence[str], system: CRS, box: Box) -> None:
+        """Begin to read the first of some acquisitions that shows parcels, unless that is being done.
+
+        Arguments:
+            box: around the parcels, in their coordinate system.
+        """
+        for acquisition in acquisitions if self._wanted else ():
+            grids = dict.fromkeys(acquisition.layers[band].grid for band in bands)
+            windows = {grid: grid.window(box_on(grid, system, box)) for grid in grids}
+            if all(0 not in window.shape for window in windows.values()):
+                if self._reader is None or self._reader.acquisition is not acquisition:
+                    self.close()
+                    self._reader = Ahead(acquisition, bands, windows)
+                return
+
+    def close(self) -> None:
+        """Let go of what was read."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def at(self, acquisition: Acquisition) -> Acquisition:
+        """The acquisition, its bands read ahead where it is the one."""
+        reader = self._reader
+        if reader is None or reader.acquisition is not acquisition:
+            return acquisition
+        layers = {band: _AheadLayer(acquisition.layers[band], band, reader) for band in reader.bands}
+        return replace(acquisition, layers=MappingProxyType({**acquisition.layers, **layers}))
 
 
 @dataclass(frozen=True)
@@ -105,18 +146,13 @@ class _AheadLayer:
     def nodata(self) -> float | None:
         return self.layer.nodata
 
+    @property
+    def narrow(self) -> bool:
+        return is_narrow(self.layer)
+
     def read(self, window: Window) -> np.ndarray:
         values = self.ahead.take(self.band, window)
         return self.layer.read(window) if values is None else values
-
-
-def with_ahead(acquisition: Acquisition, bands: Sequence[str], readers: Sequence[Ahead]) -> Acquisition:
-    """The acquisition, its bands read ahead where a reader is at it."""
-    reader = next((reader for reader in readers if reader.acquisition is acquisition), None)
-    if reader is None:
-        return acquisition
-    layers = {band: _AheadLayer(acquisition.layers[band], band, reader) for band in bands}
-    return replace(acquisition, layers=MappingProxyType({**acquisition.layers, **layers}))
 
 
 def _cells(window: Window) -> Iterator[Window]:
@@ -130,9 +166,9 @@ def _cells(window: Window) -> Iterator[Window]:
 
 
 def _key(band: str, window: Window) -> _Key:
-    return band, window.top // CELL_ROWS, window.left // CELL_COLUMNS
+    return band, window.top // CELL_ROWS, window.left // PANEL_COLUMNS
 
 
-def _holds(cell: Window, window: Window) -> bool:
-    rows = cell.top <= window.top and window.bottom <= cell.bottom
-    return rows and cell.left <= window.left and window.right <= cell.right
+def _holds(part: Window, window: Window) -> bool:
+    rows = part.top <= window.top and window.bottom <= part.bottom
+    return rows and part.left <= window.left and window.right <= part.right

@@ -14,6 +14,8 @@ from cropgen.imagery.pixels import ParcelShapes
 from cropgen.imagery.scene import Grid, metres_to_units
 from cropgen.series.polygon_file import Polygons
 
+Box = tuple[float, float, float, float]
+"""West, south, east, north."""
 _AT_A_TIME = 5_000
 _MARGIN = 0.002
 
@@ -49,10 +51,10 @@ def _along_curve(polygons: Polygons) -> np.ndarray:
     return place.astype(np.uint32)
 
 
-def extent_on(polygons: Polygons, grid: Grid) -> tuple[float, float, float, float]:
-    """The box around parcels in the coordinate system of a grid; everything where it has no place for them."""
-    across = Transformer.from_crs(polygons.crs, CRS.from_wkt(grid.crs), always_xy=True)
-    west, south, east, north = across.transform_bounds(*polygons.extent(), densify_pts=21)
+def box_on(grid: Grid, system: CRS, box: Box) -> Box:
+    """A box in the coordinate system of a grid; everything where it has no place for it."""
+    across = Transformer.from_crs(system, CRS.from_wkt(grid.crs), always_xy=True)
+    west, south, east, north = across.transform_bounds(*box, densify_pts=21)
     return (west, south, east, north) if np.isfinite([west, south, east, north]).all() else grid.bounds
 
 

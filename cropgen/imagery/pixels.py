@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,11 +27,12 @@ from cropgen.core.files import atomic_output
 from cropgen.core.growing import GrowingArray, load_array
 from cropgen.core.threads import in_order
 from cropgen.imagery.coverage import runs_of_coverage
+from cropgen.imagery.panels import PANEL_COLUMNS, CellPixels, cut, pixels_of
 from cropgen.imagery.scanline import RUN, runs_of_centres, runs_of_touched
 from cropgen.imagery.scene import Grid, Window
 
 CELL_ROWS = 1024
-CELL_COLUMNS = 11 * 1024
+CELL_COLUMNS = 11 * PANEL_COLUMNS
 CELL = np.dtype([(name, "<i8") for name in ("top", "bottom", "left", "right", "first", "last")])
 """The window that holds the runs `first` ≤ i < `last`."""
 _HEADER = 4096
@@ -98,13 +100,10 @@ def _weight_of(runs: np.ndarray, parcels: int) -> np.ndarray:
 
 
 def clipped(runs: np.ndarray, grid: Grid) -> np.ndarray:
-    """The runs inside a grid, cut where a column of cells ends."""
+    """The runs inside a grid, cut where a column of cells or panels ends."""
     rows, columns = grid.shape
-    runs = runs[(runs["row"] >= 0) & (runs["row"] < rows)]
-    parts = []
-    for left in range(0, columns, CELL_COLUMNS):
-        parts.append(within(runs, left, min(left + CELL_COLUMNS, columns)))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    inside = within(runs[(runs["row"] >= 0) & (runs["row"] < rows)], 0, columns)
+    return cut(inside, gcd(CELL_COLUMNS, PANEL_COLUMNS))
 
 
 def within(runs: np.ndarray, left: int, right: int) -> np.ndarray:
@@ -130,17 +129,9 @@ class Cell(NamedTuple):
     window: Window
     runs: np.ndarray
 
-    def pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(M,) int32 positions in the window, ascending by run; (R,) where each run begins among them; and (R,) which
-        of `runs` it is. In the order of the raster its values are next to each other in memory."""
-        first = (self.runs["row"].astype(np.intp) - self.window.top) * self.window.shape[1]
-        first += self.runs["left"] - self.window.left
-        order = np.argsort(first, kind="stable")
-        width = self.runs["width"].astype(np.intp)[order]
-        start = np.cumsum(width) - width
-        place = np.repeat((first[order] - start).astype(np.int32), width)
-        place += np.arange(len(place), dtype=np.int32)
-        return place, start, order
+    def pixels(self) -> CellPixels:
+        """The pixels of the runs."""
+        return pixels_of(self.runs, self.window)
 
     def parcels(self) -> tuple[np.ndarray, np.ndarray]:
         """(Q,) parcels of the cell, ascending, and (Q,) where the runs of each begin."""

@@ -16,8 +16,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from cropgen.core.errors import CorruptInputError, SchemaError
+from cropgen.imagery.panels import PANEL_COLUMNS
 from cropgen.imagery.scene import Grid, Window
-from cropgen.imagery.tiff_blocks import read_window
+from cropgen.imagery.tiff_blocks import has_columns, read_window
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 ENVIRONMENT: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "CPL_LOG_ERRORS": "OFF"}
@@ -41,6 +42,11 @@ class RasterLayer:
     nodata: float | None
     stamp: str = ""
     band: int = 1
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is read panel by panel."""
+        return self.band == 1 and has_columns(self.path, PANEL_COLUMNS)
 
     def read(self, window: Window) -> np.ndarray:
         values = read_window(self.path, window) if self.band == 1 else None

@@ -65,6 +65,10 @@ class RemoteLayer(RasterLayer):
 
     access: Access = field(default_factory=Access)
 
+    @property
+    def narrow(self) -> bool:
+        return False
+
     def read(self, window: Window) -> np.ndarray:
         def work(raster: DatasetReader) -> np.ndarray:
             return raster.read(self.band, window=raster_window(window))

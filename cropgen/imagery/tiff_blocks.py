@@ -56,12 +56,28 @@ class _Blocks:
 def read_window(path: Path | str, window: Window) -> np.ndarray | None:
     """Stored values (rows, columns) of a window of the only band; None: GDAL has to read it."""
     path = Path(path)
+    blocks = _blocks_of(path)
+    if blocks is None:
+        return None
+    try:
+        return _read(path, blocks, window)
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def has_columns(path: Path | str, columns: int) -> bool:
+    """Whether any so many columns from a multiple of them on are read here without decoding others."""
+    blocks = _blocks_of(Path(path))
+    return blocks is not None and columns % blocks.block[1] == 0
+
+
+def _blocks_of(path: Path) -> _Blocks | None:
+    """The blocks of a file; None where it is not plain, or cannot be read."""
     if path.suffix.lower() not in _SUFFIXES:
         return None
     try:
         state = path.stat()
-        blocks = _blocks(path, state.st_size, state.st_mtime_ns)
-        return None if blocks is None else _read(path, blocks, window)
+        return _blocks(path, state.st_size, state.st_mtime_ns)
     except (OSError, ValueError, RuntimeError):
         return None
 

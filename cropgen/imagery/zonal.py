@@ -25,6 +25,7 @@ from cropgen.core.files import remove
 from cropgen.core.growing import GrowingArray
 from cropgen.core.threads import in_order
 from cropgen.imagery.masks import CloudMask, is_valid
+from cropgen.imagery.panels import CellPixels
 from cropgen.imagery.pixels import Cell, TilePixels
 from cropgen.imagery.quantiles import quantiles
 from cropgen.imagery.sample_values import Picked, SampleValues
@@ -32,7 +33,6 @@ from cropgen.imagery.scene import Acquisition, Grid
 from cropgen.imagery.statistics import Statistic
 
 _AT_A_TIME = 1 << 15
-_PIXELS_AT_A_TIME = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _View:
     """A cell of which is known what is clear.
 
     Arguments:
-        position, start, order: as `Cell.pixels`.
+        pixels: of its runs.
         keep: (M,) bool, the pixels that are clear; None: all.
         bands: to be read.
         counts: whether any pixel of a parcel is clear, or else only sampled pixels are wanted.
@@ -182,9 +182,7 @@ class _View:
 
     cell: Cell
     picked: Picked | None
-    position: np.ndarray
-    start: np.ndarray
-    order: np.ndarray
+    pixels: CellPixels
     keep: np.ndarray | None
     bands: Sequence[str]
     counts: bool
@@ -214,16 +212,16 @@ class _CellReader:
 
     def look(self, cell: Cell, picked: Picked | None) -> _View:
         """Find out which pixels of a cell are clear, and which bands are to be read of it."""
-        position, start, order = cell.pixels()
+        pixels = cell.pixels()
         clear = self.reading.mask.clear(self.acquisition, self.grid, cell.window)
-        keep = None if clear is None else clear.ravel()[position]
-        counts = len(position) > 0 and (keep is None or bool(keep.any()))
+        keep = None if clear is None else pixels.of(clear, cell.window)
+        counts = len(pixels) > 0 and (keep is None or bool(keep.any()))
         bands = list(self.bands) if counts else []
         if picked is not None and self.sample is not None:
             self.sample.see(picked, clear, cell.window, self.grid)
             if not counts and self.sample.wanted(picked):
                 bands = self.sample.bands_of(self.bands)
-        return _View(cell, picked, position, start, order, keep, bands, counts)
+        return _View(cell, picked, pixels, keep, bands, counts)
 
     def wanted(self, views: Iterable[_View]) -> Iterator[tuple[_View, str | None]]:
         """What is to be read, raster by raster; a cell of which nothing is comes without a band."""
@@ -236,10 +234,13 @@ class _CellReader:
         if band is None:
             return view, band, None
         layer, window = self.acquisition.layers[band], view.cell.window
-        whole = layer.read(window)
         if view.picked is not None and self.sample is not None:
+            whole = layer.read(window)
             self.sample.take(view.picked, band, layer, whole, window)
-        stored, valid = _at(whole, view.position), None
+            stored = view.pixels.of(whole, window)
+        else:
+            stored = view.pixels.read(layer, window)
+        valid = None
         for missing in {layer.nodata, self.reading.nodata}:
             here = is_valid(stored, missing)
             if not here.all():
@@ -247,21 +248,9 @@ class _CellReader:
         return view, band, _Stored(stored, valid)
 
 
-def _at(values: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Values (M,) at positions, some at a time: numpy widens positions before it uses them.
-
-    All positions are within bounds; "wrap" is the mode that looks least for others.
-    """
-    flat, found = values.ravel(), np.empty(len(position), values.dtype)
-    for first in range(0, len(position), _PIXELS_AT_A_TIME):
-        part = slice(first, first + _PIXELS_AT_A_TIME)
-        flat.take(position[part], out=found[part], mode="wrap")
-    return found
-
-
 def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
     """Add up the clear pixels of each parcel of a cell."""
-    cell, order, keep, values = view.cell, view.order, view.keep, [band.values for band in bands]
+    cell, order, keep, values = view.cell, view.pixels.order, view.keep, [band.values for band in bands]
     for valid in (band.valid for band in bands if band.valid is not None):
         keep = valid if keep is None else keep & valid
     parcel, first = cell.parcels()
@@ -269,7 +258,7 @@ def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
 
     def by_run(stored: np.ndarray) -> np.ndarray:
         sums = np.empty(len(order), np.float64 if stored.dtype.kind == "f" else np.int64)
-        sums[order] = np.add.reduceat(stored, view.start, dtype=sums.dtype)
+        sums[order] = np.add.reduceat(stored, view.pixels.start, dtype=sums.dtype)
         return sums
 
     def add(stored: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -26,8 +26,16 @@ _THOUSANDS, _WITH_Z = 1000, 1
 _BUFFER = 1 << 20
 
 
-def stated_system(layer: FileLayer) -> Any:
-    """The coordinate system a layer states; None where it states none.
+class Place(NamedTuple):
+    """What a layer says of where it lies: its coordinate system, and west, south, east and north of all its geometries;
+    None each where it says nothing."""
+
+    system: Any
+    box: tuple[float, float, float, float] | None
+
+
+def stated_place(layer: FileLayer) -> Place:
+    """Where a layer says that it lies; a box that only a look at all geometries would tell is not stated.
 
     Raises:
         CorruptInputError: it cannot be read.
@@ -35,11 +43,15 @@ def stated_system(layer: FileLayer) -> Any:
     file = layer.file
     with readable(file.path):
         if not file.is_parquet:
-            return pyogrio.read_info(file.address, layer=layer.name, **file.options)["crs"]
+            said = pyogrio.read_info(file.address, layer=layer.name, **file.options)
+            return Place(said["crs"], said["total_bounds"])
         bare: Any = io.BytesIO()
         with parquet_source(file) as source:
-            pq.write_table(pq.read_schema(source).empty_table(), bare)
-        return gpd.read_parquet(bare).crs
+            schema = pq.read_schema(source)
+        pq.write_table(schema.empty_table(), bare)
+        facts = json.loads(schema.metadata[b"geo"])
+        box = facts["columns"][facts["primary_column"]].get("bbox", ())
+        return Place(gpd.read_parquet(bare).crs, (*box[:2], *box[len(box) // 2 :][:2]) if len(box) in (4, 6) else None)
 
 
 def polygon_batches(layer: FileLayer, rows: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ and everything said about them are those of `geometry.read_parcels`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -41,7 +41,7 @@ from cropgen.series.legend import Legend
 from cropgen.series.parcel_columns import ParcelColumns, is_register
 from cropgen.series.parcel_fields import spool_fields
 from cropgen.series.parcel_files import FileLayer, find_file, find_layer
-from cropgen.series.parcel_polygons import polygon_batches, stated_system
+from cropgen.series.parcel_polygons import Place, polygon_batches, stated_place
 from cropgen.series.parcel_table import ParcelTable, kind_table, legend_of, roles_of
 from cropgen.series.polygon_file import IDS, PARCEL, PARCELS, SHAPES, Polygons, PolygonWriter, read_pieces
 
@@ -152,10 +152,12 @@ def spool_parcels(
     report: Reporter | None = None,
     batch: int = BATCH,
     threads: int = 1,
+    begun: Callable[[Place], None] | None = None,
 ) -> SpooledLayer:
     """Read, join and clean parcel layers, a batch of parcels at a time.
 
     Arguments:
+        begun: told of the first file where it says that it lies, before its polygons are read.
         folder: for what is kept on disk; it has to stay as long as the layer is used.
         batch: parcels held at a time by each thread; it decides the memory, not the result.
 
@@ -173,6 +175,8 @@ def spool_parcels(
             writer = PolygonWriter(shapes, records)
             for name in files:
                 source = _read_source(name, columns, default_year, part, several=len(files) > 1, batch=batch)
+                if crs is None and begun is not None:
+                    begun(source.place)
                 crs = crs or source.crs
                 _spool(source, crs, _Before(before, sum(map(len, kinds))), writer, issues, batch, threads)
                 source.tell(report)
@@ -200,6 +204,7 @@ class _Source:
     """One file without its polygons.
 
     Arguments:
+        box: around its polygons, as it says; None where it does not.
         table: its kinds of parcels.
         rows: file of `parcel_fields.ROW` of each parcel.
         ids: file of the ids.
@@ -208,6 +213,7 @@ class _Source:
     path: Path
     layer: FileLayer
     crs: CRS
+    box: tuple[float, float, float, float] | None
     table: ParcelTable
     remarks: tuple[str, ...]
     rows: Path
@@ -215,6 +221,11 @@ class _Source:
 
     def __len__(self) -> int:
         return len(load_array(self.rows))
+
+    @property
+    def place(self) -> Place:
+        """Where its polygons lie, as it says."""
+        return Place(self.crs, self.box)
 
     def tell(self, report: Reporter) -> None:
         """Say which columns were taken, and what was put right or could have been meant."""
@@ -234,9 +245,10 @@ def _read_source(
         rows_of = path.stem if several else ""
         found = spool_fields(layer, roles, stream, rows, encoding=columns.encoding, rows_of=rows_of, size=batch)
     require_rows(int(found.parcels.sum()), path)
-    crs, said = coordinate_system(stated_system(layer), path, columns.crs)
+    system, box = stated_place(layer)
+    crs, said = coordinate_system(system, path, columns.crs)
     table = kind_table(found.kinds, roles, columns, year, where=str(path), parcels=found.parcels)
-    return _Source(path, layer, crs, table, (*layer.remarks, *found.remarks, *said), rows, ids)
+    return _Source(path, layer, crs, box, table, (*layer.remarks, *found.remarks, *said), rows, ids)
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,14 @@ class Polygons:
         for first in range(0, len(self), _AT_A_TIME):
             yield first, self.records(slice(first, first + _AT_A_TIME))["box"]
 
-    def extent(self) -> np.ndarray:
-        """(4,) west, south, east, north of all."""
+    def extent(self) -> tuple[float, float, float, float]:
+        """West, south, east, north of all."""
         lows, highs = [np.full(2, np.inf)], [np.full(2, -np.inf)]
         for _, box in self.boxes():
             lows.append(box[:, :2].min(0))
             highs.append(box[:, 2:].max(0))
-        return np.concatenate([np.min(lows, axis=0), np.max(highs, axis=0)])
+        west, south, east, north = np.concatenate([np.min(lows, axis=0), np.max(highs, axis=0)]).tolist()
+        return west, south, east, north
 
     def meeting(self, window: np.ndarray) -> np.ndarray:
         """Places (K,) uint32 of those whose box meets a window (4,) of west, south, east and north, ascending."""

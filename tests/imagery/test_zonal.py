@@ -38,10 +38,12 @@ def pixels_of(tile, parcel):
     """Flat positions of a parcel's pixels in the whole grid."""
     found = []
     for cell in tile.cells(0):
-        position, _, order = cell.pixels()
-        owner = np.repeat(cell.runs["parcel"][order], cell.runs["width"][order])
-        rows, cols = np.divmod(position[owner == parcel], cell.window.shape[1])
-        found.extend(((rows + cell.window.top) * tile.grids[0].shape[1] + cols + cell.window.left).tolist())
+        pixels = cell.pixels()
+        owner = np.repeat(cell.runs["parcel"][pixels.order], cell.runs["width"][pixels.order])
+        for panel in pixels.panels:
+            rows, cols = np.divmod(pixels.position[panel.pixels], panel.window.shape[1])
+            place = (rows + panel.window.top) * tile.grids[0].shape[1] + cols + panel.window.left
+            found.extend(place[owner[panel.pixels] == parcel].tolist())
     return sorted(found)
 
 
