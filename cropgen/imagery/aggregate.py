@@ -33,7 +33,7 @@ from cropgen.core.engine import Engine, Outcome, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
-from cropgen.core.threads import in_order, one_ahead
+from cropgen.core.threads import in_order, one_ahead, short_turns
 from cropgen.imagery.ahead import Lookahead
 from cropgen.imagery.assemble import Season
 from cropgen.imagery.calibration import Calibrator, calibrator
@@ -128,7 +128,7 @@ def aggregate(
     """
     guard_output(output, overwrite=overwrite or resume)
     engine = engine or Engine()
-    with older_objects_spared(), WorkFolder.beside(output, resume=resume) as work:
+    with older_objects_spared(), short_turns(), WorkFolder.beside(output, resume=resume) as work:
         idle = engine.kind == "serial" and _cores() > 1 and not work.worth_keeping
         try:
             with work.parcels() as spool, Lookahead(wanted=idle) as ahead:

@@ -53,9 +53,15 @@ def _along_curve(polygons: Polygons) -> np.ndarray:
 
 def box_on(grid: Grid, system: CRS, box: Box) -> Box:
     """A box in the coordinate system of a grid; everything where it has no place for it."""
-    across = Transformer.from_crs(system, CRS.from_wkt(grid.crs), always_xy=True)
-    west, south, east, north = across.transform_bounds(*box, densify_pts=21)
-    return (west, south, east, north) if np.isfinite([west, south, east, north]).all() else grid.bounds
+    placed = _box_across(box, system, CRS.from_wkt(grid.crs))
+    return placed if np.isfinite(placed).all() else grid.bounds
+
+
+def _box_across(box: Box, here: CRS, there: CRS) -> Box:
+    """A box in another coordinate system; infinite where it has no place there."""
+    if here == there:
+        return box
+    return Transformer.from_crs(here, there, always_xy=True).transform_bounds(*box, densify_pts=21)
 
 
 class SeasonParcels:
@@ -74,8 +80,7 @@ class SeasonParcels:
 
     def near(self, grid: Grid) -> np.ndarray:
         """Ranks of the parcels that may meet a grid, ascending: all that do are among them."""
-        across = Transformer.from_crs(CRS.from_wkt(grid.crs), self._crs, always_xy=True)
-        west, south, east, north = across.transform_bounds(*grid.bounds, densify_pts=21)
+        west, south, east, north = _box_across(grid.bounds, CRS.from_wkt(grid.crs), self._crs)
         if not np.isfinite([west, south, east, north]).all() or east < west:
             return np.arange(len(self), dtype=np.uint32)
         margin = _MARGIN * max(east - west, north - south)

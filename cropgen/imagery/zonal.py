@@ -33,6 +33,7 @@ from cropgen.imagery.scene import Acquisition, Grid
 from cropgen.imagery.statistics import Statistic
 
 _AT_A_TIME = 1 << 15
+_SHORT = 2
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
     share = cell.runs["weight"].astype(np.float64)
 
     def by_run(stored: np.ndarray) -> np.ndarray:
-        sums = np.empty(len(order), np.float64 if stored.dtype.kind == "f" else np.int64)
+        sums = np.empty(len(order), _wide_enough(stored.dtype))
         sums[order] = np.add.reduceat(stored, view.pixels.start, dtype=sums.dtype)
         return sums
 
@@ -279,6 +280,13 @@ def _sum_runs(view: _View, bands: Sequence[_Stored], reading: Reading) -> _Part:
     return _Part(
         parcel, np.add.reduceat(count * share, first), np.stack([add(kept(v)) for v in values]), squares, pixels
     )
+
+
+def _wide_enough(dtype: np.dtype) -> type[np.generic]:
+    """A type for sums over a run, which is no longer than a panel."""
+    if dtype.kind == "f":
+        return np.float64
+    return np.uint32 if dtype.kind in "ub" and dtype.itemsize <= _SHORT else np.int64
 
 
 def _square(stored: np.ndarray) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cropgen.core.threads import in_order, one_ahead
+from cropgen.core.threads import in_order, one_ahead, short_turns
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -69,3 +70,10 @@ def test_none_ahead_of_nothing_and_errors_in_their_turn():
         assert next(results) == 2
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+def test_turns_are_short_for_a_while():
+    before = sys.getswitchinterval()
+    with short_turns():
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before
