@@ -32,6 +32,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "flows.json"
 DATA = ("arkansas", "fergana", "modis")
 SHARES, SEEDS, DRAWN = (0.1, 1.0, 0.01), (0, 1, 2), 200
+FEW, FEW_SEEDS = 0.01, tuple(range(10))
+"""With so few labels three seeds give false certainty: the recommended flow and the start are trained for ten."""
+RECOMMENDED = "realnvp"
 SHORT: dict[str, Any] = {"steps": 120, "copies": 1024}
 SHORT_ROWS = 1000
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -170,11 +173,14 @@ def cells(only: list[str] | None, models: list[str] | None, labels: list[float] 
     """Every cell, one seed of everything first."""
     return [
         Cell(data, share, seed, model, short)
-        for seed in SEEDS
+        for seed in FEW_SEEDS
         for share in SHARES
         for data in DATA
         for model in MODELS
-        if (not only or data in only) and (not models or model in models) and (not labels or share in labels)
+        if (seed in SEEDS or (not short and share == FEW and model in ("tgem", RECOMMENDED)))
+        and (not only or data in only)
+        and (not models or model in models)
+        and (not labels or share in labels)
     ]
 
 
@@ -354,7 +360,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=DATA, help="data sets")
     parser.add_argument("--models", nargs="*", choices=sorted(MODELS), help="flows")
     parser.add_argument("--labels", nargs="*", type=float, choices=SHARES, help="label shares")
-    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, help="seeds")
+    parser.add_argument("--seeds", nargs="*", type=int, choices=FEW_SEEDS, help="seeds")
     parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
     parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
     parser.add_argument("--share", action="store_true", help="give the scoreboard the full trainings it lacks")
