@@ -62,7 +62,7 @@ def test_shards_follow_the_curve_through_all_parcels(tmp_path):
     assert [part.tolist() for part in shards(spool_polygons(geometry, tmp_path / "p.wkb"), 600)] == expected
 
 
-def held_whole(paths, columns, folder, *, default_year, report, threads) -> SpooledLayer:
+def held_whole(paths, columns, folder, *, default_year, report, threads, begun) -> SpooledLayer:
     """The layer as it is read without a spool: every parcel is of a kind of its own."""
     layer = read_parcels(paths, columns, default_year=default_year, report=report)
     ids = [parcel_id.encode() for parcel_id in layer.frame["parcel_id"]]
