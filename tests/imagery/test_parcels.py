@@ -82,9 +82,9 @@ def held_whole(paths, columns, folder, *, default_year, report, threads, begun) 
 def in_batches(size: int):
     """The layer as it is read, so many polygons at a time."""
 
-    def read(paths, columns, folder, *, default_year, report, threads) -> SpooledLayer:
+    def read(paths, columns, folder, *, default_year, report, threads, begun) -> SpooledLayer:
         return spool_parcels(
-            paths, columns, folder, default_year=default_year, report=report, batch=size, threads=threads
+            paths, columns, folder, default_year=default_year, report=report, batch=size, threads=threads, begun=begun
         )
 
     return read
