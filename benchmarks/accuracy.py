@@ -341,7 +341,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=sorted(CONTENDERS), help="models")
     parser.add_argument("--labels", nargs="*", type=float, choices=sorted(SEEDS), help="label shares")
     parser.add_argument("--confirm", action="store_true", help="keep rows of older code that still come out the same")
-    parser.add_argument("--quick", action="store_true", help="one seed at 10 % labels on Arkansas")
+    parser.add_argument("--quick", action="store_true", help="one seed at 10 %% labels on Arkansas")
     options = parser.parse_args()
     wanted = [
         cell
