@@ -63,6 +63,8 @@ def sample(
             hint="for example --count 100 --temperature 0.7",
         )
     run = RunFolder(folder)
+    store = request.output or workspace.root / "samples" / f"{run.run_id}.zarr"
+    guard_output(store, overwrite=overwrite)
     model = density_of(load_model(folder), run.run_id)
     codes = model.spec.legend.codes
     unknown = [code for code in request.classes if code not in codes]
@@ -70,8 +72,6 @@ def sample(
         raise UsageError(f"{run.run_id} knows no crop {unknown[0]}", hint=f"its crops: {', '.join(codes)}")
     classes = [codes.index(code) for code in request.classes or codes]
     year = request.year or max(json.loads(run.labels.read_text())["year"])
-    store = request.output or workspace.root / "samples" / f"{run.run_id}.zarr"
-    guard_output(store, overwrite=overwrite)
     report.info(f"drawing {request.count} seasons of {len(classes)} crops from {folder} into {store}")
     if dry_run:
         return StoreResult(store, request.count * len(classes), (year,), model.spec.bands, len(codes), dry_run=True)
