@@ -121,8 +121,9 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         outcome = EXIT_INTERRUPTED
     except typer.TyperException as error:
-        said = error.format_message()
-        return _fail(UsageError(said, hint="cropgen --help"), as_json=as_json) if said else UsageError.exit_code
+        said, context = error.format_message(), getattr(error, "ctx", None)
+        hint = f"{context.command_path if context else 'cropgen'} --help"
+        return _fail(UsageError(said, hint=hint), as_json=as_json) if said else UsageError.exit_code
     except KeyboardInterrupt:
         outcome = EXIT_INTERRUPTED
     except BrokenPipeError:

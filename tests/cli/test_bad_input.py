@@ -38,6 +38,13 @@ def test_unknown_model_option_and_value(workspace: Path) -> None:
     refused(call("tarin"), 2, "tarin")
 
 
+def test_the_help_that_is_named_is_that_of_the_verb(tmp_path: Path) -> None:
+    ended = call("import", tmp_path / "t.csv", "--id", "parcel")
+    refused(ended, 2, "--id")
+    assert "hint: cropgen import --help" in ended.err
+    assert "hint: cropgen --help" in call("tarin").err
+
+
 def test_layer_without_coordinate_system(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "scenes")
     bare = gpd.GeoDataFrame({"id": ["a", "b"]}, geometry=squares(2))
