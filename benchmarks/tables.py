@@ -114,9 +114,18 @@ def headline(rows: list[dict[str, Any]]) -> str:
     lines = []
     for model in HEADED:
         scored = [found.get((data, labels, model), []) for data, labels in HEADLINE]
-        pairs = [[_spread([row[name] for row in some]) for name in ("macro_f1", "accuracy") if some] for some in scored]
-        lines.append([f"`{model}`", *(" / ".join(pair) or "–" for pair in pairs)])
+        lines.append(
+            [f"`{model}`", *(_headed(some, labels) for some, (_, labels) in zip(scored, HEADLINE, strict=True))]
+        )
     return markdown(head, lines, numeric=1)
+
+
+def _headed(rows: list[dict[str, Any]], labels: float) -> str:
+    """Macro-F1 / accuracy, and how many seeds where not all are in."""
+    from accuracy import SEEDS
+
+    told = " / ".join(_spread([row[name] for row in rows]) for name in ("macro_f1", "accuracy") if rows)
+    return f"{told} ({len(rows)} seeds)" if 0 < len(rows) < len(SEEDS[labels]) else told or "–"
 
 
 def full_results(document: dict[str, Any]) -> str:
