@@ -17,10 +17,11 @@ import numpy as np
 from pyproj import CRS
 
 from cropgen.core.errors import DataError
-from cropgen.imagery.panels import PANEL_COLUMNS, is_narrow, read_at_once
-from cropgen.imagery.parcels import Box, box_on
+from cropgen.imagery.panels import PANEL_COLUMNS, is_narrow, read_at_once, stretches
+from cropgen.imagery.parcels import box_on
 from cropgen.imagery.pixels import CELL_COLUMNS, CELL_ROWS
 from cropgen.imagery.scene import Acquisition, Grid, Layer, Window
+from cropgen.series.polygon_file import Box
 
 _ROOM = 256 << 20
 _Key = tuple[str, int, int]
@@ -45,7 +46,7 @@ class Ahead:
                     layer = acquisition.layers[band]
                     if layer.grid == grid:
                         for part in read_at_once(layer, cell):
-                            self._blocks[_key(band, part)] = part, self._pool.submit(self._read, layer, part)
+                            self._blocks[self._key(band, part)] = part, self._pool.submit(self._read, layer, part)
 
     def _read(self, layer: Layer, part: Window) -> np.ndarray | None:
         """The values of a part of a cell; None where there is no room, or they cannot be read, which whoever asks for
@@ -61,7 +62,7 @@ class Ahead:
 
     def take(self, band: str, window: Window) -> np.ndarray | None:
         """The values of a window of a band where they were read; they are not kept."""
-        part, block = self._blocks.pop(_key(band, window), (None, None))
+        part, block = self._blocks.pop(self._key(band, window), (None, None))
         if part is None or block is None or block.cancel() or not _holds(part, window):
             return None
         values = block.result()
@@ -69,6 +70,11 @@ class Ahead:
             return None
         top, left = window.top - part.top, window.left - part.left
         return values[top : top + window.shape[0], left : left + window.shape[1]]
+
+    def _key(self, band: str, window: Window) -> _Key:
+        """Of all windows of a band that lie in what is read at once."""
+        columns = PANEL_COLUMNS if is_narrow(self.acquisition.layers[band]) else CELL_COLUMNS
+        return band, window.top // CELL_ROWS, window.left // columns
 
     def close(self) -> None:
         """Let go of what was read."""
@@ -158,15 +164,8 @@ class _AheadLayer:
 def _cells(window: Window) -> Iterator[Window]:
     """The cells of a window, from north to south."""
     for top in range(window.top - window.top % CELL_ROWS, window.bottom, CELL_ROWS):
-        for left in range(window.left - window.left % CELL_COLUMNS, window.right, CELL_COLUMNS):
-            yield Window(
-                max(top, window.top), min(top + CELL_ROWS, window.bottom),
-                max(left, window.left), min(left + CELL_COLUMNS, window.right),
-            )  # fmt: skip
-
-
-def _key(band: str, window: Window) -> _Key:
-    return band, window.top // CELL_ROWS, window.left // PANEL_COLUMNS
+        rows = max(top, window.top), min(top + CELL_ROWS, window.bottom)
+        yield from stretches(Window(*rows, window.left, window.right), CELL_COLUMNS)
 
 
 def _holds(part: Window, window: Window) -> bool:

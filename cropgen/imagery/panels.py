@@ -85,11 +85,13 @@ def is_narrow(layer: Layer) -> bool:
 
 def read_at_once(layer: Layer, cell: Window) -> Iterator[Window]:
     """The windows in which a cell of a layer is read: its panels, or all of it."""
-    if not is_narrow(layer):
-        yield cell
-        return
-    for left in range(cell.left - cell.left % PANEL_COLUMNS, cell.right, PANEL_COLUMNS):
-        yield Window(cell.top, cell.bottom, max(left, cell.left), min(left + PANEL_COLUMNS, cell.right))
+    yield from stretches(cell, PANEL_COLUMNS) if is_narrow(layer) else (cell,)
+
+
+def stretches(window: Window, columns: int) -> Iterator[Window]:
+    """The parts of a window that end where a stretch of so many columns does, from west to east."""
+    for left in range(window.left - window.left % columns, window.right, columns):
+        yield Window(window.top, window.bottom, max(left, window.left), min(left + columns, window.right))
 
 
 def pixels_of(runs: np.ndarray, window: Window) -> CellPixels:

@@ -12,10 +12,8 @@ from pyproj import CRS, Transformer
 
 from cropgen.imagery.pixels import ParcelShapes
 from cropgen.imagery.scene import Grid, metres_to_units
-from cropgen.series.polygon_file import Polygons
+from cropgen.series.polygon_file import Box, Polygons
 
-Box = tuple[float, float, float, float]
-"""West, south, east, north."""
 _AT_A_TIME = 5_000
 _MARGIN = 0.002
 

@@ -52,6 +52,11 @@ class _Blocks:
     differences: bool
     decode: Callable[[bytes, int], tuple[np.ndarray | None, Any, Any]]
 
+    @property
+    def across(self) -> int:
+        """Blocks side by side."""
+        return -(-self.shape[1] // self.block[1])
+
 
 def read_window(path: Path | str, window: Window) -> np.ndarray | None:
     """Stored values (rows, columns) of a window of the only band; None: GDAL has to read it."""
@@ -113,12 +118,11 @@ def _read(path: Path, blocks: _Blocks, window: Window) -> np.ndarray | None:
     (rows, columns), (height, width) = blocks.shape, blocks.block
     if window.bottom > rows or window.right > columns:
         return None
-    across = -(-columns // width)
     values = np.empty(window.shape, blocks.dtype)
     with path.open("rb") as stream:
         for top in range(window.top - window.top % height, window.bottom, height):
             for left in range(window.left - window.left % width, window.right, width):
-                number = top // height * across + left // width
+                number = top // height * blocks.across + left // width
                 if not blocks.size[number]:
                     return None
                 decoded = _decode(os.pread(stream.fileno(), blocks.size[number], blocks.start[number]), blocks, number)
@@ -152,8 +156,8 @@ def _decode(raw: bytes, blocks: _Blocks, number: int) -> np.ndarray | None:
     height, width = blocks.block
     row = width * blocks.dtype.itemsize
     room = _ROOM.of(height * row)
-    below = number // -(-blocks.shape[1] // width) * height
-    if len(blocks.inflate(raw, out=room)) < min(height, blocks.shape[0] - below) * row:
+    top = number // blocks.across * height
+    if len(blocks.inflate(raw, out=room)) < min(height, blocks.shape[0] - top) * row:
         return None
     values = np.frombuffer(room, blocks.dtype).reshape(height, width)
     return imagecodecs.delta_decode(values, axis=-1, out=values) if blocks.differences else values

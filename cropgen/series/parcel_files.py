@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import pandas as pd
@@ -28,6 +29,9 @@ from pyogrio.errors import DataLayerError, DataSourceError, FieldError
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
 from cropgen.core.files import require_input
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PARQUET = frozenset({".parquet", ".geoparquet", ".pq"})
 _VECTOR = _PARQUET | {
@@ -271,13 +275,16 @@ def _read_parquet(layer: FileLayer, columns: Sequence[str] | None, geometry: boo
             return pd.read_parquet(source, columns=list(columns) if columns is not None else None)
         if columns is None:
             return gpd.read_parquet(source)
-        import json
-
         import pyarrow.parquet as pq
 
-        metadata = pq.read_schema(source).metadata
-        main = json.loads(metadata[b"geo"])["primary_column"]
+        main, _ = main_geometry(pq.read_schema(source))
         return gpd.read_parquet(source, columns=[*columns, main])
+
+
+def main_geometry(schema: pa.Schema) -> tuple[str, dict[str, Any]]:
+    """The geometry column of a GeoParquet file, and what is said of it."""
+    facts = json.loads(schema.metadata[b"geo"])
+    return facts["primary_column"], facts["columns"][facts["primary_column"]]
 
 
 def decode_again(frame: pd.DataFrame, path: Path) -> list[str]:

@@ -8,7 +8,6 @@ GeoParquet     row by row as it is decoded; polygons in another encoding than we
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ import pyogrio
 import shapely
 from pyogrio.raw import open_arrow
 
-from cropgen.series.parcel_files import FileLayer, parquet_source, readable
+from cropgen.series.parcel_files import FileLayer, main_geometry, parquet_source, readable
+from cropgen.series.polygon_file import Box
 
 _SIMPLE = 6
 _THOUSANDS, _WITH_Z = 1000, 1
@@ -31,7 +31,7 @@ class Place(NamedTuple):
     None each where it says nothing."""
 
     system: Any
-    box: tuple[float, float, float, float] | None
+    box: Box | None
 
 
 def stated_place(layer: FileLayer) -> Place:
@@ -49,8 +49,8 @@ def stated_place(layer: FileLayer) -> Place:
         with parquet_source(file) as source:
             schema = pq.read_schema(source)
         pq.write_table(schema.empty_table(), bare)
-        facts = json.loads(schema.metadata[b"geo"])
-        box = facts["columns"][facts["primary_column"]].get("bbox", ())
+        _, facts = main_geometry(schema)
+        box = facts.get("bbox") or ()
         return Place(gpd.read_parquet(bare).crs, (*box[:2], *box[len(box) // 2 :][:2]) if len(box) in (4, 6) else None)
 
 
@@ -102,10 +102,8 @@ def _is_plain(binary: np.ndarray) -> bool:
 
 def _of_parquet(layer: FileLayer, rows: int) -> Iterator[np.ndarray]:
     with parquet_source(layer.file) as source:
-        schema = pq.read_schema(source)
-        facts = json.loads(schema.metadata[b"geo"])
-        main = facts["primary_column"]
-        if facts["columns"][main]["encoding"] != "WKB":
+        main, facts = main_geometry(pq.read_schema(source))
+        if facts["encoding"] != "WKB":
             shapes = gpd.read_parquet(source, columns=[main]).geometry.to_numpy()
             yield from (shapes[first : first + rows] for first in range(0, len(shapes), rows))
             return

@@ -43,7 +43,7 @@ from cropgen.series.parcel_fields import spool_fields
 from cropgen.series.parcel_files import FileLayer, find_file, find_layer
 from cropgen.series.parcel_polygons import Place, polygon_batches, stated_place
 from cropgen.series.parcel_table import ParcelTable, kind_table, legend_of, roles_of
-from cropgen.series.polygon_file import IDS, PARCEL, PARCELS, SHAPES, Polygons, PolygonWriter, read_pieces
+from cropgen.series.polygon_file import IDS, PARCEL, PARCELS, SHAPES, Box, Polygons, PolygonWriter, read_pieces
 
 BATCH = 8192
 """Polygons held at a time."""
@@ -157,9 +157,9 @@ def spool_parcels(
     """Read, join and clean parcel layers, a batch of parcels at a time.
 
     Arguments:
-        begun: told of the first file where it says that it lies, before its polygons are read.
         folder: for what is kept on disk; it has to stay as long as the layer is used.
         batch: parcels held at a time by each thread; it decides the memory, not the result.
+        begun: told of the first file where it says that it lies, before its polygons are read.
 
     Raises:
         CropgenError: as `geometry.read_parcels`, or what is kept cannot be written.
@@ -176,7 +176,7 @@ def spool_parcels(
             for name in files:
                 source = _read_source(name, columns, default_year, part, several=len(files) > 1, batch=batch)
                 if crs is None and begun is not None:
-                    begun(source.place)
+                    begun(Place(source.crs, source.box))
                 crs = crs or source.crs
                 _spool(source, crs, _Before(before, sum(map(len, kinds))), writer, issues, batch, threads)
                 source.tell(report)
@@ -213,7 +213,7 @@ class _Source:
     path: Path
     layer: FileLayer
     crs: CRS
-    box: tuple[float, float, float, float] | None
+    box: Box | None
     table: ParcelTable
     remarks: tuple[str, ...]
     rows: Path
@@ -221,11 +221,6 @@ class _Source:
 
     def __len__(self) -> int:
         return len(load_array(self.rows))
-
-    @property
-    def place(self) -> Place:
-        """Where its polygons lie, as it says."""
-        return Place(self.crs, self.box)
 
     def tell(self, report: Reporter) -> None:
         """Say which columns were taken, and what was put right or could have been meant."""

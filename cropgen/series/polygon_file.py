@@ -33,6 +33,10 @@ SHAPES, PARCELS, IDS = "polygons.wkb", "parcels.npy", "parcels.ids"
 _AT_A_TIME = 1 << 16
 
 
+Box = tuple[float, float, float, float]
+"""West, south, east, north."""
+
+
 @dataclass(frozen=True)
 class Polygons:
     """N polygons in files, in an order of their own.
@@ -64,7 +68,7 @@ class Polygons:
         for first in range(0, len(self), _AT_A_TIME):
             yield first, self.records(slice(first, first + _AT_A_TIME))["box"]
 
-    def extent(self) -> tuple[float, float, float, float]:
+    def extent(self) -> Box:
         """West, south, east, north of all."""
         lows, highs = [np.full(2, np.inf)], [np.full(2, -np.inf)]
         for _, box in self.boxes():

@@ -29,6 +29,7 @@ class Counted:
     offset: float = 0.0
     nodata: float | None = None
     damaged_from: int = ROWS
+    narrow: bool = False
     asked: list[tuple[Window, str]] = field(default_factory=list)
 
     def read(self, window: Window) -> np.ndarray:
@@ -63,6 +64,22 @@ def test_windows_of_cells_come_from_what_was_read(monkeypatch):
             expected = VALUES[window.top : window.bottom, window.left : window.right]
             np.testing.assert_array_equal(seen.layers["B04"].read(window), expected)
     assert len(layer.asked) == 3 + 3
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_parcels_further_east_than_the_first_find_what_was_read_of_their_cell(monkeypatch, narrow):
+    monkeypatch.setattr(module, "PANEL_COLUMNS", 16)
+    monkeypatch.setattr("cropgen.imagery.panels.PANEL_COLUMNS", 16)
+    layer = Counted(narrow=narrow)
+    acquisition = Acquisition("a", 1, {"B04": layer})
+    with Lookahead(wanted=True) as ahead:
+        ahead.begin([acquisition], ["B04"], UTM, EVERYTHING)
+        wait(ahead._reader)
+        before = len(layer.asked)
+        window = Window(7, 90, 20, 30)
+        np.testing.assert_array_equal(ahead.at(acquisition).layers["B04"].read(window), VALUES[7:90, 20:30])
+    assert before == (9 if narrow else 3)
+    assert len(layer.asked) == before
 
 
 def test_no_more_is_read_than_there_is_room_for(monkeypatch):
