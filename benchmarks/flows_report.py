@@ -46,6 +46,7 @@ Row = dict[str, Any]
 def page(document: dict[str, Any]) -> str:
     """The tables as Markdown."""
     rows = document["rows"]
+    usual = [row for row in rows if row["seed"] in SEEDS]
     parts = [
         "# Normalizing flows\n",
         f"Command: `{document['command']}`. Machine: {document['machine']}.\n",
@@ -65,7 +66,7 @@ def page(document: dict[str, Any]) -> str:
     for short, data, labels in product((False, True), DATA, sorted(SHARES, reverse=True)):
         lines = []
         for model, split in product(MODELS, SPLITS):
-            found = [row for row in chosen(rows, short, data, labels, model, split) if row["seed"] in SEEDS]
+            found = chosen(usual, short, data, labels, model, split)
             lines += [line(model, split, found)] if found else []
         if lines:
             length = f", trained for {SHORT['steps']} steps on {SHORT['copies']} copies" if short else ""
@@ -79,7 +80,7 @@ def page(document: dict[str, Any]) -> str:
         columns = [(share, split) for name, share, split in _columns(rows) if name == data]
         if columns:
             head = ["model", *(f"{100 * share:g} %, {SPLITS[split]}" for share, split in columns)]
-            parts.append(f"### {NAMES[data]}\n\n{markdown(head, beside(rows, data, columns), 1)}\n")
+            parts.append(f"### {NAMES[data]}\n\n{markdown(head, beside(usual, data, columns), 1)}\n")
     if document["libraries"]:
         parts += [f"## Beside other libraries\n\n{_SHAPE}\n", libraries(document["libraries"]) + "\n"]
     return "\n".join(parts)
@@ -149,8 +150,7 @@ def beside(rows: list[Row], data: str, columns: list[tuple[float, str]]) -> list
     for model in [name for name in MODELS if name != "tgem"] + list(NETWORKS):
         cells = []
         for share, split in columns:
-            every = chosen(rows, False, data, share, "tgem", split)
-            start = {row["seed"]: row["macro_f1"] for row in every if row["seed"] in SEEDS}
+            start = {row["seed"]: row["macro_f1"] for row in chosen(rows, False, data, share, "tgem", split)}
             mine = chosen(nets if model in NETWORKS else rows, False, data, share, model, split)
             gaps = [row["macro_f1"] - start[row["seed"]] for row in mine if row["seed"] in start]
             cells.append(with_interval({data: gaps}) if len(gaps) > 1 else f"{100 * gaps[0]:+.1f}" if gaps else "")

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from accuracy import SEEDS
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 REAL_INPUT = HERE / "results" / "real_input.json"
@@ -122,8 +124,6 @@ def headline(rows: list[dict[str, Any]]) -> str:
 
 def _headed(rows: list[dict[str, Any]], labels: float) -> str:
     """Macro-F1 / accuracy, and how many seeds where not all are in."""
-    from accuracy import SEEDS
-
     told = " / ".join(_spread([row[name] for row in rows]) for name in ("macro_f1", "accuracy") if rows)
     return f"{told} ({len(rows)} seeds)" if 0 < len(rows) < len(SEEDS[labels]) else told or "–"
 

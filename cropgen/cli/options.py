@@ -46,6 +46,9 @@ Merge = Annotated[
     list[str] | None,
     typer.Option("--merge", metavar="PATTERN=CODE", help="Crop codes made one, repeatable: 'wheat*=wheat'."),
 ]
+Run = Annotated[
+    Path | None, typer.Option("--run", help="Run folder, or its name. Default: the newest of the workspace.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random number derives from it.")]
 
 

@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, Series
+from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, Run, Series
 from cropgen.cli.session import session_of
 
 
 def predict(
     context: typer.Context,
     parcels: Annotated[Path, typer.Argument(help="Parcels to classify: GeoPackage, shapefile, GeoJSON, GeoParquet.")],
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Run folder, or its name. Default: the newest of the workspace.")
-    ] = None,
+    run: Run = None,
     data: Series = None,
     scenes: Annotated[
         Path | None, typer.Option("--scenes", help="Aggregate these scenes for the parcels instead of reading a store.")

@@ -8,15 +8,13 @@ from typing import Annotated
 import typer
 
 from cropgen.cli import render
-from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, Seed, split_list
+from cropgen.cli.options import GLOBAL_NOTE, DryRun, Overwrite, Run, Seed, split_list
 from cropgen.cli.session import session_of
 
 
 def sample(
     context: typer.Context,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="RUN", help="Run folder or name. Default: the newest.")
-    ] = None,
+    run: Run = None,
     classes: Annotated[
         str | None, typer.Option("--classes", metavar="CODE,CODE", help="Crop codes. Default: all the model knows.")
     ] = None,
