@@ -20,9 +20,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,7 @@ def _contenders() -> dict[str, Contender]:
         "pool, whole seasons": Contender("pool", "pool", {}, (), early="cut"),
         "pool distilled": Contender("pool", "pool", {}, early="distilled"),
         "pool": Contender("pool", "pool", {}, target=BUDGETS, best=True, early="trained"),
+        "pool, ssvae": Contender("pool", "pool", {"generative": "ssvae"}, target=ONE),
         "pool, tgem": Contender("pool", "pool", {"generative": "tgem"}, target=BUDGETS, early="trained"),
     }
 
@@ -197,6 +198,11 @@ def _demo(seed: int) -> Problem:
 
 def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     """Train one cell and score it on its splits."""
+    return run_together((cell,), root)[cell]
+
+
+def run_together(cells: Sequence[Cell], root: str) -> dict[Cell, list[dict[str, Any]]]:
+    """Rows of cells that share a training: they differ at most in the part of the season that is seen in the test."""
     import torch
     from real_input import score
 
@@ -208,6 +214,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     from cropgen.training.fit import fit_model
 
     torch.set_num_threads(1)
+    cell = cells[0]
     contender, task = CONTENDERS[cell.model], problem(cell.data, root, cell.seed)
     seen = _seen(task, cell) if contender.early == "trained" else task.series
     learnable = task.train[(seen.label[task.train] >= 0) & (seen.clear_dates[task.train] > 0)]
@@ -224,13 +231,16 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     with PeakMemory() as peak:
         fitted = fit_model(contender.model, cell.options, spec, data, seed=cell.seed)
     seconds = time.process_time() - began
-    tested = _seen(task, cell)
-    shared = {**asdict(cell), "family": contender.family, "n_labelled": len(labelled), "seconds": round(seconds, 2),
-              "peak_mb": round(peak.megabytes or 0), "key": cell.key()}  # fmt: skip
-    return [
-        {"split": split, **shared, **score(fitted.model, tested.take(rows), classes)}
-        for split, rows in task.tests.items()
-    ]
+    cost = {"n_labelled": len(labelled), "seconds": round(seconds, 2), "peak_mb": round(peak.megabytes or 0)}
+    found: dict[Cell, list[dict[str, Any]]] = {}
+    for each in cells:
+        shared = {**asdict(each), "family": contender.family, **cost, "key": each.key()}
+        tested = _seen(task, each)
+        found[each] = [
+            {"split": split, **shared, **score(fitted.model, tested.take(rows), classes)}
+            for split, rows in task.tests.items()
+        ]
+    return found
 
 
 def _seen(task: Problem, cell: Cell) -> Any:
@@ -293,15 +303,24 @@ def write(rows: list[dict[str, Any]]) -> None:
     keep(RESULTS, document, scoreboard.page, on=f"{os.cpu_count()} cores, one thread per training")
 
 
-def results(todo: list[Cell], root: str, jobs: int, minutes: float) -> Iterator[tuple[Cell, Any]]:
-    """Rows of each cell, or the error that ended it, as it ends; none is begun after `minutes`."""
+def trainings(todo: list[Cell]) -> list[list[Cell]]:
+    """Cells by the training they share: a season cut at prediction alone is cut at every prefix after one training."""
+    found: dict[Cell, list[Cell]] = {}
+    for cell in todo:
+        cut = CONTENDERS[cell.model].early == "cut"
+        found.setdefault(replace(cell, dates=0) if cut else cell, []).append(cell)
+    return list(found.values())
+
+
+def results(todo: list[list[Cell]], root: str, jobs: int, minutes: float) -> Iterator[tuple[list[Cell], Any]]:
+    """Rows of the cells of each training, or the error that ended it, as it ends; none is begun after `minutes`."""
     until = time.monotonic() + 60 * minutes
-    waiting, running = list(reversed(todo)), dict[Future[list[dict[str, Any]]], Cell]()
+    waiting, running = list(reversed(todo)), dict[Future[dict[Cell, list[dict[str, Any]]]], list[Cell]]()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
         while waiting or running:
             while waiting and len(running) < jobs and time.monotonic() < until:
-                cell = waiting.pop()
-                running[workers.submit(run, cell, root)] = cell
+                together = waiting.pop()
+                running[workers.submit(run_together, together, root)] = together
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -358,18 +377,20 @@ def main() -> None:
     kept = dict(done)
     failed: list[Cell] = []
     began = time.monotonic()
-    for number, (cell, rows) in enumerate(results(todo, str(options.data), options.jobs, options.minutes), 1):
-        if isinstance(rows, BaseException):
-            print(f"{number}/{len(todo)} failed: {cell}: {rows!r}", flush=True)
-            failed.append(cell)
+    shared = trainings(todo)
+    for number, (together, found) in enumerate(results(shared, str(options.data), options.jobs, options.minutes), 1):
+        if isinstance(found, BaseException):
+            print(f"{number}/{len(shared)} failed: {together}: {found!r}", flush=True)
+            failed += together
             continue
-        kept = {key: old for key, old in kept.items() if asdict(cell).items() - old[0].items()}
-        kept[keys[cell]] = rows
+        for cell, rows in found.items():
+            kept = {key: old for key, old in kept.items() if asdict(cell).items() - old[0].items()}
+            kept[keys[cell]] = rows
+            told = " ".join(f"{r['split']} {100 * r['macro_f1']:.1f}/{100 * r['accuracy']:.1f}" for r in rows)
+            print(f"{number}/{len(shared)} {cell.data} {cell.labels:g} seed {cell.seed} {cell.model}"
+                  f"{' +target' if cell.target_unlabelled else ''}{f' {cell.dates} dates' if cell.dates else ''}: "
+                  f"{told} in {rows[0]['seconds']} s, {time.monotonic() - began:.0f} s so far", flush=True)  # fmt: skip
         write([row for old in kept.values() for row in old])
-        told = " ".join(f"{r['split']} {100 * r['macro_f1']:.1f}/{100 * r['accuracy']:.1f}" for r in rows)
-        print(f"{number}/{len(todo)} {cell.data} {cell.labels:g} seed {cell.seed} {cell.model}"
-              f"{' +target' if cell.target_unlabelled else ''}{f' {cell.dates} dates' if cell.dates else ''}: {told} "
-              f"in {rows[0]['seconds']} s, {time.monotonic() - began:.0f} s so far", flush=True)  # fmt: skip
     if failed:
         sys.exit(f"{len(failed)} cells failed")
 
