@@ -1,14 +1,14 @@
-"""What the parts of a variational auto-encoder are worth, and what scoring all classes costs.
+"""What every variational auto-encoder is worth alone and in the pool, what its parts are, and what all classes cost.
 
-    python benchmarks/vaes.py [--data ../shared/data] [--minutes 60] [--only arkansas] [--models vade] [--labels 0.1]
-    python benchmarks/vaes.py --short      # 120 steps on 1,024 augmented copies, kept beside the full trainings
+    python benchmarks/vaes.py [--data ../shared/data] [--minutes 60] [--only fergana] [--models "vae, vamp"]
     python benchmarks/vaes.py --cost       # time of a training step over K classes beside the step without classes
+    python benchmarks/vaes.py --page       # the page alone, from the rows of this script and of the scoreboard
 
-Every cell (data, label share, seed, model) trains once, on one thread, on the rows and labels of `accuracy.py`, and is
-scored on the same held-out rows. Beside the rows of the catalogue stand variants of `vae`, one part changed at a time,
-the textbook forms, and the control: the same losses without a latent. Finished cells are kept in `results/vaes.json`
-with a fingerprint of the code that decides them, so the script goes on where it stopped; `results/vaes.md` is made
-from it.
+The rows of the catalogue, and the pool with and without them, are trained by `accuracy.py`. Here stand the variants:
+one part of `vae` changed at a time, the textbook forms, and the control, the same losses without a latent; on the
+rows, labels and held-out parcels of the scoreboard, at 10 % of the labels. Finished cells are kept in
+`results/vaes.json` with a fingerprint of the code that decides them, so the script goes on where it stopped;
+`results/vaes.md` is made from both files.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "vaes.json"
-DATA = ("arkansas", "fergana", "modis", "demo")
-SEEDS = {0.1: (0, 1, 2), 1.0: (0, 1, 2), 0.01: tuple(range(10))}
-ROWS = ("tgem", "ssvae", "vae", "m1", "m2", "m1m2", "adgm", "vade", "cagem", "ssdgm")
+SCOREBOARD = HERE / "results" / "accuracy.json"
+DATA = ("arkansas", "fergana", "modis")
+EVERYWHERE = (*DATA, "demo")
+LABELS, SEEDS = 0.1, (0, 1, 2)
+START, BEST, NETWORKS = "tgem", "ssvae", ("tempcnn", "tempcnn+fixmatch")
+SPLITS = {"in": "in", "cross": "across"}
 _CATEGORICAL = {"latent_kind": "categorical", "latent": 4, "categories": 8}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in ROWS},
     "control, no latent": ("vae", {"latent_kind": "none"}),
     "vae, student": ("vae", {"likelihood": "student"}),
     **{f"vae, prior {kind}": ("vae", {"prior": kind}) for kind in ("mog", "vamp", "realnvp", "autoregressive")},
@@ -54,9 +56,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "m1m2 textbook": ("m1m2", {"start": "none", "decide": "q"}),
     "vade textbook": ("vade", {"start": "none", "collapse": "pretrain", "decide": "bayes"}),
 }  # fmt: skip
-SHORT: dict[str, Any] = {"steps": 120, "copies": 1024}
-SHORTLY = ", 120 steps"
 BATCH, DATES, BANDS = 160, 36, 10
+
+
+Row = dict[str, Any]
 
 
 def contenders() -> None:
@@ -64,10 +67,7 @@ def contenders() -> None:
     from accuracy import CONTENDERS, Contender
 
     for name, (model, options) in VARIANTS.items():
-        if name not in CONTENDERS:
-            CONTENDERS[name] = Contender(model, "vae", options)
-        if model != "tgem":
-            CONTENDERS[name + SHORTLY] = Contender(model, "vae", {**SHORT, **options})
+        CONTENDERS.setdefault(name, Contender(model, "vae", options))
 
 
 def stored() -> dict[str, Any]:
@@ -84,19 +84,23 @@ def write(document: dict[str, Any]) -> None:
 
 def page(document: dict[str, Any]) -> str:
     """The tables as Markdown."""
-    from tables import NAMES, markdown
+    from tables import markdown
 
-    parts = ["# Variational auto-encoders\n", f"Command: `{document['command']}`. Machine: {document['machine']}.\n"]
-    head = ["model", "split", "seeds", "macro-F1", "accuracy", "NLL", "ECE", "train, s"]
-    for data, labels in product(DATA, sorted(SEEDS, reverse=True)):
-        lines = []
-        for model, split in product(_titles(), ("in", "cross")):
-            rows = [r for r in document["rows"]
-                    if (r["data"], r["labels"], r["model"], r["split"]) == (data, labels, model, split)]  # fmt: skip
-            lines += [_line(model, split, rows)] if rows else []
-        if lines:
-            title = NAMES.get(data, "The simulated region")
-            parts += [f"## {title}, {100 * labels:g} % of the labels\n", markdown(head, lines, 2) + "\n"]
+    board = json.loads(SCOREBOARD.read_text())["rows"] if SCOREBOARD.exists() else []
+    whole = [row for row in board if not row["dates"]]
+    parts = [
+        "# Variational auto-encoders\n",
+        f"Command: `{document['command']}`. Machine: {document['machine']}.\n",
+        _WORDS,
+    ]
+    head = ["data", "labels", "split", "seeds", "macro-F1", "accuracy", "ECE, %"]
+    nets = [f"`{name}`, macro-F1" for name in NETWORKS]
+    parts += _section(f"`{BEST}` above `{START}`", _BESIDE, [*head, *nets], 3, beside_start(whole))
+    parts += _section("In the pool", _POOLED, [*head[:4], *(title for title, *_ in POOLED)], 3, pooled(whole))
+    head = ["row", *(f"{_short(data)}, {SPLITS[split]}" for data, split in product(DATA, SPLITS)), "train, s"]
+    parts += _section("Every row", _ROWS, head, 1, differences(whole, _rows(), START))
+    own = document["rows"] + [row for row in whole if row["model"] == "vae"]
+    parts += _section("Parts of `vae`", _PARTS, head, 1, differences(own, list(VARIANTS), "vae"))
     if document["cost"]:
         head = ["model", "classes", "step, ms", "step without classes, ms", "ratio"]
         lines = [[r["model"], str(r["classes"]), f"{r['step']:.1f}", f"{r['plain']:.1f}", f"{r['ratio']:.2f}"]
@@ -105,21 +109,96 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _titles() -> list[str]:
-    """Every variant, and its short training after it."""
-    return [title for name in VARIANTS for title in (name, name + SHORTLY)]
+def _section(title: str, words: str, head: list[str], numeric: int, lines: list[list[str]]) -> list[str]:
+    from tables import markdown
+
+    return [f"## {title}\n\n{words}\n", markdown(head, lines, numeric) + "\n"] if lines else []
 
 
-def _line(model: str, split: str, rows: list[dict[str, Any]]) -> list[str]:
-    def told(name: str, scale: float, digits: int) -> str:
-        values = [scale * row[name] for row in rows]
-        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{fmean(values):.{digits}f}{spread}"
+def _rows() -> list[str]:
+    """Rows of the catalogue that the scoreboard trains, and its textbook form."""
+    from accuracy import CONTENDERS
 
-    return [model, split, str(len(rows)), told("macro_f1", 100, 1), told("accuracy", 100, 1), told("nll", 1, 2),
-            told("ece", 100, 1), told("seconds", 1, 0)]  # fmt: skip
+    return [name for name, contender in CONTENDERS.items() if contender.family == "vae" and name not in VARIANTS] + [
+        name for name in VARIANTS if name in CONTENDERS and LABELS in CONTENDERS[name].budgets
+    ]
 
 
+def _short(data: str) -> str:
+    from tables import NAMES
+
+    return NAMES.get(data, "demo region").partition(",")[0]
+
+
+def scores(rows: list[Row], name: str, data: str, labels: float, split: str) -> dict[int, Row]:
+    """A model's row of every seed; "… + target rows" is the model that saw the target without labels."""
+    model, _, target = name.partition(" + ")
+    place = (model, bool(target), data, labels, split)
+    fields = ("model", "target_unlabelled", "data", "labels", "split")
+    return {row["seed"]: row for row in rows if tuple(row[field] for field in fields) == place}
+
+
+def above(rows: list[Row], first: str, second: str, score: str, *place: Any) -> str:
+    """Points of the first model above the second, paired by seed, with an interval; nothing of fewer than two seeds."""
+    from scoreboard import with_interval
+
+    mine, start = scores(rows, first, *place), scores(rows, second, *place)
+    gaps = [mine[seed][score] - start[seed][score] for seed in sorted(mine.keys() & start.keys())]
+    return with_interval({"": gaps}) if len(gaps) > 1 else ""
+
+
+def beside_start(rows: list[Row]) -> list[list[str]]:
+    """The best auto-encoder, and the networks, above the Gaussian that it begins at."""
+    lines = []
+    for labels, data, split in product((0.01, 0.05, 0.1, 1.0), EVERYWHERE, SPLITS):
+        mine = scores(rows, BEST, data, labels, split)
+        told = [above(rows, BEST, START, score, data, labels, split) for score in ("macro_f1", "accuracy")]
+        if not all(told):
+            continue
+        ece = f"{100 * fmean(row['ece'] for row in mine.values()):.1f}"
+        nets = [above(rows, name, START, "macro_f1", data, labels, split) for name in NETWORKS]
+        lines.append([_short(data), f"{100 * labels:g} %", SPLITS[split], str(len(mine)), *told, ece, *nets])
+    return lines
+
+
+def pooled(rows: list[Row]) -> list[list[str]]:
+    """The pool with the best auto-encoder above pools with others, and above the semi-supervised network."""
+    lines = []
+    for labels, data, split in product((0.01, 0.1, 1.0), EVERYWHERE, SPLITS):
+        told = [above(rows, *pair, "macro_f1", data, labels, split) for _, *pair in POOLED]
+        if any(told):
+            seeds = str(len(scores(rows, "pool, ssvae", data, labels, split)))
+            lines.append([_short(data), f"{100 * labels:g} %", SPLITS[split], seeds, *told])
+    return lines
+
+
+POOLED = (
+    ("− `pool, tgem`", "pool, ssvae", "pool, tgem"),
+    ("− `pool`", "pool, ssvae", "pool"),
+    ("− `tempcnn+fixmatch`", "pool, ssvae", "tempcnn+fixmatch"),
+    ("with target rows − `tempcnn+fixmatch`", "pool, ssvae + target rows", "tempcnn+fixmatch"),
+)
+
+
+def differences(rows: list[Row], names: list[str], second: str) -> list[list[str]]:
+    """Macro-F1 of models above another on every task and split at 10 % of the labels, and the time of a training."""
+    lines = []
+    for name in names:
+        places = [(data, LABELS, split) for data, split in product(DATA, SPLITS)]
+        told = [above(rows, name, second, "macro_f1", *place) for place in places]
+        seconds = [row["seconds"] for place in places for row in scores(rows, name, *place).values()]
+        lines += [[f"`{name}`", *told, f"{fmean(seconds):.0f}"]] if any(told) else []
+    return lines
+
+
+_WORDS = (
+    '"in": held-out spatial blocks of the training region or years; "across": one half of another region or later '
+    "years. Differences are in points, paired by seed, with 95 % intervals from resampling the seeds.\n"
+)
+_BESIDE = f"`{BEST}` less `{START}`, its calibration error, and the networks less `{START}`."
+_POOLED = "Macro-F1 of the pool whose generative member is `ssvae` (by default it is a flow)."
+_ROWS = f"Macro-F1 less that of `{START}` at 10 % of the labels."
+_PARTS = "Macro-F1 less that of `vae` as it is, one part changed at a time, at 10 % of the labels."
 _SHAPE = (
     f"A training step, forward and backward, of {BATCH} seasons of {DATES} slots and {BANDS} bands, whitened before; "
     "beside it the same model of one class. Medians of alternating runs."
@@ -182,34 +261,28 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
     parser.add_argument("--minutes", type=float, default=480.0, help="begin no cell after this time")
     parser.add_argument("--only", nargs="*", choices=DATA, help="data sets")
-    parser.add_argument("--models", nargs="*", choices=sorted(VARIANTS), help="models and variants")
-    parser.add_argument("--labels", nargs="*", type=float, choices=sorted(SEEDS), help="label shares")
-    parser.add_argument("--seeds", nargs="*", type=int, help="seeds")
-    parser.add_argument("--short", action="store_true", help="short trainings, kept beside the full ones")
+    parser.add_argument("--models", nargs="*", choices=sorted(VARIANTS), help="variants")
     parser.add_argument("--cost", action="store_true", help="time a step over all classes instead")
+    parser.add_argument("--page", action="store_true", help="make the page again, nothing else")
     parser.add_argument("--rounds", type=int, default=9, help="runs of each timed call")
     options = parser.parse_args()
-    if options.cost:
-        timed = cost(options.rounds)
-        write({**stored(), "cost": timed})
+    contenders()
+    if options.cost or options.page:
+        write({**stored(), **({"cost": cost(options.rounds)} if options.cost else {})})
         return
     from accuracy import Cell, run
 
-    contenders()
     until = time.monotonic() + 60 * options.minutes
-    names = [name + SHORTLY * (options.short and name != "tgem") for name in options.models or VARIANTS]
-    for labels, data, model in product(options.labels or SEEDS, options.only or DATA, names):
-        for seed in SEEDS[labels]:
-            cell = Cell(data, labels, seed, model)
-            unasked = options.seeds is not None and seed not in options.seeds
-            if unasked or time.monotonic() > until or cell.key() in {row["key"] for row in stored()["rows"]}:
-                continue
-            rows = run(cell, str(options.data))
-            document = stored()
-            kept = [row for row in document["rows"] if asdict(cell).items() - row.items()]
-            write({**document, "rows": kept + rows})
-            told = " ".join(f"{r['split']} {100 * r['macro_f1']:.1f}/{100 * r['accuracy']:.1f}" for r in rows)
-            print(f"{data} {labels:g} seed {seed} {model}: {told} in {rows[0]['seconds']} s", flush=True)
+    for data, seed, model in product(options.only or DATA, SEEDS, options.models or VARIANTS):
+        cell = Cell(data, LABELS, seed, model)
+        if time.monotonic() > until or cell.key() in {row["key"] for row in stored()["rows"]}:
+            continue
+        rows = run(cell, str(options.data))
+        document = stored()
+        kept = [row for row in document["rows"] if asdict(cell).items() - row.items()]
+        write({**document, "rows": kept + rows})
+        told = " ".join(f"{r['split']} {100 * r['macro_f1']:.1f}/{100 * r['accuracy']:.1f}" for r in rows)
+        print(f"{data} seed {seed} {model}: {told} in {rows[0]['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":
