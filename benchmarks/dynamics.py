@@ -91,7 +91,8 @@ def run(cell: Cell, root: str) -> Iterator[dict[str, Any]]:
     import dynamics_measures as measures
 
     if cell.dates:
-        for row in accuracy.run(accuracy.Cell(cell.data, LABELS, cell.seed, cell.contender, False, cell.dates), root):
+        training = accuracy.Cell(cell.data, LABELS, cell.seed, cell.contender, False, cell.dates)
+        for row in accuracy.finished().get(training.key()) or accuracy.run(training, root):
             scores = {name: row[name] for name in ("n_test", "macro_f1", "accuracy", "nll", "ece")}
             yield {"measure": "early", "split": row["split"], "dates": cell.dates, "answer": "model", **scores}
         return
