@@ -29,6 +29,8 @@ STRONGEST = {"tempcnn", "tempcnn+fixmatch", "tgem", "realnvp", "ssvae", "srnn", 
 GENERATIVE = ("classical-generative", "flow", "vae", "dvae")
 DISCRIMINATIVE = ("discriminative",)
 NETWORKS = ("tempcnn", "tempcnn distilled")
+OPPONENT = "tempcnn+fixmatch"
+"""Of the networks, the one that the comparison was planned against."""
 START, RESIDUAL = "tgem", ("realnvp", "ssvae", "srnn")
 SPLITS, WORDS = ("in", "cross"), {"in": "in", "cross": "across"}
 GOALS = (
@@ -138,26 +140,31 @@ def claim(rows: list[Row]) -> str:
 
 
 def goals(rows: list[Row]) -> str:
-    """What was to be reached, and what was; no accuracy wanted means that none may be lost on any task."""
+    """What was to be reached, and what was, against the best network found and the one that was named before."""
     lines = []
-    pairs = [(*goal, target) for goal in GOALS for target in ((False, True) if goal[1] else (False,))]
-    for labels, adapted, model, f1, accuracy, target in pairs:
-        opponent = best_of(rows, labels, DISCRIMINATIVE, target=target)
+    for labels, adapted, model, f1, accuracy in GOALS:
         name = model + (" + target rows" if adapted else "")
-        if opponent is None or not paired(rows, name, opponent, labels, "cross", "macro_f1"):
-            continue
-        found = [paired(rows, name, opponent, labels, "cross", score) for score in ("macro_f1", "accuracy")]
-        value = [100 * fmean(fmean(d) for d in f.values()) for f in found]
-        per_task = ", ".join(
-            f"{task} {100 * fmean(found[0][task]):+.1f}/{100 * fmean(found[1][task]):+.1f}" for task in found[0]
-        )
-        met = "reached" if value[0] >= f1 and value[1] >= accuracy else "not reached"
-        losing = [task for task, differences in found[1].items() if fmean(differences) < 0]
-        if met == "reached" and not accuracy and losing:
-            met = f"not reached: accuracy is lost on {', '.join(losing)}"
-        lines.append([f"{100 * labels:g} %", f"`{name}` − `{opponent}`", f"{f1:+.0f} / {accuracy:+.0f}",
-                      f"{value[0]:+.1f} / {value[1]:+.1f}", per_task, met])  # fmt: skip
+        targets = (False, True) if adapted else (False,)
+        strongest = [best_of(rows, labels, DISCRIMINATIVE, target=target) for target in targets]
+        for opponent in dict.fromkeys((*strongest, OPPONENT)):
+            if opponent is not None and paired(rows, name, opponent, labels, "cross", "macro_f1"):
+                lines.append(_reached(rows, labels, name, opponent, (f1, accuracy)))
     return table(["labels", "pair", "wanted F1 / accuracy across", "found", "by task", ""], lines, 9)
+
+
+def _reached(rows: list[Row], labels: float, name: str, opponent: str, wanted: tuple[float, float]) -> list[str]:
+    """One line of what was to be reached; no accuracy wanted means that none may be lost on any task."""
+    found = [paired(rows, name, opponent, labels, "cross", score) for score in ("macro_f1", "accuracy")]
+    value = [100 * fmean(fmean(d) for d in f.values()) for f in found]
+    per_task = ", ".join(
+        f"{task} {100 * fmean(found[0][task]):+.1f}/{100 * fmean(found[1][task]):+.1f}" for task in found[0]
+    )
+    met = "reached" if value[0] >= wanted[0] and value[1] >= wanted[1] else "not reached"
+    losing = [task for task, differences in found[1].items() if fmean(differences) < 0]
+    if met == "reached" and not wanted[1] and losing:
+        met = f"not reached: accuracy is lost on {', '.join(losing)}"
+    return [f"{100 * labels:g} %", f"`{name}` − `{opponent}`", f"{wanted[0]:+.0f} / {wanted[1]:+.0f}",
+            f"{value[0]:+.1f} / {value[1]:+.1f}", per_task, met]  # fmt: skip
 
 
 def against(rows: list[Row]) -> str:
@@ -274,6 +281,8 @@ def page(document: dict[str, Any]) -> str:
             "95 % interval over seeds.",
             claimed,
             "### What was to be reached",
+            "Against the network that is best across, which is chosen by the very scores it is compared with, and "
+            f"against `{OPPONENT}`, which the comparison was planned against.",
             goals(rows),
         ]
     parts += [

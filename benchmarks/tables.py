@@ -32,7 +32,7 @@ NAMES = {
     "patches": "Flanders, aggregated Sentinel-2 patches",
 }
 HEADLINE = tuple((data, labels) for labels in (0.01, 0.1) for data in ("arkansas", "fergana", "modis"))
-HEADED = (*ORDER, "tempcnn+fixmatch + target rows", "pool + target rows")
+HEADED = (*ORDER[:3], "omniscale", *ORDER[3:], "tempcnn+fixmatch + target rows", "pool + target rows")
 
 
 def markdown(head: list[str], rows: list[list[str]], numeric: int = 99) -> str:
