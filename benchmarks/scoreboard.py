@@ -140,7 +140,7 @@ def claim(rows: list[Row]) -> str:
 
 
 def goals(rows: list[Row]) -> str:
-    """What was to be reached, and what was, against the best network found and the one that was named before."""
+    """What was to be reached, and what was, against the best network found and the one planned against."""
     lines = []
     for labels, adapted, model, f1, accuracy in GOALS:
         name = model + (" + target rows" if adapted else "")

@@ -1,6 +1,6 @@
 """What every variational auto-encoder is worth alone and in the pool, what its parts are, and what all classes cost.
 
-    python benchmarks/vaes.py [--data ../shared/data] [--minutes 60] [--only fergana] [--models "vae, vamp"]
+    python benchmarks/vaes.py [--data ../shared/data] [--minutes 60] [--only fergana] [--models "vae, exact"]
     python benchmarks/vaes.py --cost       # time of a training step over K classes beside the step without classes
     python benchmarks/vaes.py --page       # the page alone, from the rows of this script and of the scoreboard
 
@@ -23,6 +23,11 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
+
+from accuracy import CONTENDERS, Cell, Contender, run
+from kept import keep
+from scoreboard import with_interval
+from tables import NAMES, markdown
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "vaes.json"
@@ -64,8 +69,6 @@ Row = dict[str, Any]
 
 def contenders() -> None:
     """Let the scoreboard's cells know the variants."""
-    from accuracy import CONTENDERS, Contender
-
     for name, (model, options) in VARIANTS.items():
         CONTENDERS.setdefault(name, Contender(model, "vae", options))
 
@@ -77,15 +80,11 @@ def stored() -> dict[str, Any]:
 
 def write(document: dict[str, Any]) -> None:
     """Keep the document and the tables made from it."""
-    from kept import keep
-
     keep(RESULTS, document, page)
 
 
 def page(document: dict[str, Any]) -> str:
     """The tables as Markdown."""
-    from tables import markdown
-
     board = json.loads(SCOREBOARD.read_text())["rows"] if SCOREBOARD.exists() else []
     whole = [row for row in board if not row["dates"]]
     parts = [
@@ -110,23 +109,17 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _section(title: str, words: str, head: list[str], numeric: int, lines: list[list[str]]) -> list[str]:
-    from tables import markdown
-
     return [f"## {title}\n\n{words}\n", markdown(head, lines, numeric) + "\n"] if lines else []
 
 
 def _rows() -> list[str]:
     """Rows of the catalogue that the scoreboard trains, and its textbook form."""
-    from accuracy import CONTENDERS
-
     return [name for name, contender in CONTENDERS.items() if contender.family == "vae" and name not in VARIANTS] + [
         name for name in VARIANTS if name in CONTENDERS and LABELS in CONTENDERS[name].budgets
     ]
 
 
 def _short(data: str) -> str:
-    from tables import NAMES
-
     return NAMES.get(data, "demo region").partition(",")[0]
 
 
@@ -140,8 +133,6 @@ def scores(rows: list[Row], name: str, data: str, labels: float, split: str) -> 
 
 def above(rows: list[Row], first: str, second: str, score: str, *place: Any) -> str:
     """Points of the first model above the second, paired by seed, with an interval; nothing of fewer than two seeds."""
-    from scoreboard import with_interval
-
     mine, start = scores(rows, first, *place), scores(rows, second, *place)
     gaps = [mine[seed][score] - start[seed][score] for seed in sorted(mine.keys() & start.keys())]
     return with_interval({"": gaps}) if len(gaps) > 1 else ""
@@ -270,8 +261,6 @@ def main() -> None:
     if options.cost or options.page:
         write({**stored(), **({"cost": cost(options.rounds)} if options.cost else {})})
         return
-    from accuracy import Cell, run
-
     until = time.monotonic() + 60 * options.minutes
     for data, seed, model in product(options.only or DATA, SEEDS, options.models or VARIANTS):
         cell = Cell(data, LABELS, seed, model)
