@@ -204,7 +204,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
 def run_together(cells: Sequence[Cell], root: str) -> dict[Cell, list[dict[str, Any]]]:
     """Rows of cells that share a training: they differ at most in the part of the season that is seen in the test."""
     import torch
-    from real_input import score
+    from scores import score
 
     from cropgen.evaluation.memory import PeakMemory
     from cropgen.models.base import TrainingData

@@ -21,6 +21,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from kept import keep
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "decisions.json"
@@ -145,14 +146,15 @@ def _scores(model: Any, series: Any, classes: np.ndarray, seen: float) -> dict[s
     return found
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(document: dict[str, Any]) -> str:
     """The tables as Markdown."""
+    rows = document["rows"]
     whole = [row for row in rows if row["seen"] == 1.0]
     begun = [row for row in rows if row["seen"] < 1.0]
     return (
         "# Rules of decision of a residual flow, judged inside the training side\n\n"
-        "Made by `python benchmarks/decisions.py`. `realnvp`; points, mean ± standard error over trainings on "
-        "Arkansas, Fergana and Mato Grosso.\n\n" + _table(whole, RULES, "product") + "\n\n"
+        f"Made by `{document['command']}`. Machine: {document['machine']}. `realnvp`; points, mean ± "
+        "standard error over trainings on Arkansas, Fergana and Mato Grosso.\n\n" + _table(whole, RULES, "product") + "\n\n"
         "## Beginnings of seasons\n\nTrained on whole seasons, shown a third to seven twelfths of them: a mean over "
         f"{len(BEGINNINGS)} lengths.\n\n" + _table(begun, (*RULES, "product"), "densities") + "\n"
     )
@@ -185,15 +187,6 @@ def _gaps(rows: list[dict[str, Any]], rule: str, other: str, score: str) -> list
     return [fmean(gaps) for gaps in found.values()]
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """Keep the rows and the table, atomically."""
-    from cropgen.core.files import write_text
-
-    text = json.dumps({"command": "python benchmarks/decisions.py", "rows": rows}, separators=(",", ":"))
-    write_text(RESULTS, text.replace('},{"data"', '},\n{"data"') + "\n")
-    write_text(RESULTS.with_suffix(".md"), page(rows))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
@@ -205,7 +198,7 @@ def main() -> None:
         if any(asdict(cell).items() <= row.items() for row in rows) or time.monotonic() > until:
             continue
         rows += run(cell, str(options.data))
-        write(rows)
+        keep(RESULTS, {"rows": rows}, page)
         print(cell, flush=True)
 
 

@@ -81,7 +81,7 @@ def fit(data: str, root: str, seed: int, labels: float, model: str, options: dic
 def early(fitted: Fitted) -> Iterator[dict[str, Any]]:
     """Scores of the beginnings of a season: the answers of the model, and of a filter its scores alone, in one pass."""
     from accuracy import season_end
-    from real_input import score
+    from scores import score
 
     for split, rows in fitted.task.tests.items():
         for dates in PREFIXES:
@@ -113,7 +113,7 @@ def _filtered(fitted: Fitted, split: str, rows: np.ndarray) -> Iterator[dict[str
 
 def sparse(fitted: Fitted) -> Iterator[dict[str, Any]]:
     """Scores with complete series, and with most observations of every row dropped before it is classified."""
-    from real_input import score
+    from scores import score
 
     for split, rows in fitted.task.tests.items():
         series = fitted.task.series.take(rows)

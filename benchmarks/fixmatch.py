@@ -83,7 +83,7 @@ def run(cell: Cell, root: str) -> Row:
     import torch
     from accuracy import problem
     from problems import BLOCK_KM, blocks
-    from real_input import score
+    from scores import score
 
     from cropgen.models.base import TrainingData
     from cropgen.series.batches import make_batch

@@ -87,7 +87,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     """Train one cell and score it on its splits."""
     import torch
     from accuracy import problem
-    from real_input import score
+    from scores import score
 
     from cropgen.evaluation.memory import PeakMemory
     from cropgen.models.base import GenerativeModel

@@ -27,7 +27,7 @@ from flows import (
     SHORT,
 )
 from kept import page_from
-from scoreboard import with_interval
+from scoreboard import above, with_interval
 from tables import NAMES, markdown
 
 HERE = Path(__file__).resolve().parent
@@ -116,23 +116,14 @@ def recommended(rows: list[Row]) -> list[list[str]]:
     """The recommended flow less `tgem`, and the networks less it, at every budget and split that has been run."""
     beside, lines = networks(), []
     for data, share, split in _columns(rows):
-        start = {row["seed"]: row for row in chosen(rows, False, data, share, "tgem", split)}
-        mine = [row for row in chosen(rows, False, data, share, RECOMMENDED, split) if row["seed"] in start]
-        if len(mine) < 2:
+        start, mine = (chosen(rows, False, data, share, name, split) for name in ("tgem", RECOMMENDED))
+        told = [above(mine, start, "nats_per_value", 1, 3), *(above(mine, start, s) for s in ("macro_f1", "accuracy"))]
+        if not all(told):
             continue
-
-        nets = [_gain(chosen(beside, False, data, share, name, split), start, "macro_f1") for name in NETWORKS]
-        lines.append([NAMES[data], f"{100 * share:g} %", SPLITS[split], str(len(mine)),
-                      _gain(mine, start, "nats_per_value", 1, 3), _gain(mine, start, "macro_f1"),
-                      _gain(mine, start, "accuracy"),
-                      *nets])  # fmt: skip
+        seeds = {row["seed"] for row in mine} & {row["seed"] for row in start}
+        nets = [above(chosen(beside, False, data, share, name, split), start, "macro_f1") for name in NETWORKS]
+        lines.append([NAMES[data], f"{100 * share:g} %", SPLITS[split], str(len(seeds)), *told, *nets])
     return lines
-
-
-def _gain(rows: list[Row], start: dict[int, Row], score: str, scale: float = 100, digits: int = 1) -> str:
-    """A score less that of the start, paired by seed, with an interval; nothing of fewer than two seeds."""
-    gaps = [row[score] - start[row["seed"]][score] for row in rows if row["seed"] in start]
-    return with_interval({"": gaps}, scale, digits) if len(gaps) > 1 else ""
 
 
 def networks() -> list[Row]:

@@ -55,7 +55,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
     import torch
     from decisions import Cell as Part
     from decisions import material
-    from real_input import score
+    from scores import score
 
     from cropgen.training.fit import fit_model
 

@@ -14,14 +14,12 @@ from cropgen.series.splits import holdout
 
 FOLDERS = {
     "arkansas": ("us-cdl-s2-2021-arkansas", readers.arkansas),
-    "central-asia": ("central-asia-crops", readers.central_asia),
     "fergana": ("central-asia-crops", readers.central_asia),
     "bavaria": ("worldcrops-bavaria", readers.bavaria),
     "modis": ("sits-modis", readers.modis),
     "france": ("worldcereal-classification", readers.france),
-    "patches": ("worldcereal-classification", readers.patches),
 }
-BLOCK_KM = {"arkansas": 5.0, "fergana": 2.0, "modis": 5.0, "france": 5.0, "bavaria": 0.5, "patches": 0.1}
+BLOCK_KM = {"arkansas": 5.0, "fergana": 2.0, "modis": 5.0, "france": 5.0, "bavaria": 0.5}
 LEAST = 10  # rows of a crop that is learnt from, where rare ones are left out
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +20,8 @@ import shapely
 import xarray as xr
 
 from cropgen.core.files import require_input
-from cropgen.core.progress import Silent
-from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.series.legend import Legend
-from cropgen.series.schema import ParcelSeries, concatenate
-from cropgen.series.store import SeriesStore
+from cropgen.series.schema import ParcelSeries
 
 _REFLECTANCE = 1e-4
 _ARKANSAS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
@@ -190,21 +185,3 @@ def patch_parcels(patch: Path) -> gpd.GeoDataFrame:
         crs=int(str(attributes["epsg"])),
     )
     return frame[frame.area >= 5000].reset_index(drop=True)
-
-
-def patches(root: Path, names: tuple[str, ...] = ("00002806639B424A", "0000280849BAC91C")) -> RealData:
-    """Two 640 m Sentinel-2 stacks of Flanders, 2018 and 2019, through `aggregate` over the parcels of their rasters."""
-    parts, legend, outlines = [], Legend("worldcereal", ()), []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            folder, store = root / "patches" / name, Path(scratch) / f"{name}.zarr"
-            layer = Path(scratch) / f"{name}.gpkg"
-            patch_parcels(require_input(folder, "patch")).to_file(layer)
-            aggregate(folder, layer, store, AggregateOptions(legend="worldcereal"), Silent())
-            opened = SeriesStore.open(store)
-            legend = legend.extended(opened.legend)
-            series, geometry = opened.read(), opened.geometry()
-            label = np.append(opened.legend.translation(legend), -1)[series.label]
-            parts.append(replace(series, label=label.astype(np.int32), pixels=None))
-            outlines.append(geometry.geometry if geometry is not None else gpd.GeoSeries(crs=opened.crs))
-    return RealData(concatenate(parts), legend, gpd.GeoSeries(pd.concat(outlines, ignore_index=True)))

@@ -98,6 +98,13 @@ def with_interval(differences: dict[str, list[float]], scale: float = 100, digit
     return f"{mean} [{low}, {high}]"
 
 
+def above(mine: list[Row], start: list[Row], score: str, scale: float = 100, digits: int = 1) -> str:
+    """A score less that of the start, paired by seed, with an interval; nothing of fewer than two common seeds."""
+    other = {row["seed"]: row[score] for row in start}
+    gaps = [row[score] - other[row["seed"]] for row in mine if row["seed"] in other]
+    return with_interval({"": gaps}, scale, digits) if len(gaps) > 1 else ""
+
+
 def best(rows: list[Row], labels: float, fits: Callable[[Row], bool]) -> str | None:
     """The model with the largest mean macro-F1 across the three tasks' targets."""
     scores = means([row for row in rows if fits(row)], labels, "cross", "macro_f1")

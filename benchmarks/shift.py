@@ -42,6 +42,7 @@ RESULTS = HERE / "results" / "shift.json"
 DATA = ("modis", "fergana", "arkansas")
 LABELS = ("10%", "1%")
 SEEDS = (0, 1, 2)
+CODE = ("series", "models", "kernels", "training", "metrics")
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,19 @@ def cells(only: list[str] | None) -> list[Cell]:
     return [cell for cell in found if not only or cell.data in only]
 
 
-def main() -> None:
-    import real_input
+def code_key() -> str:
+    """Hex digest of the sources that decide a result."""
+    import cropgen
 
+    root = Path(cropgen.__file__).parent
+    digest = hashlib.sha256()
+    for folder in CODE:
+        for source in sorted((root / folder).rglob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
     parser.add_argument("--jobs", type=int, default=1)
@@ -216,7 +227,7 @@ def main() -> None:
     parser.add_argument("--code", help="use the cells kept for this code instead of the present one")
     options = parser.parse_args()
     options.ledger.mkdir(parents=True, exist_ok=True)
-    code = options.code or real_input.code_key()
+    code = options.code or code_key()
     kept = {cell: options.ledger / f"{cell.key(code)}.json" for cell in cells(options.only)}
     todo = [cell for cell, path in kept.items() if not path.exists()]
     print(f"{len(kept)} cells, {len(kept) - len(todo)} done, code {code}", flush=True)

@@ -18,21 +18,18 @@ from accuracy import SEEDS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-REAL_INPUT = HERE / "results" / "real_input.json"
 SHIFT = HERE / "results" / "shift.json"
 PREPARE = HERE / "results" / "prepare.json"
 ACCURACY = HERE / "results" / "accuracy.json"
-ORDER = ("rf", "tempcnn", "tempcnn+fixmatch", "tgem", "realnvp", "ssvae", "srnn", "pool")
 NAMES = {
     "arkansas": "Arkansas, Sentinel-2, 5 crops",
-    "central-asia": "Fergana, 16-day NDVI",
     "fergana": "Fergana, 16-day NDVI",
     "modis": "Mato Grosso, MODIS",
     "bavaria": "Bavaria, Sentinel-2 with clouds, 301 parcels",
-    "patches": "Flanders, aggregated Sentinel-2 patches",
 }
 HEADLINE = tuple((data, labels) for labels in (0.01, 0.1) for data in ("arkansas", "fergana", "modis"))
-HEADED = (*ORDER[:3], "omniscale", *ORDER[3:], "tempcnn+fixmatch + target rows", "pool + target rows")
+HEADED = ("rf", "tempcnn", "tempcnn+fixmatch", "omniscale", "tgem", "realnvp", "ssvae", "srnn", "pool",
+          "tempcnn+fixmatch + target rows", "pool + target rows")  # fmt: skip
 
 
 def markdown(head: list[str], rows: list[list[str]], numeric: int = 99) -> str:
@@ -97,14 +94,6 @@ def _spread(values: list[float], digits: int = 1, factor: float = 100.0) -> str:
     return f"{mean} ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def _groups(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]]:
-    found: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        group = found.setdefault((row["data"], row["split"], row["labels"]), {})
-        group.setdefault(row["model"], []).append(row)
-    return found
-
-
 def headline(rows: list[dict[str, Any]]) -> str:
     """Across regions and years: macro-F1 / accuracy of the strongest models."""
     found: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
@@ -126,49 +115,6 @@ def _headed(rows: list[dict[str, Any]], labels: float) -> str:
     """Macro-F1 / accuracy, and how many seeds where not all are in."""
     told = " / ".join(_spread([row[name] for row in rows]) for name in ("macro_f1", "accuracy") if rows)
     return f"{told} ({len(rows)} seeds)" if 0 < len(rows) < len(SEEDS[labels]) else told or "–"
-
-
-def full_results(document: dict[str, Any]) -> str:
-    """Every data set, split and label share."""
-    parts = [
-        f"Command: `{document['command']}`. Machine: {document['machine']}; Python {document['python']}, "
-        f"torch {document['torch']}."
-    ]
-    for (data, split, labels), group in _groups(document["rows"]).items():
-        lines = []
-        for model in ORDER:
-            scored = group.get(model, [])
-            if not scored:
-                continue
-            seconds = [r["seconds"] for r in scored if r["seconds"] is not None]
-            peaks = [r["peak_mb"] for r in scored if r["peak_mb"] is not None]
-            lines.append(
-                [f"`{model}`", str(len(scored)), _spread([r["macro_f1"] for r in scored]),
-                 f"{100 * min(r['macro_f1'] for r in scored):.1f}", _spread([r["accuracy"] for r in scored]),
-                 _spread([r["nll"] for r in scored], 2, 1.0), _spread([r["ece"] for r in scored]),
-                 f"{fmean(seconds):.0f}" if seconds else "", f"{max(peaks)}" if peaks else ""]
-            )  # fmt: skip
-        any_row = next(iter(group.values()))[0]
-        parts.append(
-            f"### {NAMES[data]}: {split.replace('->', '→')}, {labels} labels ({any_row['n_labelled']} parcels)\n\n"
-            + markdown(
-                ["model", "seeds", "macro-F1 %", "lowest", "accuracy %", "NLL", "ECE %", "fit s", "peak MB"],
-                lines, numeric=1,
-            )
-        )  # fmt: skip
-    return "\n\n".join(parts)
-
-
-def guard_report(rows: list[dict[str, Any]]) -> str:
-    """How often the guard of the tied Gaussian kept the unlabelled parcels out."""
-    lines = []
-    for (data, _, labels), group in _groups(rows).items():
-        seen = {(r["seed"]): r["guard"] for r in group.get("tgem", []) if r.get("guard")}
-        if seen and [NAMES[data], labels] not in [line[:2] for line in lines]:
-            fallen = sum(bool(g.get("guard_fell_back")) for g in seen.values())
-            fits = sorted({str(g.get("fit")) for g in seen.values()})
-            lines.append([NAMES[data], labels, str(len(seen)), str(fallen), ", ".join(fits)])
-    return markdown(["data", "labels", "seeds", "guard fell back", "fits chosen"], lines)
 
 
 def preparation(document: dict[str, Any]) -> str:
@@ -219,7 +165,6 @@ def filled(text: str, name: str, content: str) -> str:
 
 def documents() -> dict[Path, str]:
     """Every generated document and what it must hold."""
-    results = json.loads(REAL_INPUT.read_text(encoding="utf-8"))
     scores = json.loads(ACCURACY.read_text(encoding="utf-8"))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
@@ -229,9 +174,8 @@ def documents() -> dict[Path, str]:
     ):  # fmt: skip
         text = filled(text, name, content)
     bench = HERE / "README.md"
-    told = filled(bench.read_text(encoding="utf-8"), "results", full_results(results))
-    told = filled(told, "guard", guard_report(results["rows"]))
-    told = filled(told, "prepare", preparation(json.loads(PREPARE.read_text(encoding="utf-8"))))
+    prepared = preparation(json.loads(PREPARE.read_text(encoding="utf-8")))
+    told = filled(bench.read_text(encoding="utf-8"), "prepare", prepared)
     models = ROOT / "docs" / "models.md"
     listed = filled(models.read_text(encoding="utf-8"), "models", model_table())
     remedies = ROOT / "docs" / "shift.md"

@@ -26,7 +26,7 @@ from typing import Any
 
 from accuracy import CONTENDERS, Cell, Contender, run
 from kept import keep
-from scoreboard import with_interval
+from scoreboard import above
 from tables import NAMES, markdown
 
 HERE = Path(__file__).resolve().parent
@@ -123,31 +123,24 @@ def _short(data: str) -> str:
     return NAMES.get(data, "demo region").partition(",")[0]
 
 
-def scores(rows: list[Row], name: str, data: str, labels: float, split: str) -> dict[int, Row]:
-    """A model's row of every seed; "… + target rows" is the model that saw the target without labels."""
+def scored(rows: list[Row], name: str, data: str, labels: float, split: str) -> list[Row]:
+    """A model's rows, one of each seed; "… + target rows" is the model that saw the target without labels."""
     model, _, target = name.partition(" + ")
     place = (model, bool(target), data, labels, split)
     fields = ("model", "target_unlabelled", "data", "labels", "split")
-    return {row["seed"]: row for row in rows if tuple(row[field] for field in fields) == place}
-
-
-def above(rows: list[Row], first: str, second: str, score: str, *place: Any) -> str:
-    """Points of the first model above the second, paired by seed, with an interval; nothing of fewer than two seeds."""
-    mine, start = scores(rows, first, *place), scores(rows, second, *place)
-    gaps = [mine[seed][score] - start[seed][score] for seed in sorted(mine.keys() & start.keys())]
-    return with_interval({"": gaps}) if len(gaps) > 1 else ""
+    return [row for row in rows if tuple(row[field] for field in fields) == place]
 
 
 def beside_start(rows: list[Row]) -> list[list[str]]:
     """The best auto-encoder, and the networks, above the Gaussian that it begins at."""
     lines = []
     for labels, data, split in product((0.01, 0.05, 0.1, 1.0), EVERYWHERE, SPLITS):
-        mine = scores(rows, BEST, data, labels, split)
-        told = [above(rows, BEST, START, score, data, labels, split) for score in ("macro_f1", "accuracy")]
+        mine, start, *others = (scored(rows, name, data, labels, split) for name in (BEST, START, *NETWORKS))
+        told = [above(mine, start, score) for score in ("macro_f1", "accuracy")]
         if not all(told):
             continue
-        ece = f"{100 * fmean(row['ece'] for row in mine.values()):.1f}"
-        nets = [above(rows, name, START, "macro_f1", data, labels, split) for name in NETWORKS]
+        ece = f"{100 * fmean(row['ece'] for row in mine):.1f}"
+        nets = [above(other, start, "macro_f1") for other in others]
         lines.append([_short(data), f"{100 * labels:g} %", SPLITS[split], str(len(mine)), *told, ece, *nets])
     return lines
 
@@ -156,9 +149,10 @@ def pooled(rows: list[Row]) -> list[list[str]]:
     """The pool with the best auto-encoder above pools with others, and above the semi-supervised network."""
     lines = []
     for labels, data, split in product((0.01, 0.1, 1.0), EVERYWHERE, SPLITS):
-        told = [above(rows, *pair, "macro_f1", data, labels, split) for _, *pair in POOLED]
+        pairs = [[scored(rows, name, data, labels, split) for name in pair] for _, *pair in POOLED]
+        told = [above(mine, other, "macro_f1") for mine, other in pairs]
         if any(told):
-            seeds = str(len(scores(rows, "pool, ssvae", data, labels, split)))
+            seeds = str(len(scored(rows, "pool, ssvae", data, labels, split)))
             lines.append([_short(data), f"{100 * labels:g} %", SPLITS[split], seeds, *told])
     return lines
 
@@ -176,8 +170,9 @@ def differences(rows: list[Row], names: list[str], second: str) -> list[list[str
     lines = []
     for name in names:
         places = [(data, LABELS, split) for data, split in product(DATA, SPLITS)]
-        told = [above(rows, name, second, "macro_f1", *place) for place in places]
-        seconds = [row["seconds"] for place in places for row in scores(rows, name, *place).values()]
+        mine = [scored(rows, name, *place) for place in places]
+        told = [above(one, scored(rows, second, *place), "macro_f1") for one, place in zip(mine, places, strict=True)]
+        seconds = [row["seconds"] for one in mine for row in one]
         lines += [[f"`{name}`", *told, f"{fmean(seconds):.0f}"]] if any(told) else []
     return lines
 
