@@ -141,7 +141,7 @@ def _scores(model: Any, series: Any, classes: np.ndarray, seen: float) -> dict[s
         found[rule] = {
             "macro_f1": round(float(macro_f1(counts)), 5),
             "accuracy": round(float(overall_accuracy(counts)), 5),
-            "nll": round(float(negative_log_likelihood(np.exp(told), true)), 5),
+            "nll": round(negative_log_likelihood(np.maximum(told, -30.0), true), 5),
         }
     return found
 
@@ -154,7 +154,9 @@ def page(document: dict[str, Any]) -> str:
     return (
         "# Rules of decision of a residual flow, judged inside the training side\n\n"
         f"Made by `{document['command']}`. Machine: {document['machine']}. `realnvp`; points, mean ± "
-        "standard error over trainings on Arkansas, Fergana and Mato Grosso.\n\n" + _table(whole, RULES, "product") + "\n\n"
+        "standard error over trainings on Arkansas, Fergana and Mato Grosso.\n\n"
+        + _table(whole, RULES, "product")
+        + "\n\n"
         "## Beginnings of seasons\n\nTrained on whole seasons, shown a third to seven twelfths of them: a mean over "
         f"{len(BEGINNINGS)} lengths.\n\n" + _table(begun, (*RULES, "product"), "densities") + "\n"
     )
