@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -164,15 +164,14 @@ def page(document: dict[str, Any]) -> str:
 
 def _table(rows: list[dict[str, Any]], rules: tuple[str, ...], other: str) -> str:
     """What each rule is above another, by labels a class and split."""
-    from tables import markdown
+    from tables import markdown, with_error
 
     lines = []
     for few, split in ((False, "in"), (False, "shift"), (True, "in"), (True, "shift")):
         here = [r for r in rows if r["split"] == split and (r["labels_per_class"] < MANY) == few]
         for rule in rules if here else ():
             gaps = {score: _gaps(here, rule, other, score) for score in ("macro_f1", "accuracy", "nll")}
-            cells = [f"{100 * fmean(gaps[score]):+.1f} ± {100 * stdev(gaps[score]) / len(gaps[score]) ** 0.5:.1f}"
-                     for score in ("macro_f1", "accuracy")]  # fmt: skip
+            cells = [with_error([100 * gap for gap in gaps[score]]) for score in ("macro_f1", "accuracy")]
             labels = f"{'fewer than' if few else 'at least'} {MANY:g}"
             lines.append([labels, split, str(len(gaps["nll"])), f"`{rule}`", *cells, f"{fmean(gaps['nll']):+.3f}"])
     head = ["labels a class", "split", "trainings", "rule", f"macro-F1 − `{other}`", f"accuracy − `{other}`",

@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
 
 def page(document: dict[str, Any]) -> str:
     """The table as Markdown."""
-    from tables import markdown
+    from tables import markdown, with_error
 
     rows, lines = document["rows"], []
     for low, high in BUDGETS:
@@ -88,7 +88,7 @@ def page(document: dict[str, Any]) -> str:
                     after = [(row["scores"][weight], before[_cell(row)]) for row in here if row["member"] == member]
                     if after and (member, weight) != ("tgem", "rule"):
                         gaps = [
-                            _told([100 * (new[s] - old[s]) for new, old in after]) for s in ("macro_f1", "accuracy")
+                            with_error([100 * (new[s] - old[s]) for new, old in after]) for s in ("macro_f1", "accuracy")
                         ]
                         nll = f"{fmean(new['nll'] - old['nll'] for new, old in after):+.3f}"
                         few = f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
@@ -104,12 +104,6 @@ def page(document: dict[str, Any]) -> str:
 
 def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["data"], row["labels"], row["seed"]
-
-
-def _told(gaps: list[float]) -> str:
-    """Mean ± standard error; without one where there is one training."""
-    spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.1f}" if len(gaps) > 1 else ""
-    return f"{fmean(gaps):+.1f}{spread}"
 
 
 def main() -> None:

@@ -38,6 +38,12 @@ def markdown(head: list[str], rows: list[list[str]], numeric: int = 99) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
 
 
+def with_error(gaps: list[float]) -> str:
+    """Mean gap ± standard error; without one where there is one training."""
+    spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.1f}" if len(gaps) > 1 else ""
+    return f"{fmean(gaps):+.1f}{spread}"
+
+
 def prediction_columns() -> str:
     from cropgen.prediction.columns import COLUMNS, PREFIX
 
