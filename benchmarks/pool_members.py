@@ -88,7 +88,8 @@ def page(document: dict[str, Any]) -> str:
                     after = [(row["scores"][weight], before[_cell(row)]) for row in here if row["member"] == member]
                     if after and (member, weight) != ("tgem", "rule"):
                         gaps = [
-                            with_error([100 * (new[s] - old[s]) for new, old in after]) for s in ("macro_f1", "accuracy")
+                            with_error([100 * (new[s] - old[s]) for new, old in after])
+                            for s in ("macro_f1", "accuracy")
                         ]
                         nll = f"{fmean(new['nll'] - old['nll'] for new, old in after):+.3f}"
                         few = f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
