@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import keep, training_key
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "accuracy.json"
@@ -36,8 +37,6 @@ FURTHER = ("france", "bavaria", "demo")
 SEEDS = {0.01: tuple(range(10)), 0.05: (0, 1, 2), 0.1: (0, 1, 2), 1.0: (0, 1, 2)}
 BUDGETS, MANY, ONE = (0.1, 1.0, 0.01), (0.1, 1.0), (0.1,)
 PREFIXES = (12, 15, 18, 21)
-ROOTS = ("cropgen.training.fit", "cropgen.training.data", "cropgen.series.splits")
-CHOSEN_BY_NAME = ("cropgen.models.catalog",)
 
 
 @dataclass(frozen=True)
@@ -108,20 +107,6 @@ def _contenders() -> dict[str, Contender]:
 
 
 CONTENDERS = _contenders()
-
-
-def training_key(model: str, options: dict[str, Any], cell: dict[str, Any]) -> str:
-    """Fingerprint of a cell, the options of its model, and the code that the model and the members of a pool reach."""
-    from cropgen.core.recipe import Contender as Section
-    from cropgen.core.run import fingerprint
-    from cropgen.core.sources import code_fingerprint
-    from cropgen.evaluation.plan import model_modules
-    from cropgen.models.catalog import find
-
-    modules = ["cropgen.models." + find(model).target.partition(":")[0]]
-    if find(model).family == "pool":
-        modules = sorted(model_modules(Section(name=model, options=options)))
-    return fingerprint(code_fingerprint((*ROOTS, *modules), without=CHOSEN_BY_NAME), options, cell)[:20]
 
 
 @dataclass(frozen=True)
@@ -297,7 +282,6 @@ def finished() -> dict[str, list[dict[str, Any]]]:
 def write(rows: list[dict[str, Any]]) -> None:
     """Keep all rows and the tables made from them."""
     import scoreboard
-    from kept import keep
 
     document = {"planned": len(cells(None, None)), "rows": rows}
     keep(RESULTS, document, scoreboard.page, on=f"{os.cpu_count()} cores, one thread per training")

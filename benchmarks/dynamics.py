@@ -59,7 +59,7 @@ class Cell:
     def key(self) -> str:
         """Fingerprint of what decides the result."""
         from accuracy import Cell as Training
-        from accuracy import training_key
+        from kept import training_key
 
         if self.dates:
             return Training(self.data, LABELS, self.seed, self.contender, False, self.dates).key()

@@ -70,12 +70,9 @@ class Cell:
 
     def key(self) -> str:
         """Fingerprint of what decides the result."""
-        from cropgen.core.run import fingerprint
-        from cropgen.core.sources import code_fingerprint
+        from kept import training_key
 
-        roots = ("cropgen.training.fit", "cropgen.training.data", "cropgen.series.splits",
-                 "cropgen.models.discriminative.tempcnn")  # fmt: skip
-        return fingerprint(code_fingerprint(roots, without=("cropgen.models.catalog",)), asdict(self))[:20]
+        return training_key("tempcnn", self.options, asdict(self))
 
 
 def run(cell: Cell, root: str) -> Row:

@@ -78,7 +78,7 @@ class Cell:
 
     def key(self) -> str:
         """Fingerprint of what decides the result."""
-        from accuracy import training_key
+        from kept import training_key
 
         return training_key(MODELS[self.model][0], self.options, asdict(self))
 

@@ -1,4 +1,4 @@
-"""How results are kept: a document as JSON, and the page made from it beside it."""
+"""How results are kept: under a key of what decides them, as JSON, and the page made from it beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,28 @@ from pathlib import Path
 from typing import Any
 
 Page = Callable[[dict[str, Any]], str]
+
+ROOTS = ("cropgen.training.fit", "cropgen.training.data", "cropgen.series.splits")
+DECIDE_NOTHING = (
+    "cropgen.models.catalog", "cropgen.training.ledger", "cropgen.series.store", "cropgen.series.layout",
+    "cropgen.series.geometry_parts",
+    *(f"cropgen.core.{name}" for name in ("errors", "files", "locking", "progress", "run", "sources")),
+)  # fmt: skip
+"""Modules that name, keep, lock or tell, and compute nothing: a change of theirs leaves every result as it is."""
+
+
+def training_key(model: str, options: dict[str, Any], cell: dict[str, Any]) -> str:
+    """Fingerprint of a cell, the options of its model, and the code that the model and the members of a pool reach."""
+    from cropgen.core.recipe import Contender as Section
+    from cropgen.core.run import fingerprint
+    from cropgen.core.sources import code_fingerprint
+    from cropgen.evaluation.plan import model_modules
+    from cropgen.models.catalog import find
+
+    modules = ["cropgen.models." + find(model).target.partition(":")[0]]
+    if find(model).family == "pool":
+        modules = sorted(model_modules(Section(name=model, options=options)))
+    return fingerprint(code_fingerprint((*ROOTS, *modules), without=DECIDE_NOTHING), options, cell)[:20]
 
 
 def keep(results: Path, document: dict[str, Any], page: Page, *, on: str = "one thread") -> None:

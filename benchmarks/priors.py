@@ -55,7 +55,7 @@ class Cell:
 
     def key(self) -> str:
         """Fingerprint of what decides the result."""
-        from accuracy import training_key
+        from kept import training_key
 
         return training_key("vae", self.options, {**asdict(self), "rows": ROWS, "draws": DRAWS})
 
