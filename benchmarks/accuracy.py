@@ -283,7 +283,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     """Keep all rows and the tables made from them."""
     import scoreboard
 
-    document = {"planned": len(cells(None, None)), "rows": rows}
+    document = {"planned": len(trainings(cells(None, None))), "rows": rows}
     keep(RESULTS, document, scoreboard.page, on=f"{os.cpu_count()} cores, one thread per training")
 
 

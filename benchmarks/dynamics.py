@@ -130,7 +130,8 @@ def _mean(rows: list[dict[str, Any]], value: str, **wanted: Any) -> str:
     found = [100 * row[value] for row in rows if wanted.items() <= row.items()]
     if len(found) < 2:
         return f"{found[0]:.1f} (1)" if found else "–"
-    return f"{np.mean(found):.1f} ± {np.std(found):.1f}" + (f" ({len(found)})" if len(found) < len(SEEDS) else "")
+    few = f" ({len(found)})" if len(found) < len(SEEDS) else ""
+    return f"{np.mean(found):.1f} ± {np.std(found, ddof=1):.1f}{few}"
 
 
 def page(document: dict[str, Any]) -> str:

@@ -57,6 +57,14 @@ def spread(values: list[float], factor: float = 100.0, digits: int = 1) -> str:
     return f"{mean} ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
+def training(row: Row) -> tuple[Any, ...]:
+    """What tells a row's training: a season cut at prediction alone shares that of the whole seasons."""
+    from accuracy import CONTENDERS
+
+    dates = 0 if CONTENDERS[row["model"]].early == "cut" else row["dates"]
+    return (*(row[name] for name in ("data", "labels", "seed", "model", "target_unlabelled")), dates)
+
+
 def chosen(rows: list[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
@@ -226,22 +234,21 @@ def early(rows: list[Row]) -> str:
 
 def early_differences(rows: list[Row]) -> str:
     """What each model is above the networks trained for each prefix, mean over the prefixes."""
-    scores = {(named(r), r["split"], r["dates"], r["seed"]): r["macro_f1"] for r in rows if r["dates"]}
-    dates = sorted({key[2] for key in scores})
+    scores: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
+    for row in rows:
+        if row["dates"]:
+            of_seed = scores.setdefault((named(row), row["split"]), {}).setdefault(row["seed"], {})
+            of_seed[row["dates"]] = row["macro_f1"]
     lines = []
-    for model in dict.fromkeys(key[0] for key in scores if key[0] not in NETWORKS):
+    for model in dict.fromkeys(name for name, _ in scores if name not in NETWORKS):
         cells = []
         for split in ("in", "cross"):
+            mine = scores[model, split]
             for network in NETWORKS:
-                found = {
-                    str(count): [
-                        scores[model, split, count, seed] - scores[network, split, count, seed]
-                        for *key, seed in scores
-                        if key == [model, split, count] and (network, split, count, seed) in scores
-                    ]
-                    for count in dates
-                }
-                cells.append(with_interval(found) if all(found.values()) else "–")
+                theirs = scores.get((network, split), {})
+                common = [seed for seed in sorted(mine) if mine[seed].keys() == theirs.get(seed, {}).keys()]
+                gaps = [fmean(mine[seed][count] - theirs[seed][count] for count in mine[seed]) for seed in common]
+                cells.append(with_interval({"": gaps}) if gaps else "–")
         lines.append([f"`{model}`", *cells])
     head = ["model", *(f"{split}, − `{network}`" for split in ("in", "across") for network in NETWORKS)]
     return table(head, lines, 1)
@@ -270,7 +277,7 @@ def full(rows: list[Row], data: str, labels: float) -> str:
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
     rows = document["rows"]
-    trainings = {row["key"]: row["seconds"] for row in rows}
+    trainings = {training(row): row["seconds"] for row in rows}
     parts = [
         "# Accuracy: every model, few and many labels, in and across regions and years",
         f"Made by `{document['command']}`. {len(trainings)} of {document['planned']} trainings are in, "
