@@ -108,7 +108,7 @@ class Batch:
 
 
 def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | None = None) -> Batch:
-    """Turn container rows into a batch.
+    """Turn container rows into a batch. A date that lacks a band is masked.
 
     Arguments:
         series: rows with the bands of the model, in its order.
@@ -117,7 +117,7 @@ def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | N
             None: labels are kept as they are.
     """
     slot = calendar.slots(series.day, series.year)
-    mask = series.mask & (slot >= 0)
+    mask = series.complete & (slot >= 0)
     label = series.label.astype(np.int64)
     if classes is not None:
         lookup = np.full(max(int(label.max(initial=-1)), int(np.max(classes, initial=-1))) + 2, -1, np.int64)

@@ -98,16 +98,21 @@ class Calendar:
 
     @classmethod
     def fitted(cls, series: ParcelSeries, kind: str = "auto") -> Calendar:
-        """The calendar that spans the clear dates of `series`.
+        """The calendar that spans the dates of `series` on which every band was observed.
 
         `auto` picks the kind in which a row occupies the most slots, among those where at least 60 % of the slots of
         a row are occupied on average (the coarsest kind where none is); of equal ones the coarser.
 
         Raises:
-            DataError: there is no clear date.
+            DataError: there is no such date.
             UsageError: `kind` is not a calendar.
         """
-        if not series.mask.any():
+        if not series.complete.any():
+            if series.mask.any():
+                raise DataError(
+                    f"no date has all of the bands {', '.join(series.bands)}",
+                    hint="choose bands that occur together with --bands, or composites of them: cropgen transform",
+                )
             raise DataError("no clear date in the series", hint="check the clear classes and the cloud mask")
         if kind == "auto":
             spans = [cls._span(series, k) for k in KINDS]
@@ -123,23 +128,24 @@ class Calendar:
     @classmethod
     def _span(cls, series: ParcelSeries, kind: Kind) -> tuple[Calendar, float]:
         slots = slot_of(kind, series.day, series.year)
-        first = int(slots[series.mask].min())
-        count = int(slots[series.mask].max()) - first + 1
+        seen = series.complete
+        first = int(slots[seen].min())
+        count = int(slots[seen].max()) - first + 1
         occupied = np.zeros((len(series), count), bool)
-        rows, dates = np.nonzero(series.mask)
+        rows, dates = np.nonzero(seen)
         occupied[rows, slots[rows, dates] - first] = True
         return cls(kind, first, count), float(occupied.sum(1).mean())
 
 
 def bin_to_grid(series: ParcelSeries, calendar: Calendar) -> tuple[np.ndarray, np.ndarray]:
-    """Average the clear observations of each slot.
+    """Average the observations of each slot that have every band.
 
     Returns:
         values (N, G, C) float32, 0 where missing, and mask (N, G) bool, true where a slot holds an observation.
     """
     n, _, bands = series.values.shape
     slots = calendar.slots(series.day, series.year)
-    rows, dates = np.nonzero(series.mask & (slots >= 0))
+    rows, dates = np.nonzero(series.complete & (slots >= 0))
     cell = rows * calendar.count + slots[rows, dates]
     count = np.bincount(cell, minlength=n * calendar.count)
     total = np.stack(

@@ -143,6 +143,11 @@ class ParcelSeries:
         return self.mask.sum(1)
 
     @property
+    def complete(self) -> np.ndarray:
+        """(N, T) bool: clear dates on which every band was observed, the only ones that models see."""
+        return self.mask if self.band_mask is None else self.mask & self.band_mask.all(-1)
+
+    @property
     def season_day(self) -> np.ndarray:
         """(N, T) int32: days since 1 January of the row's `year` (negative in the autumn before)."""
         start = (self.year.astype(np.int64) - 1970).astype("datetime64[Y]").astype("datetime64[D]").astype(np.int32)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from cropgen.core.errors import DataError
 from cropgen.series.batches import UNKNOWN_PARCEL, Batch, concatenate_batches, make_batch, random_rows
-from cropgen.series.calendar import Calendar
+from cropgen.series.calendar import Calendar, bin_to_grid
 from cropgen.series.schema import ParcelSeries
 
 
@@ -34,6 +35,36 @@ def test_dates_outside_the_calendar_are_masked() -> None:
     assert batch.slot[0].tolist() == [-1, 0, 1, -1]
     assert batch.mask[0].tolist() == [False, True, True, False]
     assert not batch.values[0, 0].any()
+
+
+def two_orbits() -> ParcelSeries:
+    """One parcel: band a on the first three dates, band b on the last two, so both on the third alone."""
+    band_mask = np.array([[[True, False], [True, False], [True, True], [False, True]]])
+    day = np.datetime64("2021-01-05", "D").astype(int) + 10 * np.arange(4)
+    return ParcelSeries.build(
+        bands=("a", "b"), values=np.full((1, 4, 2), -12.0), mask=np.ones((1, 4)), day=day[None], parcel_id=["p"],
+        year=2021, band_mask=band_mask,
+    )  # fmt: skip
+
+
+def test_a_date_that_lacks_a_band_is_masked_and_never_counts_as_zero() -> None:
+    calendar = Calendar("month", 0, 2)
+    batch = make_batch(two_orbits(), calendar)
+    assert batch.mask.tolist() == [[False, False, True, False]]
+    assert batch.values[0, 2].tolist() == [-12.0, -12.0]
+    values, mask = bin_to_grid(two_orbits(), calendar)
+    assert values[mask].tolist() == [[-12.0, -12.0]]
+    alone = make_batch(two_orbits().select_bands(("b",)), calendar)
+    assert alone.mask.tolist() == [[False, False, True, True]]
+
+
+def test_a_calendar_spans_the_dates_that_have_all_bands() -> None:
+    assert Calendar.fitted(two_orbits(), "dekad") == Calendar("dekad", 2, 1)
+    apart = two_orbits()
+    assert apart.band_mask is not None
+    apart = replace(apart, band_mask=apart.band_mask & ~apart.complete[..., None])
+    with pytest.raises(DataError, match="no date has all of the bands a, b"):
+        Calendar.fitted(apart)
 
 
 def test_until_masks_the_later_dates() -> None:
