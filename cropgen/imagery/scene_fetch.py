@@ -5,9 +5,9 @@
     data/<name>/scenes/ledger.jsonl             what each of them is
 
 A window holds all parcels of a tile, a margin and whole blocks. A run that broke off is continued by the same command:
-files whose source, window and calibration are as the ledger says are not fetched again. What is wrong with one file (it
-is gone, or damaged at its source) is told at the end, and the others come; no network, no credentials and no space end
-the run at once.
+files whose source, window and calibration are as the ledger says are not fetched again. Where a granule is here in
+another processing, its files are replaced. What is wrong with one file (it is gone, or damaged at its source) is told
+at the end, and the others come; no network, no credentials and no space end the run at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from cropgen.imagery.checksums import COPIES, Checksum, verified_copy
 from cropgen.imagery.remote import Access, Again, address_host, open_raster, patiently, version_of
 from cropgen.imagery.scene_files import Ledger, Piece, covers, read_piece, seems_corrected, window_of, write_piece
 from cropgen.imagery.scene_plan import ParcelBoxes, Target, estimate, plan_targets, wanted_bands
-from cropgen.imagery.stac import Query, newest, remote_header, search, write_items
-from cropgen.imagery.stac_items import parse_item
+from cropgen.imagery.stac import Query, newest, read_items, remote_header, search, write_items
+from cropgen.imagery.stac_items import Item, parse_item
 from cropgen.series.geometry import read_layer
 
 SCENES, ITEMS = "scenes", "items.json"
@@ -99,9 +99,10 @@ def plan_scenes(
     pieces = boxes.pieces()
     report.info(f"searching {query.catalog.url} in {len(pieces)} piece{'s' if len(pieces) > 1 else ''} of ground")
     documents = search(query.catalog, Query(query.first, query.last, query.max_cloud, pieces), access)
-    items = newest([parse_item(document) for document in documents], report)
+    found = [parse_item(document) for document in documents]
     ledger = Ledger.read(folder / SCENES)
-    targets = plan_targets(items, boxes, wanted_bands(query.bands), ledger.folders(), access, report)
+    folders = ledger.folders([*_before(folder / ITEMS), *found])
+    targets = plan_targets(newest(found, report), boxes, wanted_bands(query.bands), folders, access, report)
     if not targets:
         raise DataError(
             f"{query.catalog.name} has no scene of these parcels from {query.first} to {query.last} with at most "
@@ -110,10 +111,30 @@ def plan_scenes(
         )
     used = {target.item.id for target in targets}
     missing = [target for target in targets if not ledger.has(target)]
+    _tell_mixtures(targets, ledger, report)
     return ScenePlan(
         [document for document in documents if document["id"] in used], targets, len(targets) - len(missing),
         estimate(missing, access),
     )  # fmt: skip
+
+
+def _before(path: Path) -> list[Item]:
+    """What the search before found, where it can be read: lines of older ledgers need it."""
+    try:
+        return [parse_item(document) for document in read_items(path)[0]] if path.is_file() else []
+    except DataError:
+        return []
+
+
+def _tell_mixtures(targets: Sequence[Target], ledger: Ledger, report: Reporter) -> None:
+    """Warn of files of another processing that stay beside those of a plan, because their bands are not asked for."""
+    items, paths = {target.path.rpartition("/")[0]: target.item.id for target in targets}, {t.path for t in targets}
+    left = [r for r in ledger.all() if items.get(r.folder, r.item) != r.item and r.path not in paths]
+    if left:
+        report.warn(
+            f"{len(left)} files of other items stay beside those of newer ones, first {left[0].path} of "
+            f"{left[0].item}; ask for {', '.join(sorted({r.band for r in left}))} with --bands to replace them"
+        )
 
 
 def _joined(parcels: Sequence[Path]) -> gpd.GeoDataFrame:

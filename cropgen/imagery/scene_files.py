@@ -1,7 +1,8 @@
 """Windows of remote rasters as local COGs, and the ledger of what they are.
 
     scenes/31UFS/2023-10-05/B04.tif    stored numbers as they were, scale and offset as band metadata
-    scenes/ledger.jsonl                one line per file: item, band, version of the source, window, bytes, SHA-256
+    scenes/ledger.jsonl                one line per file: item, granule, band, version of the source, window, bytes,
+                                       SHA-256
 
 A file is whole or absent, and is read back before it counts. Lines are appended; the last one of a path holds, and half
 a line, which an interruption leaves, is none.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,7 @@ from cropgen.core.files import atomic_output, sha256_file
 from cropgen.imagery.raster import ENVIRONMENT, GDAL_ERRORS, header_of, raster_window
 from cropgen.imagery.scene import Grid, Window
 from cropgen.imagery.scene_plan import Target
+from cropgen.imagery.stac_items import Item
 
 LEDGER = "ledger.jsonl"
 _STRIPE = 2048
@@ -39,6 +41,7 @@ class Record:
         source: what the server or the catalogue calls this version.
         window: top, bottom, left, right in the source.
         verified: the source is whole here and had the checksum that the catalogue states.
+        tile, strip: of the item; empty in lines of versions that did not keep them.
     """
 
     path: str
@@ -51,6 +54,12 @@ class Record:
     size_bytes: int
     sha256: str
     verified: bool = False
+    tile: str = ""
+    strip: str = ""
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
 
 
 class Ledger:
@@ -71,9 +80,20 @@ class Ledger:
     def all(self) -> list[Record]:
         return [self._records[path] for path in sorted(self._records)]
 
-    def folders(self) -> dict[str, str]:
-        """Item → its folder."""
-        return {record.item: record.path.rpartition("/")[0] for record in self._records.values()}
+    def folders(self, items: Iterable[Item] = ()) -> dict[str | tuple[str, str], str]:
+        """Id, and granule where it is known, of what is here → its folder; of several the first by name.
+
+        Arguments:
+            items: tell the granules of records that do not.
+        """
+        granules = {item.id: item.granule for item in items}
+        found: dict[str | tuple[str, str], str] = {}
+        for record in self.all():
+            granule = (record.tile, record.strip) if record.strip else granules.get(record.item)
+            for name in (record.item, granule):
+                if name is not None:
+                    found.setdefault(name, record.folder)
+        return found
 
     def holds(self, target: Target, source: str, window: Window) -> bool:
         """Whether a file is here: of this version, this window, this calibration, and as long as it was."""
@@ -201,7 +221,7 @@ def write_piece(piece: Piece, target: Target, source: str, folder: Path, *, veri
         raise UnfinishedError(said, hint="free space; what came is kept, and the same command goes on") from error
     return Record(
         target.path, target.item.id, target.asset.band, source, _numbers(piece.window), target.asset.scale,
-        target.asset.offset, size, digest, verified,
+        target.asset.offset, size, digest, verified, target.item.tile, target.item.strip,
     )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ _USUAL_DENSITY = {SCENE_CLASSIFICATION: 0.05}
 _DENSITY = 1.4
 
 Bounds = tuple[float, float, float, float]
+Folders = Mapping[str | tuple[str, str], str]
+"""Id or granule of items that were fetched before → their folder."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,13 @@ def wanted_bands(bands: Sequence[str]) -> tuple[str, ...]:
 
 
 def plan_targets(
-    items: Iterable[Item], boxes: ParcelBoxes, bands: Sequence[str], folders: Mapping[str, str], access: Access,
+    items: Iterable[Item], boxes: ParcelBoxes, bands: Sequence[str], folders: Folders, access: Access,
     report: Reporter,
 ) -> list[Target]:  # fmt: skip
     """The files needed, ordered by folder and band.
 
     Arguments:
-        folders: item → folder of those that were fetched before.
+        items: of distinct granules.
     """
     taken = dict(folders)
     targets: list[Target] = []
@@ -155,15 +157,17 @@ def plan_targets(
     return sorted(targets, key=lambda target: target.path)
 
 
-def _folder(item: Item, taken: dict[str, str]) -> str:
-    """`<tile>/<date>`, with a number behind it for further items of that day."""
-    if item.id not in taken:
+def _folder(item: Item, taken: dict[str | tuple[str, str], str]) -> str:
+    """The folder of the granule, whichever processing of it is there; else `<tile>/<date>`, with a number behind it for
+    further granules of that day."""
+    folder = taken.get(item.granule) or taken.get(item.id)
+    if folder is None:
         used, number, folder = set(taken.values()), 1, f"{item.tile}/{item.date}"
         while folder in used:
             number += 1
             folder = f"{item.tile}/{item.date}_{number}"
-        taken[item.id] = folder
-    return taken[item.id]
+        taken[item.granule] = folder
+    return folder
 
 
 def _target(item: Item, asset: Asset, grid: Grid, path: str, bounds: Bounds) -> Target:

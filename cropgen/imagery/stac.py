@@ -182,8 +182,8 @@ def newest(items: Iterable[Item], report: Reporter) -> list[Item]:
     kept: dict[tuple[str, str], Item] = {}
     left_out = 0
     for item in sorted(items, key=lambda i: (i.baseline, i.updated, i.id)):
-        left_out += (item.tile, item.strip) in kept
-        kept[item.tile, item.strip] = item
+        left_out += item.granule in kept
+        kept[item.granule] = item
     if left_out:
         report.info(f"{left_out} items left out: newer processings of the same are there")
     return sorted(kept.values(), key=lambda i: (i.sensed, i.id))

@@ -85,6 +85,11 @@ class Item:
         return self.sensed[:10]
 
     @property
+    def granule(self) -> tuple[str, str]:
+        """Tile and strip: what it shows, whoever processed it."""
+        return self.tile, self.strip
+
+    @property
     def day(self) -> int:
         return int(np.datetime64(self.date, "D").astype(np.int64))
 

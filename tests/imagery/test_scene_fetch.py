@@ -171,6 +171,50 @@ def test_several_items_of_a_day_keep_their_folders(tmp_path, server):
     }  # fmt: skip
 
 
+def reprocessed(region: Region) -> Region:
+    """The granule of the first item again, of a later baseline in another collection."""
+    other = region.add("2021-06-05", baseline="05.10", name="S2A_T31UFS_20210605T105618_L2A")
+    other["collection"] = "newer"
+    return region
+
+
+@pytest.mark.parametrize("search", ["both", "newer"])
+@pytest.mark.parametrize("kept", [True, False], ids=["ledger", "older ledger"])
+def test_a_newer_processing_replaces_the_files_of_the_older(tmp_path, server, search, kept):
+    region = Region(server)
+    region.add("2021-06-05", baseline="03.00")
+    url = region.serve_api()
+    work = Work(tmp_path, url)
+    work.fetch()
+    ledger = work.folder / "scenes" / "ledger.jsonl"
+    if not kept:
+        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+        older = [{k: v for k, v in line.items() if k not in ("tile", "strip")} for line in lines]
+        ledger.write_text("".join(json.dumps(line) + "\n" for line in older))
+    reprocessed(region)
+    catalog = Catalog("x", url, "newer") if search == "newer" else None
+    again = Work(tmp_path, url, catalog=catalog)
+    assert again.plan().here == 0
+    assert again.fetch() == 2
+    assert sorted(again.files()) == ["31UFS/2021-06-05/B04.tif", "31UFS/2021-06-05/SCL.tif"]
+    assert {r.item for r in Ledger.read(again.folder / "scenes").all()} == {"S2A_T31UFS_20210605T105618_L2A"}
+    assert again.fetch() == 0
+    assert again.report.warnings == []
+
+
+def test_bands_of_an_older_processing_that_stay_are_told(tmp_path, server):
+    region = Region(server)
+    region.add("2021-06-05", baseline="03.00")
+    url = region.serve_api()
+    Work(tmp_path, url, bands=("B04", "B08")).fetch()
+    reprocessed(region)
+    work = Work(tmp_path, url)
+    assert work.fetch() == 2
+    (warning,) = work.report.warnings
+    assert "1 files of other items stay" in warning
+    assert "31UFS/2021-06-05/B08.tif of S2A_31UFS_20210605_0_L2A" in warning
+
+
 @pytest.mark.parametrize(
     "faults",
     [
