@@ -112,10 +112,6 @@ class _Place:
     grid: Grid
     times: dict[np.datetime64, dict[str, CubeLayer]]
 
-    def holds(self, grid: Grid) -> bool:
-        tolerance = max(grid.pixel_size, self.grid.pixel_size) * 1.01
-        return grid.crs == self.grid.crs and bool(np.allclose(grid.bounds, self.grid.bounds, rtol=0, atol=tolerance))
-
 
 @dataclass(frozen=True)
 class _File:
@@ -192,7 +188,7 @@ def _add_file(places: list[_Place], file: _File) -> None:
     for raw_name, array in file.bands.items():
         name = normalise_band(raw_name) or raw_name
         grid, flip = _grid(array, file)
-        place = next((p for p in places if p.holds(grid)), None)
+        place = next((p for p in places if p.grid.same_ground(grid)), None)
         if place is None:
             place = _Place(file.path.stem, grid, {})
             places.append(place)

@@ -57,6 +57,11 @@ class Grid:
         a, _, c, _, e, f = self.transform
         return c, f + e * self.shape[0], c + a * self.shape[1], f
 
+    def same_ground(self, other: Grid) -> bool:
+        """Whether both lie on the same ground, to a pixel of the coarser, whatever their resolution."""
+        tolerance = max(self.pixel_size, other.pixel_size) * 1.01
+        return self.crs == other.crs and bool(np.allclose(self.bounds, other.bounds, rtol=0, atol=tolerance))
+
     def window(self, bounds: tuple[float, float, float, float]) -> Window:
         """The smallest window that holds every pixel which touches `bounds`, clipped to the grid; may be empty."""
         west, south, east, north = bounds

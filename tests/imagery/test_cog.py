@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ RED = np.arange(1, 17, dtype="uint16").reshape(4, 4)
     [
         "20210605_R051/B04.tif", "2021-06-05/B04.tif", "S2A_31UFS_20210605_0_L2A/B4.tif", "2021/20210605/R10m/B04.tif",
         "T31UFS_20210605T105031_B04_10m.tif", "tile/T31UFS_20210605T105031_B04.tif",
+        "season_2020-10-01_2021-09-30/20210605/B04.tif", "season_2020-10-01_2021-09-30/T31UFS_20210605_B04.tif",
+        "run_20210231_20210605/R20m/B04.tif", "fetched_20230101/20210605/31UFS/B04.tif",
     ],
 )  # fmt: skip
 def test_where_the_date_is_read(tmp_path, place):
@@ -59,6 +62,71 @@ def test_the_finer_of_two_files_is_read(tmp_path):
     write_raster(tmp_path / "20210605" / "R10m" / "B02_10m.tif", RED)
     (acquisition,) = open_rasters(tmp_path).acquisitions
     assert acquisition.layers["B02"].grid.pixel_size == 10
+
+
+def keys(folder: Path) -> dict[str, list[str]]:
+    """Key → bands of the acquisitions of a folder."""
+    return {a.key: sorted(a.layers) for a in open_rasters(folder).acquisitions}
+
+
+def test_tiles_in_folders_below_a_date(tmp_path):
+    for tile, west in (("31UFS", WEST), ("31UGS", WEST + 40)):
+        write_raster(tmp_path / "2021-06-05" / tile / "R10m" / "B04.tif", RED, west=west)
+        write_raster(tmp_path / "2021-06-05" / tile / "R20m" / "B11.tif", RED[:2, :2], 20, west=west)
+        write_raster(tmp_path / "2021-06-05" / tile / "mask" / "SCL.tif", RED[:2, :2], 20, west=west)
+    bands = ["B04", "B11", "SCL"]
+    assert keys(tmp_path) == {"2021-06-05/31UFS": bands, "2021-06-05/31UGS": bands}
+
+
+def test_tiles_and_orbits_in_names_of_files(tmp_path):
+    for tile, time, west in (("T31UFS", "105031", WEST), ("T31UGS", "105031", WEST + 40), ("T31UFS", "110031", WEST)):
+        write_raster(tmp_path / f"{tile}_20210605T{time}_B04_10m.tif", RED, west=west)
+        write_raster(tmp_path / f"{tile}_20210605T{time}_B11_20m.tif", RED[:2, :2], 20, west=west)
+        write_raster(tmp_path / f"{tile}_20210605T{time}_MSK_CLDPRB_20m.tif", RED[:2, :2], 20, west=west)
+    found = keys(tmp_path)
+    assert sorted(found) == [
+        "2021-06-05/T31UFS/20210605T105031", "2021-06-05/T31UFS/20210605T110031", "2021-06-05/T31UGS",
+    ]  # fmt: skip
+    assert {tuple(bands[:2]) for bands in found.values()} == {("B04", "B11")}
+    assert {len(bands) for bands in found.values()} == {3}
+
+
+def test_folders_below_a_date_without_a_band_in_common_are_one_acquisition(tmp_path):
+    write_raster(tmp_path / "20210605" / "bands" / "x_B04.tif", RED)
+    write_raster(tmp_path / "20210605" / "masks" / "y_SCL.tif", RED[:2, :2], 20)
+    write_raster(tmp_path / "20210605" / "B08.tif", RED)
+    assert keys(tmp_path) == {"20210605": ["B04", "B08", "SCL"]}
+
+
+def test_days_of_no_calendar_are_no_dates(tmp_path):
+    write_raster(tmp_path / "run_20210231" / "B04.tif", RED)
+    with pytest.raises(SchemaError, match="no date"):
+        open_rasters(tmp_path)
+
+
+def test_one_band_of_two_grounds_is_refused(tmp_path):
+    write_raster(tmp_path / "20210605" / "B04_10m.tif", RED)
+    write_raster(tmp_path / "20210605" / "B04_20m.tif", RED, 20, west=WEST + 400)
+    with pytest.raises(SchemaError, match=r"B04_10m\.tif and .*B04_20m\.tif both hold B04 of 2021-06-05"):
+        open_rasters(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [([1, 2], "expected an object"), ({"scale": "much"}, "a number for scale"), ({"offset": []}, "for offset")],
+)
+def test_a_document_that_does_not_hold_what_it_must(tmp_path, document, said):
+    write_raster(tmp_path / "20210605" / "B04.tif", RED, scale=1, offset=0)
+    (tmp_path / "20210605" / "metadata.json").write_text(json.dumps(document))
+    with pytest.raises(SchemaError, match=said):
+        open_rasters(tmp_path)
+
+
+def test_what_a_document_leaves_open_is_unstated(tmp_path):
+    write_raster(tmp_path / "20210605" / "B04.tif", RED, scale=1, offset=0)
+    (tmp_path / "20210605" / "metadata.json").write_text('{"scale": "1e-4", "offset": null}')
+    layer = open_rasters(tmp_path).acquisitions[0].layers["B04"]
+    assert (layer.scale, layer.offset) == (1e-4, 0.0)
 
 
 def test_windows_and_grid(tmp_path):
