@@ -1,13 +1,15 @@
 """NetCDF and zarr cubes as scenes: variables per band over (time, y, x), or one variable with a band axis.
 
 Understood are cubes of openEO back-ends, of xarray and of the WorldCereal extractions. Several files over one place,
-such as a 10 m and a 20 m cube, are joined by time stamp; files over different places stay apart. Values are read as
-stored, in blocks of dates, because many cubes keep all dates of a place in one chunk.
+such as a 10 m and a 20 m cube, are joined by time stamp; files over different places stay apart. A time stamp that a
+cube repeats (two tiles of one datatake) is an acquisition each time, the n-th of one file being the n-th of the others.
+Values are read as stored, in blocks of dates, because many cubes keep all dates of a place in one chunk.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +108,11 @@ class CubeSet:
 
 @dataclass
 class _Place:
-    """Files over one place: their layers by time stamp."""
+    """Files over one place: their layers by time stamp and how often it came before."""
 
     name: str
     grid: Grid
-    times: dict[np.datetime64, dict[str, CubeLayer]]
+    times: dict[tuple[np.datetime64, int], dict[str, CubeLayer]]
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,15 @@ def open_cubes(name: str, files: Sequence[Path], report: Reporter) -> CubeSet:
     for file in chosen:
         _add_file(places, file)
     acquisitions = [
-        Acquisition(f"{place.name} {str(time)[:19]}", int(time.astype("datetime64[D]").astype(np.int64)), layers)
+        Acquisition(_key(place, time, again), int(time.astype("datetime64[D]").astype(np.int64)), layers)
         for place in places
-        for time, layers in place.times.items()
+        for (time, again), layers in place.times.items()
     ]
     return CubeSet(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
+
+
+def _key(place: _Place, time: np.datetime64, again: int) -> str:
+    return f"{place.name} {str(time)[:19]}" + (f" ({again + 1})" if again else "")
 
 
 def _open(path: Path) -> _File:
@@ -194,8 +200,10 @@ def _add_file(places: list[_Place], file: _File) -> None:
             places.append(place)
         variable = CubeVariable(array, file.path, flip=flip, stamp=stamp)
         scale, offset, nodata = _encoding(array, name)
+        seen: Counter[np.datetime64] = Counter()
         for i, time in enumerate(array[array.dims[0]].to_numpy()):
-            layers = place.times.setdefault(time, {})
+            layers = place.times.setdefault((time, seen[time]), {})
+            seen[time] += 1
             known = layers.get(name)
             if known is None or grid.pixel_size < known.grid.pixel_size:
                 layers[name] = CubeLayer(variable, i, grid, scale, offset, nodata)

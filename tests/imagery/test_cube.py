@@ -114,6 +114,20 @@ def test_places_apart_stay_apart(tmp_path, red):
     assert len({a.layers["B04"].grid for a in source.acquisitions}) == 2
 
 
+def test_a_time_stamp_that_is_repeated_is_an_acquisition_each_time(tmp_path, red, classes):
+    """Two tiles of one datatake side by side, each without data where the other lies."""
+    twice = np.stack([red[0], red[0], red[2]])
+    twice[0, :, 4:] = twice[1, :, :4] = 0
+    classes[1] = 4
+    times = TIMES[[0, 0, 2]]
+    (tmp_path / "c").mkdir()
+    cube(10, 8, {"B04": twice}).assign_coords(t=times).to_netcdf(tmp_path / "c" / "s2_10m.nc")
+    cube(20, 4, {"SCL": classes}).assign_coords(t=times).to_netcdf(tmp_path / "c" / "s2_20m.nc")
+    keys = [a.key for a in open_scenes(tmp_path / "c", Silent()).acquisitions]
+    assert keys == ["s2_10m 2021-05-01T10:50:31", "s2_10m 2021-05-01T10:50:31 (2)", "s2_10m 2021-05-11T10:50:31"]
+    expect(run(tmp_path / "c", tmp_path), red)
+
+
 def test_cube_faults(tmp_path, red):
     (tmp_path / "broken.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 50)
     with pytest.raises(CorruptInputError, match=r"broken\.nc"):
