@@ -8,7 +8,6 @@ account of what is wrong with it.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,13 +118,14 @@ def _read(path: Path, blocks: _Blocks, window: Window) -> np.ndarray | None:
     if window.bottom > rows or window.right > columns:
         return None
     values = np.empty(window.shape, blocks.dtype)
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=0) as stream:
         for top in range(window.top - window.top % height, window.bottom, height):
             for left in range(window.left - window.left % width, window.right, width):
                 number = top // height * blocks.across + left // width
                 if not blocks.size[number]:
                     return None
-                decoded = _decode(os.pread(stream.fileno(), blocks.size[number], blocks.start[number]), blocks, number)
+                stream.seek(blocks.start[number])
+                decoded = _decode(stream.read(blocks.size[number]), blocks, number)
                 if decoded is None:
                     return None
                 _place(decoded, top, left, values, window)

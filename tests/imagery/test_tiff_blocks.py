@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from itertools import product
 from pathlib import Path
@@ -60,6 +61,11 @@ def test_every_plain_file_is_read_as_gdal_reads_it(tmp_path, compress, dtype):
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("tiff") / "a.tif", values_of("uint16"), compress="deflate", **TILED)
+
+
+def test_blocks_are_read_on_systems_without_reads_at_a_place(tiled, monkeypatch):
+    monkeypatch.delattr(os, "pread", raising=False)
+    np.testing.assert_array_equal(read_window(tiled, Window(5, 99, 7, 200)), values_of("uint16")[5:99, 7:200])
 
 
 @given(st.data())
