@@ -315,7 +315,8 @@ class _Total:
         self._quantiles = held[:, 1 + sets * bands :].reshape(parcels, len(reading.shares), bands)
 
     def let_go(self) -> None:
-        """Remove the file."""
+        """Unmap and remove the file; nothing can be read afterwards."""
+        del self.weight, self._sums, self._squares, self._quantiles
         remove(self._path)
 
     def add(self, part: _Part) -> None:

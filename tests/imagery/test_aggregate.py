@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import weakref
 from pathlib import Path
 
 import geopandas as gpd
@@ -21,6 +22,7 @@ from cropgen.core.errors import (
     UsageError,
 )
 from cropgen.core.progress import Silent
+from cropgen.imagery import zonal
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
@@ -59,6 +61,28 @@ def test_mean_of_nine_pixels_by_hand(scene, tmp_path):
     assert str(np.datetime64(int(series.day[0, 0]), "D")) == "2021-06-05"
     assert done.rows == 3
     assert done.dates == {2021: 1}
+
+
+def test_files_of_sums_are_unmapped_before_they_are_removed(scene, tmp_path, monkeypatch):
+    maps, left = {}, []
+
+    def mapped(path, shape):
+        array = zonal_mapped(path, shape)
+        maps[path] = weakref.ref(array)
+        return array
+
+    def remove(path):
+        left.append(maps[path]())
+        path.unlink()
+
+    zonal_mapped = zonal.mapped
+    monkeypatch.setattr(zonal, "mapped", mapped)
+    monkeypatch.setattr(zonal, "remove", remove)
+    bands = {"B04": dn(np.full((4, 4), 0.1)), "B11": dn(np.full((2, 2), 0.2)), "SCL": clear(2, 2)}
+    parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 40, 40)})
+    options = PLAIN.model_copy(update={"statistics": ("mean", "std", "median")})
+    run(scene({"20210605": bands}), parcels, tmp_path, options)
+    assert left == [None, None]
 
 
 def test_cloud_of_one_scl_pixel_takes_its_four_pixels_away(scene, tmp_path):
