@@ -24,6 +24,7 @@ from cropgen.imagery.unit import Unit
 from cropgen.series.geometry import WGS84
 from cropgen.series.pixel_sets import PixelSets
 
+_POLYGON = 3
 _SQUARE_METRES = 10_000.0
 _METRES = 1000.0
 
@@ -131,7 +132,9 @@ def _put(values: np.ndarray, mask: np.ndarray, seen: _Seen, chosen: np.ndarray) 
 
 def outline_features(geometry: gpd.GeoSeries) -> np.ndarray:
     """(P, 4) float32, the features `pixel_sets.SHAPE` of polygons, on the ellipsoid."""
-    shapes = geometry.to_crs(WGS84).to_numpy()
+    shapes = geometry.to_crs(WGS84).to_numpy(copy=True)
+    several = (shapely.get_type_id(shapes) != _POLYGON) | (shapely.get_num_interior_rings(shapes) > 0)
+    shapes[several] = shapely.normalize(shapes[several])  # areas of rings bear the sign of their direction
     earth = pyproj.Geod(ellps="WGS84")
     area, perimeter = (np.abs(column) for column in np.array([earth.geometry_area_perimeter(s) for s in shapes]).T)
     west, south, east, north = shapely.bounds(shapes).T

@@ -7,6 +7,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 
 from cropgen.core.engine import Engine
 from cropgen.core.errors import UsageError
@@ -189,6 +190,17 @@ def test_outlines_by_hand() -> None:
     np.testing.assert_allclose(perimeter, [0.4, 1.0], rtol=1e-3)
     np.testing.assert_allclose(cover, [1, 1], atol=0.01)
     np.testing.assert_allclose(roughness, [4, 5], rtol=1e-3)
+
+
+def test_the_features_of_an_outline_do_not_depend_on_the_direction_of_its_rings() -> None:
+    ring, hole = ([*square(*box).exterior.coords] for box in ((0, 0, 800, 800), (100, 100, 700, 700)))
+    rings = [shapely.Polygon(r, [h]) for r in (ring, ring[::-1]) for h in (hole, hole[::-1])]
+    far = [*square(2000, 0, 2600, 600).exterior.coords]
+    several = [shapely.MultiPolygon([shapely.Polygon(ring, [hole]), shapely.Polygon(f)]) for f in (far, far[::-1])]
+    area, perimeter, _, roughness = outline_features(gpd.GeoSeries([*rings, *several], crs=UTM)).T
+    np.testing.assert_allclose(area, [28] * 4 + [64] * 2, rtol=2e-3)
+    np.testing.assert_allclose(perimeter, [3.2] * 4 + [5.6] * 2, rtol=1e-3)
+    np.testing.assert_allclose(roughness, [3200 / 280_000**0.5] * 4 + [7] * 2, rtol=1e-3)
 
 
 def strewn_over_two_tiles(folder: Path) -> tuple[Path, Path]:
