@@ -12,6 +12,7 @@ from pyproj import CRS, Transformer
 
 from cropgen.imagery.pixels import ParcelShapes
 from cropgen.imagery.scene import Grid, metres_to_units
+from cropgen.series.geometry import polygonal
 from cropgen.series.polygon_file import Box, Polygons
 
 _AT_A_TIME = 5_000
@@ -102,7 +103,7 @@ class SeasonParcels:
         if system != self._crs:
             outline = gpd.GeoSeries(outline, crs=self._crs).to_crs(system).to_numpy()
             broken = ~shapely.is_valid(outline)
-            outline[broken] = shapely.make_valid(outline[broken])
+            outline[broken] = [polygonal(shape) for shape in shapely.make_valid(outline[broken])]
         west, south, east, north = grid.bounds
         box = shapely.bounds(outline)
         meets = (box[:, 2] > west) & (box[:, 0] < east) & (box[:, 3] > south) & (box[:, 1] < north)

@@ -277,14 +277,15 @@ def clean_polygons(
     broken = ~shapely.is_valid(shapes)
     shapes[broken] = shapely.make_valid(shapes[broken])
     mixed = broken | (shapely.get_type_id(shapes) == _COLLECTION)
-    shapes[mixed] = [_polygonal(shape) for shape in shapes[mixed]]
+    shapes[mixed] = [polygonal(shape) for shape in shapes[mixed]]
     hopeless = shapely.is_empty(shapes)
     issues.drop(_HOPELESS, ids[keep][hopeless])
     issues.repaired.extend(ids[keep][broken & ~hopeless].tolist())
     return keep[~hopeless], shapes[~hopeless]
 
 
-def _polygonal(shape: Any) -> Any:
+def polygonal(shape: Any) -> Any:
+    """The polygons of a valid geometry as one polygon or multipolygon, without its lines and points; may be empty."""
     parts = shapely.get_parts(shape)
     polygons = [p for part in parts for p in shapely.get_parts(part) if shapely.get_dimensions(p) == 2]
     return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)

@@ -19,7 +19,8 @@ from cropgen.imagery import aggregate as module
 from cropgen.imagery import overlaps
 from cropgen.imagery.aggregate import AggregateOptions, AggregateReport, aggregate
 from cropgen.imagery.overlaps import find_overlaps
-from cropgen.imagery.parcels import shards
+from cropgen.imagery.parcels import SeasonParcels, shards
+from cropgen.imagery.scene import Grid
 from cropgen.series.geometry import read_parcels
 from cropgen.series.parcel_fields import ROW
 from cropgen.series.parcel_spool import SpooledLayer, SpooledParcels, spool_parcels
@@ -60,6 +61,30 @@ def test_shards_follow_the_curve_through_all_parcels(tmp_path):
     along = np.argsort(geometry.hilbert_distance().to_numpy(), kind="stable")
     expected = [np.sort(part).tolist() for part in np.array_split(along, 20)]
     assert [part.tolist() for part in shards(spool_polygons(geometry, tmp_path / "p.wkb"), 600)] == expected
+
+
+def hair() -> tuple[shapely.Polygon, shapely.Geometry]:
+    """A parcel in degrees with a hair one step of double precision wide, and what is left of it in UTM, repaired."""
+    for west in np.linspace(4.0, 4.01, 60):
+        east = np.nextafter(west, 9)
+        ring = [(4.0 - 1e-5, 50), (4.0101, 50), (4.0101, 50.0005), (east, 50.0005), (east, 50.003), (west, 50.003),
+                (west, 50.0005), (4.0 - 1e-5, 50.0005)]  # fmt: skip
+        shape = shapely.Polygon(ring)
+        moved = gpd.GeoSeries([shape], crs=4326).to_crs(UTM).iloc[0]
+        repaired = shapely.make_valid(moved)
+        if shape.is_valid and repaired.geom_type == "GeometryCollection":
+            return shape, repaired
+    raise AssertionError("no hair becomes a line")
+
+
+def test_of_a_parcel_that_is_torn_in_another_system_the_polygons_are_kept(tmp_path):
+    shape, repaired = hair()
+    polygons = spool_polygons(gpd.GeoSeries([shape], crs=4326), tmp_path / "p.wkb")
+    west, _, _, north = repaired.bounds
+    grid = Grid(CRS.from_user_input(UTM).to_wkt(), (10.0, 0.0, west - 5, 0.0, -10.0, north + 5), (60, 100))
+    outline = SeasonParcels(polygons).shapes(np.array([0]), grid, 0).outline[0]
+    assert outline.geom_type in ("Polygon", "MultiPolygon")
+    assert outline.area == pytest.approx(repaired.area)
 
 
 def held_whole(paths, columns, folder, *, default_year, report, threads, begun) -> SpooledLayer:
