@@ -108,7 +108,11 @@ class CubeSet:
 
 @dataclass
 class _Place:
-    """Files over one place: their layers by time stamp and how often it came before."""
+    """Files over one place: their layers by time stamp and how often it came before.
+
+    Arguments:
+        name: the end of the first file's path that tells it from the other files.
+    """
 
     name: str
     grid: Grid
@@ -144,8 +148,9 @@ def open_cubes(name: str, files: Sequence[Path], report: Reporter) -> CubeSet:
     if skipped:
         report.info(f"files without Sentinel-2 bands are not read: {', '.join(skipped[:5])}")
     places: list[_Place] = []
+    names = _names_of(sorted(used))
     for file in chosen:
-        _add_file(places, file)
+        _add_file(places, file, names[file.path])
     acquisitions = [
         Acquisition(_key(place, time, again), int(time.astype("datetime64[D]").astype(np.int64)), layers)
         for place in places
@@ -189,24 +194,33 @@ def _dimension(dataset: xr.Dataset, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in dataset.sizes), None)
 
 
-def _add_file(places: list[_Place], file: _File) -> None:
+def _names_of(paths: Sequence[Path]) -> dict[Path, str]:
+    """As much of the end of each path as tells them apart, without suffix."""
+    ways = {path: path.with_suffix("").parts for path in paths}
+    depth = 1
+    while len({way[-depth:] for way in ways.values()}) < len(ways) and depth < max(map(len, ways.values())):
+        depth += 1
+    return {path: "/".join(way[-depth:]) for path, way in ways.items()}
+
+
+def _add_file(places: list[_Place], file: _File, name: str) -> None:
     stamp = cube_stamp(file.path)
     for raw_name, array in file.bands.items():
-        name = normalise_band(raw_name) or raw_name
+        band = normalise_band(raw_name) or raw_name
         grid, flip = _grid(array, file)
         place = next((p for p in places if p.grid.same_ground(grid)), None)
         if place is None:
-            place = _Place(file.path.stem, grid, {})
+            place = _Place(name, grid, {})
             places.append(place)
         variable = CubeVariable(array, file.path, flip=flip, stamp=stamp)
-        scale, offset, nodata = _encoding(array, name)
+        scale, offset, nodata = _encoding(array, band)
         seen: Counter[np.datetime64] = Counter()
         for i, time in enumerate(array[array.dims[0]].to_numpy()):
             layers = place.times.setdefault((time, seen[time]), {})
             seen[time] += 1
-            known = layers.get(name)
+            known = layers.get(band)
             if known is None or grid.pixel_size < known.grid.pixel_size:
-                layers[name] = CubeLayer(variable, i, grid, scale, offset, nodata)
+                layers[band] = CubeLayer(variable, i, grid, scale, offset, nodata)
 
 
 def _encoding(array: xr.DataArray, band: str) -> tuple[float | None, float, float | None]:

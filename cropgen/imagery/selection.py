@@ -46,19 +46,21 @@ def usable_acquisitions(
     Raises:
         SchemaError: there is none.
     """
-    lacking = {a.key: [band for band in bands if band not in a.layers] + mask.lacking(a) for a in source.acquisitions}
-    usable = [a for a in source.acquisitions if not lacking[a.key]]
+    lacking = [(a, [band for band in bands if band not in a.layers] + mask.lacking(a)) for a in source.acquisitions]
+    usable = [a for a, missing in lacking if not missing]
     if not usable:
-        key, missing = next(iter(lacking.items()))
+        first, missing = lacking[0]
         hint = "choose bands that every date has with --bands"
         if SCENE_CLASSIFICATION in missing:
             hint = "add the SCL band, or aggregate without a cloud mask with --clear none"
         elif CLOUD_PROBABILITY in missing:
             hint = "add the band, e.g. MSK_CLDPRB, or leave --cloud-probability out"
-        raise SchemaError(f"{source.name}: no acquisition has every band; {key} lacks {', '.join(missing)}", hint=hint)
-    for key, missing in lacking.items():
+        raise SchemaError(
+            f"{source.name}: no acquisition has every band; {first.key} lacks {', '.join(missing)}", hint=hint
+        )
+    for acquisition, missing in lacking:
         if missing:
-            report.warn(f"acquisition {key} left out: it lacks {', '.join(missing)}")
+            report.warn(f"acquisition {acquisition.key} left out: it lacks {', '.join(missing)}")
     return usable
 
 

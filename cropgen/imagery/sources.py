@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cropgen.core.errors import UsageError
@@ -36,7 +36,7 @@ def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
         MissingInputError, CorruptInputError, SchemaError: nothing is there, or it cannot be read as scenes.
         UsageError: a path is neither a folder nor a cube.
     """
-    paths = [scenes] if isinstance(scenes, Path) else list(scenes)
+    paths = [scenes] if isinstance(scenes, Path) else list(dict.fromkeys(scenes))
     cubes: list[Path] = []
     products: list[Path] = []
     sources: list[SceneSource] = []
@@ -62,8 +62,23 @@ def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
         sources.append(open_cubes(name, cubes, report))
     if products:
         sources.append(open_products(name, products, report))
-    acquisitions = [a for source in sources for a in source.acquisitions]
+    acquisitions = _named_apart([a for source in sources for a in source.acquisitions])
     return Joined(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
+
+
+def _named_apart(acquisitions: Sequence[Acquisition]) -> list[Acquisition]:
+    """Acquisitions with keys of their own: where sources given together have a key in common, those after the first are
+    numbered."""
+    known, found = {a.key for a in acquisitions}, []
+    seen: set[str] = set()
+    for acquisition in acquisitions:
+        key, number = acquisition.key, 1
+        while key in seen or (number > 1 and key in known):
+            number += 1
+            key = f"{acquisition.key} ({number})"
+        seen.add(key)
+        found.append(acquisition if number == 1 else replace(acquisition, key=key))
+    return found
 
 
 def _cubes(path: Path) -> list[Path]:

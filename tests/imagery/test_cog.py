@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from cropgen.core.errors import CorruptInputError, SchemaError
+from cropgen.core.progress import Silent
 from cropgen.imagery.cog import open_rasters
+from cropgen.imagery.masks import CloudMask
 from cropgen.imagery.scene import Window
+from cropgen.imagery.selection import usable_acquisitions
+from cropgen.imagery.sources import open_scenes
 from tests.imagery.scene_files import NORTH, WEST, write_raster
 
 RED = np.arange(1, 17, dtype="uint16").reshape(4, 4)
@@ -96,6 +100,20 @@ def test_folders_below_a_date_without_a_band_in_common_are_one_acquisition(tmp_p
     write_raster(tmp_path / "20210605" / "masks" / "y_SCL.tif", RED[:2, :2], 20)
     write_raster(tmp_path / "20210605" / "B08.tif", RED)
     assert keys(tmp_path) == {"20210605": ["B04", "B08", "SCL"]}
+
+
+def test_folders_given_together_may_hold_the_same_names(tmp_path):
+    write_raster(tmp_path / "a" / "20210605" / "B04.tif", RED)
+    for band in ("B04", "B08"):
+        write_raster(tmp_path / "b" / "20210605" / f"{band}.tif", RED, west=WEST + 40)
+    source = open_scenes([tmp_path / "a", tmp_path / "b", tmp_path / "a"], Silent())
+    assert [(a.key, sorted(a.layers)) for a in source.acquisitions] == [
+        ("20210605", ["B04"]), ("20210605 (2)", ["B04", "B08"]),
+    ]  # fmt: skip
+    report = Silent()
+    (usable,) = usable_acquisitions(source, ("B04", "B08"), CloudMask(()), report)
+    assert usable.key == "20210605 (2)"
+    assert report.warnings == ["acquisition 20210605 left out: it lacks B08"]
 
 
 def test_days_of_no_calendar_are_no_dates(tmp_path):

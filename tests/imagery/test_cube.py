@@ -17,7 +17,9 @@ from pyproj import CRS
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
+from cropgen.imagery.masks import CloudMask
 from cropgen.imagery.scene import Window
+from cropgen.imagery.selection import usable_acquisitions
 from cropgen.imagery.sources import open_scenes
 from cropgen.series.store import SeriesStore
 from tests.imagery.scene_files import NORTH, UTM, WEST, square, write_parcels
@@ -112,6 +114,20 @@ def test_places_apart_stay_apart(tmp_path, red):
     source = open_scenes(tmp_path / "c", Silent())
     assert len(source.acquisitions) == 6
     assert len({a.layers["B04"].grid for a in source.acquisitions}) == 2
+
+
+def test_cubes_of_one_name_over_two_places(tmp_path, red):
+    """One of them lacks a band: only its own acquisitions are left out."""
+    for folder, west, bands in (("a", 0, ("B04",)), ("b", 1000, ("B04", "B08"))):
+        (tmp_path / "c" / folder).mkdir(parents=True)
+        data = cube(10, 8, dict.fromkeys(bands, red))
+        data.assign_coords(x=data["x"] + west).to_netcdf(tmp_path / "c" / folder / "openEO.nc")
+    source = open_scenes(tmp_path / "c", Silent())
+    assert [a.key for a in source.acquisitions][:2] == ["a/openEO 2021-05-01T10:50:31", "b/openEO 2021-05-01T10:50:31"]
+    report = Silent()
+    usable = usable_acquisitions(source, ("B04", "B08"), CloudMask(()), report)
+    assert {a.key.partition(" ")[0] for a in usable} == {"b/openEO"}
+    assert len(usable) == len(report.warnings) == 3
 
 
 def test_a_time_stamp_that_is_repeated_is_an_acquisition_each_time(tmp_path, red, classes):
