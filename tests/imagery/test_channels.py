@@ -87,10 +87,58 @@ def test_weather_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         ("when,temperature\n2021-06-01,3\n", "a date"),
         ("date,temperature\nsoon,3\n", "no date in some lines"),
         ("date,temperature\n2021-06-01,3\n2021-06-01,4\n", "several lines for one day"),
+        ("date,temperature\n2021-06-01,3\n2021-06-02,-\n", "column temperature: expected numbers, got '-' in 1 lines"),
+        ("date,lon,lat,temperature\n2021-06-01,west,50,3\n", "column lon: expected numbers, got 'west'"),
+        ("date,lon,lat,temperature\n2021-06-01,,50,3\n", "lon and lat in degrees in every line, got nan and 50"),
+        ("date,parcel_id,temperature\n2021-06-01,,3\n", "parcel_id is empty in some lines"),
     ):
         path.write_text(text)
         with pytest.raises(SchemaError, match=said):
             open_weather(path)
+
+
+def weather_grid(path: Path, name: str, value: float, unit: str, x: tuple[float, float] = (3.0, 4.0)) -> Path:
+    """One value at two places on the first of June."""
+    xarray.Dataset(
+        {name: (("time", "y", "x"), np.full((1, 1, 2), value), {"units": unit})},
+        coords={"time": pd.date_range("2021-06-01", periods=1), "y": [51.0], "x": list(x)},
+    ).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "units", "expected"),
+    [
+        ("t2m", 280.0, ("K", "kelvin", "Kelvin", "degK", "degrees_kelvin"), 6.85),
+        ("t2m", 6.85, ("C", "degC", "degree_Celsius", "celsius", "°C", ""), 6.85),
+        ("tp", 0.01, ("m", "metre", "meters", "m/day", "m day**-1"), 10.0),
+        ("tp", 10.0, ("mm", "mm/day", "mm d-1", "mm day^-1", "millimeter", "kg m-2", "kg m**-2", "kg/m2", ""), 10.0),
+    ],
+)
+def test_units_of_grids(tmp_path: Path, name, value, units, expected) -> None:
+    for number, unit in enumerate(units):
+        weather = open_weather(weather_grid(tmp_path / f"{number}.nc", name, value, unit))
+        np.testing.assert_allclose(weather.values, expected, rtol=1e-6, err_msg=unit)
+
+
+def test_grids_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    for number, (name, unit) in enumerate((("t2m", "degF"), ("tp", "kg m-2 s-1"), ("tp", "mm/hr"), ("t2m", "mm"))):
+        path = weather_grid(tmp_path / f"{number}.nc", name, 1.0, unit)
+        with pytest.raises(SchemaError, match=f"got units '{unit}'"):
+            open_weather(path)
+    with pytest.raises(SchemaError, match="in degrees in every line, got 500000 and 51"):
+        open_weather(weather_grid(tmp_path / "utm.nc", "t2m", 280.0, "K", (500_000.0, 501_000.0)))
+
+
+def test_ids_of_weather_are_text_and_stations_have_positions(tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("date,Parcel_ID,temperature\n2021-06-01,001,5\n2021-06-01,1,6\n")
+    rows = series([[0], [0]], parcel_id=["001", "1"])
+    assert open_weather(path).at(rows)[:, 0, 0].tolist() == [5, 6]
+    path.write_text("date,id,temperature\n2021-06-01,001,5\n2021-06-01,1,6\n")
+    assert open_weather(path).at(rows)[:, 0, 0].tolist() == [5, 6]
+    path.write_text("date,id,lon,lat,temperature\n2021-06-01,17,0,0,5\n2021-06-01,18,9,9,6\n")
+    assert open_weather(path).at(rows)[:, 0, 0].tolist() == [5, 5]
 
 
 def test_slopes_by_hand() -> None:
