@@ -124,7 +124,7 @@ def grown(spots: np.ndarray, down: float, across: float) -> np.ndarray:
         down, across: half axes of the ellipse in rows and columns; equal for square pixels.
     """
     found = spots.copy()
-    reach = int(down + 1e-9)
+    reach = min(int(down + 1e-9), len(spots) - 1)
     wide, width = spots.copy(), 0
     for i in range(reach, -1, -1):
         half = int(across * np.sqrt(max(1 - (i / down) ** 2, 0)) + 1e-9) if i else int(across + 1e-9)

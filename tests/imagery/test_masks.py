@@ -31,6 +31,13 @@ def test_spots_grow_to_ellipses(seed, down, across):
     np.testing.assert_array_equal(grown(spots, down, across), expected)
 
 
+@pytest.mark.parametrize("shape", [(3, 10), (10, 3), (1, 1), (0, 4)])
+def test_spots_may_grow_beyond_the_raster(shape):
+    spots = np.zeros(shape, bool)
+    spots[:1, :1] = True
+    assert grown(spots, 40.5, 40.5).all()
+
+
 def acquisition(tmp_path, bands) -> Acquisition:
     write_date(tmp_path / "s" / "20210605", bands)
     return open_scenes(tmp_path / "s", Silent()).acquisitions[0]
