@@ -21,7 +21,7 @@ from cropgen.series.polygon_file import Polygons
 
 
 def choose_bands(acquisitions: Sequence[Acquisition], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The wanted bands, or every 10 m and 20 m band that occurs.
+    """The wanted bands, each once, or every 10 m and 20 m band that occurs.
 
     Raises:
         SchemaError: a wanted band, or any band, is missing.
@@ -32,7 +32,7 @@ def choose_bands(acquisitions: Sequence[Acquisition], wanted: tuple[str, ...]) -
         raise SchemaError(
             f"the scenes lack {', '.join(missing)}; found {', '.join(found)}", hint="choose among the bands found"
         )
-    bands = wanted or tuple(band for band in found if band in LAND_BANDS)
+    bands = tuple(dict.fromkeys(wanted)) or tuple(band for band in found if band in LAND_BANDS)
     if not bands:
         raise SchemaError(f"no Sentinel-2 band in the scenes; found {', '.join(found)}", hint="name them with --bands")
     return bands

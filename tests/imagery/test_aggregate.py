@@ -108,6 +108,15 @@ def test_every_band_needs_a_clear_pixel(scene, tmp_path):
     assert done.never_clear == ["a"]
 
 
+def test_a_band_that_is_named_twice_is_read_once(scene, tmp_path):
+    scenes = scene({"20210605": {"B04": dn(np.full((4, 4), 0.1)), "B08": dn(np.full((4, 4), 0.3)), "SCL": clear(2, 2)}})
+    parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 40, 40)})
+    series, _ = run(scenes, parcels, tmp_path, PLAIN.model_copy(update={"bands": ("B08", "B04", "B08")}))
+    assert series.bands == ("B08", "B04")
+    np.testing.assert_allclose(series.values[0, 0], [0.3, 0.1], atol=1e-6)
+    assert series.pixels[0, 0] == 16
+
+
 def test_scl_pixel_edges_need_not_match_band_pixels(tmp_path):
     write_raster(tmp_path / "s" / "20210605" / "B04.tif", dn(np.full((2, 2), 0.3)).astype("uint16"), west=WEST + 10)
     write_raster(
