@@ -7,6 +7,8 @@ certain has the absolute error as its score.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ def withheld_crps(model: Classifier, batch: Batch) -> np.ndarray | None:
     start = torch.arange(model.spec.calendar.count, dtype=batch.day.dtype)
     values, seen, _ = grid_view(batch, start)
     kept = batch.mask & ~torch.isin(batch.slot, slots)
-    shown = Batch(batch.values * kept[..., None], kept, batch.day, batch.slot, torch.full_like(batch.y, -1))
+    shown = replace(batch, values=batch.values * kept[..., None], mask=kept).without_labels()
     score = np.full(len(batch), np.nan)
     asked = ((kept & (batch.slot >= 0)).any(1) & seen[:, slots].any(1)).nonzero()[:, 0]
     for rows in asked.split(_ROWS_AT_ONCE):

@@ -63,11 +63,11 @@ class PriorShift:
 
 
 def class_prior(model: Classifier) -> np.ndarray:
-    """(K,) class shares that a model assumes: what it says of a parcel that was never seen."""
-    bands = len(model.spec.bands)
+    """(K,) class shares that a model assumes: what it says of a parcel that was never seen, at an unknown site."""
+    bands, covariates = len(model.spec.bands), len(model.spec.site)
     never = Batch(
         torch.zeros(1, 1, bands), torch.zeros(1, 1, dtype=torch.bool), torch.zeros(1, 1),
-        torch.full((1, 1), -1), torch.full((1,), -1),
+        torch.full((1, 1), -1), torch.full((1,), -1), site=torch.full((1, covariates), torch.nan),
     )  # fmt: skip
     prior = np.maximum(infer(model, never).probability[0], np.finfo(np.float32).tiny)
     return prior / prior.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from cropgen.models.checkpoint import build_model
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from cropgen.training.fit import fit_model
+from tests.models.dvaes.crops import TINY
 
 SLOTS, BANDS, CLASSES = 6, 2, 2
 SPEC = InputSpec(("B04", "B08"), Calendar("dekad", 9, SLOTS), Legend.from_codes("crops", ["10", "20"]))
@@ -84,3 +87,18 @@ def test_models_without_a_closed_form_have_no_score(model: Any) -> None:
     pool = build_model("pool", {"generative": "tgem"}, SPEC)
     pool.generative.load_state_dict(model.state_dict())  # pyright: ignore[reportAttributeAccessIssue]
     np.testing.assert_array_equal(withheld_crps(pool, batch), withheld_crps(model, batch))
+
+
+def test_what_is_known_of_the_place_of_a_parcel_stays_known() -> None:
+    batch = replace(seasons(24, 4), site=torch.arange(24.0)[:, None])
+    other = replace(batch, site=batch.site.flip(0))
+    found = fit_model("srnn", TINY, replace(SPEC, site=("lat",)), TrainingData(batch), seed=0).model
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    here, there = withheld_crps(found, batch), withheld_crps(found, other)
+    assert here is not None
+    assert there is not None
+    asked = ~np.isnan(here)
+    assert asked.any()
+    assert (here[asked] != there[asked]).any()

@@ -17,6 +17,7 @@ from cropgen.models.base import Classifier, Options
 from cropgen.series.schema import concatenate
 from cropgen.series.store import SeriesStore
 from cropgen.training.fit import FitResult, fit_model
+from tests.models.dvaes.crops import TINY
 
 
 class Nearest(Classifier):
@@ -273,3 +274,12 @@ def test_site_covariates_are_given_to_all_and_taken_by_those_that_can(store, tmp
         assert (spec.bands, spec.site) == (("B08",), ("B04", "lat"))
         assert data.labelled.site.shape == (len(data.labelled), 2)
         assert not data.labelled.site.isnan().any()
+
+
+def test_a_model_with_site_covariates_is_scored_and_reweighed(store, tmp_path):
+    model = Contender(name="srnn", options=TINY | {"steps": 2})
+    found = run(store, tmp_path / "out", fit=fit_model, protocol="holdout", models=(model,), prior="em",
+                data=DataSection(series="toy", site=("lat",)))  # fmt: skip
+    (row,) = found.rows
+    assert row.crps is not None
+    assert row.bits_per_value is not None

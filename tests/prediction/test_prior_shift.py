@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pyogrio
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropgen.core.errors import CropgenError, DataError, MissingInputError, SchemaError
 from cropgen.core.progress import Silent
+from cropgen.models.base import InputSpec, TrainingData
 from cropgen.models.checkpoint import load_model
 from cropgen.prediction.geopackage import LAYER, PROBABILITIES
 from cropgen.prediction.infer import infer
@@ -26,8 +29,11 @@ from cropgen.prediction.prior_shift import (
     uniform_prior,
 )
 from cropgen.series.batches import make_batch
+from cropgen.series.calendar import Calendar
 from cropgen.series.store import SeriesStore
-from tests.prediction.conftest import CLOUDY, LEGEND, PARCELS, Region
+from cropgen.training.fit import fit_model
+from tests.models.dvaes.crops import TINY
+from tests.prediction.conftest import BANDS, CLOUDY, LEGEND, PARCELS, Region, observed
 
 TRAINED = np.array([0.5, 0.3, 0.2])
 MEANS = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
@@ -136,6 +142,18 @@ def test_an_absent_class_gets_no_probability() -> None:
 @pytest.mark.parametrize("name", ["run", "discriminative"])
 def test_the_prior_of_a_model_is_that_of_its_labels(region: Region, name: str) -> None:
     np.testing.assert_allclose(class_prior(load_model(getattr(region, name))), np.array([30, 30, 29]) / 89, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["srnn", "pool"])
+def test_the_prior_of_a_model_with_site_covariates_is_that_of_an_unknown_site(name: str) -> None:
+    series = observed(2021, seed=0)
+    spec = InputSpec(BANDS, Calendar.fitted(series, "month"), LEGEND, site=("lat",))
+    batch = replace(spec.batch(series), site=torch.linspace(45, 47, PARCELS)[:, None])
+    members = {"generative": "srnn", "generative_options": TINY | {"steps": 2}, "discriminative_options": {"steps": 2}}
+    options = members if name == "pool" else TINY | {"steps": 2}
+    model = fit_model(name, options, spec, TrainingData(batch), seed=0).model
+    cloudy = replace(batch.take(torch.tensor([CLOUDY])), site=torch.full((1, 1), torch.nan))
+    np.testing.assert_allclose(class_prior(model), infer(model, cloudy).probability[0], atol=1e-6)
 
 
 def test_shares_are_read_by_code_or_name(tmp_path: Path) -> None:
