@@ -38,7 +38,7 @@ from cropgen.core.errors import DataError, UsageError
 from cropgen.core.run import fingerprint
 from cropgen.evaluation.document import Scope
 from cropgen.series.legend import UNKNOWN
-from cropgen.series.splits import holdout, parcel_blocks
+from cropgen.series.splits import held_out_blocks, parcel_blocks
 
 EVERYTHING = "all"
 LABEL_CURVE = ("1%", "5%", "10%", "25%", "50%", "100%")
@@ -106,7 +106,7 @@ class Ground:
         index: the store's index (N rows).
         used: (N,) bool, rows the evaluation is about.
         seed: decides the grid of blocks and the draw.
-        share: share of the labelled rows whose blocks are held out.
+        share: share of the used labelled rows whose blocks are held out.
         block_km: side of the blocks.
         parts: number of parts of `blocks`.
         names: names of the classes of the store's legend.
@@ -126,9 +126,10 @@ class Ground:
 
     @cached_property
     def shut(self) -> np.ndarray:
-        """(N,) bool: rows of the held-out blocks."""
-        split = holdout(self.index.loc[self.used], self.share, self.seed, self.block_km)
-        return np.isin(self.block, np.unique(self.block[np.flatnonzero(self.used)[split.test]]))
+        """(N,) bool: rows of the held-out blocks, which are drawn among those of the used rows."""
+        labelled = self.index["label"].to_numpy() > UNKNOWN
+        held = held_out_blocks(self.block[self.used], labelled[self.used], self.share, self.seed, self.block_km)
+        return np.isin(self.block, held)
 
     def axis(self, column: str, protocol: str) -> tuple[np.ndarray, list[str]]:
         """The year or region of each row as text, and the names that occur among the used rows.

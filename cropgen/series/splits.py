@@ -208,23 +208,39 @@ def holdout(index: pandas.DataFrame, fraction: float, seed: int, block_km: float
         DataError: all parcels lie in one block.
     """
     block = parcel_blocks(index, block_km, seed)
-    count = int(block.max(initial=-1)) + 1
+    held = held_out_blocks(block, index["label"].to_numpy() > UNKNOWN, fraction, seed, block_km)
+    test = np.isin(block, held)
+    facts = {
+        "kind": "holdout", "fraction": fraction, "seed": seed, "block_km": block_km,
+        "blocks": int(block.max()) + 1, "test_blocks": len(held),
+    }  # fmt: skip
+    return Split(np.flatnonzero(~test), np.flatnonzero(test), facts)
+
+
+def held_out_blocks(block: np.ndarray, labelled: np.ndarray, fraction: float, seed: int, block_km: float) -> np.ndarray:
+    """The blocks that `holdout` draws, in the order they are drawn.
+
+    Arguments:
+        block: (N,) int, block of each row; the rows may be some of those the blocks were made of.
+        labelled: (N,) bool, rows that count towards the fraction; all do where none is.
+        fraction, seed: as of `holdout`.
+        block_km: side of a block, for the message.
+
+    Raises:
+        DataError: all rows lie in one block.
+    """
+    names, place = np.unique(block, return_inverse=True)
+    count = len(names)
     if count < 2:
         raise DataError(
-            f"all {len(index)} rows lie in one block of {block_km} km, so nothing can be held out",
+            f"all {len(block)} rows lie in one block of {block_km} km, so nothing can be held out",
             hint="choose smaller blocks",
         )
-    labelled = index["label"].to_numpy() > UNKNOWN
-    weight = np.bincount(block, weights=labelled if labelled.any() else None, minlength=count).astype(float)
+    weight = np.bincount(place, weights=labelled if labelled.any() else None, minlength=count).astype(float)
     order = np.random.default_rng([seed, 0x401D]).permutation(count)
     held = np.cumsum(weight[order])
     drawn = min(int(np.searchsorted(held, fraction * held[-1])) + 1, count - 1)
-    test = np.isin(block, order[:drawn])
-    facts = {
-        "kind": "holdout", "fraction": fraction, "seed": seed, "block_km": block_km,
-        "blocks": count, "test_blocks": drawn,
-    }  # fmt: skip
-    return Split(np.flatnonzero(~test), np.flatnonzero(test), facts)
+    return names[order[:drawn]]
 
 
 def parcel_blocks(index: pandas.DataFrame, block_km: float, seed: int) -> np.ndarray:

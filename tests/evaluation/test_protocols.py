@@ -6,6 +6,7 @@ import pytest
 
 from cropgen.core.errors import DataError, UsageError
 from cropgen.evaluation.protocols import PROTOCOLS, Ground, folds
+from cropgen.series.splits import holdout
 
 
 def parcels(years=(2021, 2022, 2023), count=200, seed=0):
@@ -50,6 +51,27 @@ def test_holdout_tests_about_the_share_asked_for():
     assert 0.3 <= len(test.rows) / len(index) <= 0.4
     assert np.array_equal(test.rows, np.flatnonzero(~fold.open_rows))
     assert fold.learnt == {}
+
+
+@pytest.mark.parametrize("region", ["east", "west"])
+def test_the_share_is_that_of_the_rows_the_evaluation_is_about(region):
+    index = parcels(count=600)
+    index.loc[0, "lon"] = -0.005  # one parcel moves the grid of all rows away from that of the region's own
+    used = (index.region == region).to_numpy()
+    for seed in range(5):
+        ground = Ground(index, used, seed, 0.3, 1.0)
+        (fold,) = folds("holdout", ground)
+        (test,) = fold.tests
+        assert 0.3 <= len(test.rows) / used.sum() <= 0.36
+        assert not set(fold.block[test.rows]) & set(fold.block[fold.open_rows])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_every_row_is_used_the_blocks_are_those_of_a_plain_holdout(seed):
+    index = parcels()
+    index.loc[::7, ["lon", "lat"]] = np.nan
+    split = holdout(index, 0.3, seed, 1.0)
+    assert np.array_equal(np.flatnonzero(Ground(index, everything(index), seed, 0.3, 1.0).shut), split.test)
 
 
 def test_cross_year_holds_out_the_same_parcels_in_every_cell():
