@@ -13,6 +13,7 @@ from cropgen.core.errors import DataError
 
 BINS = 15
 _LOG_TEMPERATURES = (-4.0, 5.0)
+_IMAGINED_ROWS = 10
 
 
 def _checked(log_posterior: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,15 +43,26 @@ def temper(log_posterior: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def best_temperature(log_posterior: np.ndarray, true: np.ndarray) -> float:
-    """The single T between e^−4 and e^5 with the least mean −log p(true class), which is unimodal in T.
+    """The single T between e^−4 and e^5 with the least −log p(true class) on the rows and on ten that are imagined.
 
-    To be found on validation rows and used on others. Log-probabilities must be finite.
+    To be found on validation rows and used on others. Log-probabilities must be finite. With q = softmax(log p / T) it
+    minimises, over the N rows,
 
-    Reference: On Calibration of Modern Neural Networks, Guo, Pleiss, Sun and Weinberger, 2017.
+        Σ_i −log q_i(true class) + (10 / N) Σ_i Σ_k −p_ik log q_ik,
+
+    which is convex in 1 / T. The second sum is ten rows more, spread over those there are, on which the classes come
+    true as often as they are stated: the conjugate prior of 1 / T, least at T = 1. Without it, rows that are all right
+    would have no best T but 0. Where all rows state the same error of two classes, the error after it is
+    (mistakes + 10 · stated) / (N + 10); with many rows the ten do not count.
+
+    References: On Calibration of Modern Neural Networks, Guo, Pleiss, Sun and Weinberger, 2017; Conjugate Priors for
+    Exponential Families, Diaconis and Ylvisaker, 1979.
     """
     log_posterior, true = _checked(log_posterior, true)
+    target = _IMAGINED_ROWS / len(true) * np.exp(temper(log_posterior, 1))
+    target[np.arange(len(true)), true] += 1
     found: Any = minimize_scalar(
-        lambda log_t: negative_log_likelihood(temper(log_posterior, np.exp(log_t)), true),
+        lambda log_t: -(target * temper(log_posterior, np.exp(log_t))).sum(1).mean(),
         bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4},
     )  # fmt: skip
     return float(np.exp(found.x))
