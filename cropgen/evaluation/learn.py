@@ -96,6 +96,10 @@ def fold_rows(
     """The rows of a data section that a fold may learn from, the fold without those left out of its target, and the
     checks that none of them leaks.
 
+    Validation rows are those the fold brings along; then no label is taken out of the training for them. Where it
+    brings none that can judge, they are the share that the section asks for. Rows of a class without a label to learn
+    from cannot judge and are left out of them.
+
     Arguments:
         until: the end of the season that is learnt from; rows without a clear date by then are left out.
 
@@ -103,11 +107,29 @@ def fold_rows(
         DataError: fewer than two classes have labels there.
     """
     seen = index if until is None else index.assign(clear_dates=SeriesView(store, until=until).column("clear_dates"))
-    rows = choose_rows(seen.loc[fold.open_rows], section, fold.seed).within(np.flatnonzero(fold.open_rows))
-    if fold.validation is not None:
-        usable = (seen["label"].to_numpy() > UNKNOWN) & (seen["clear_dates"].to_numpy() > 0)
-        rows = replace(rows, validation=fold.validation[usable[fold.validation]])
-    return guard_rows(fold, rows, index, store, neighbour_m=recipe.neighbour_m, on_leak=recipe.on_leak)
+    label, place = seen["label"].to_numpy(), np.flatnonzero(fold.open_rows)
+    brought = _brought_along(fold, seen)
+    own = section.model_copy(update={"validation_share": 0.0}) if len(brought) else section
+    rows = choose_rows(seen.loc[fold.open_rows], own, fold.seed).within(place)
+    if len(brought):
+        rows = _judged_by(rows, brought, label)
+        if not len(rows.validation):
+            rows = choose_rows(seen.loc[fold.open_rows], section, fold.seed).within(place)
+    fold, rows, checks = guard_rows(fold, rows, index, store, neighbour_m=recipe.neighbour_m, on_leak=recipe.on_leak)
+    return fold, _judged_by(rows, rows.validation, label), checks
+
+
+def _brought_along(fold: Fold, index: pd.DataFrame) -> np.ndarray:
+    """Rows that the fold keeps for choices and that have a label and a clear date."""
+    rows = np.zeros(0, np.int64) if fold.validation is None else fold.validation
+    usable = (index["label"].to_numpy() > UNKNOWN) & (index["clear_dates"].to_numpy() > 0)
+    return rows[usable[rows]]
+
+
+def _judged_by(rows: TrainingRows, judges: np.ndarray, label: np.ndarray) -> TrainingRows:
+    """The rows with those of the judges for validation whose class is learnt."""
+    kept = judges[np.isin(label[judges], label[rows.labelled])]
+    return replace(rows, validation=kept, facts=rows.facts | {"validation": len(kept)})
 
 
 def read_material(

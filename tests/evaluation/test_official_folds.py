@@ -115,3 +115,40 @@ def test_validation_rows_that_were_published_tune(published, tmp_path):
     (tuning,) = found.tuning
     assert tuning.n_validation == 20
     assert len(tuning.trials) == 2
+
+
+def listed(published, tmp_path, validation) -> SeriesStore:
+    """A store that publishes a list of rows: the first 60, all of 2021, are learnt from, where flax does not grow."""
+    protocol = {"name": "toy-listed", "title": "listed", "split": "rows"}
+    store = SeriesStore.create(
+        tmp_path / "listed" / "series.zarr", bands=("B04", "B08"), legend=published.legend,
+        source={"protocols": [protocol]},
+    )  # fmt: skip
+    store.append(published.read())
+    Split(np.arange(60), np.arange(130, 180), {}, np.asarray(validation)).save(split_path(store.path, "rows"))
+    return store
+
+
+FLAX = np.arange(226, 240)
+IMPATIENT = (Contender(name="tempcnn", options={"steps": 30, "patience": 1}),)
+
+
+def test_parcels_of_a_crop_that_is_not_learnt_judge_nothing(published, tmp_path):
+    store = listed(published, tmp_path, np.arange(180, 240))
+    assert (store.index()["label"].to_numpy()[FLAX] == 1).all()
+    found = read_evaluation(evaluate(recipe("toy-listed", models=IMPATIENT), store.path, tmp_path / "out"))
+    (row,) = found.rows
+    assert row.n_labelled == 60
+    assert row.temperature is not None
+
+
+def test_labels_are_taken_for_validation_only_where_no_published_row_can_judge(published, tmp_path):
+    section = DataSection(series="toy", validation_share=0.3, validation_block_km=0.5)
+    for number, (validation, labelled) in enumerate([(np.arange(180, 240), {60}), (FLAX, set(range(30, 55)))]):
+        store = listed(published, tmp_path / str(number), validation)
+        asked = recipe("toy-listed", models=IMPATIENT, data=section)
+        (row,) = read_evaluation(evaluate(asked, store.path, tmp_path / f"out{number}")).rows
+        assert row.n_labelled in labelled
+        assert row.temperature is not None
+    with pytest.raises(UsageError, match="validation"):
+        evaluate(recipe("toy-listed", models=IMPATIENT), store.path, tmp_path / "none")
