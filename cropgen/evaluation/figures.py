@@ -45,7 +45,7 @@ def curves(
                 f"{setting.name}: labels", tracks, f"labels{position}-{place}", across="labels used", up="macro-F1",
                 ticks=[(amount, text) for text, amount in ticks.items()], logarithmic=True,
             )  # fmt: skip
-        if document.recipe.until:
+        if document.recipe.until and document.rows:
             yield from _season_curves(document, setting, key, f"{position}-{place}")
 
 
@@ -102,7 +102,7 @@ def coverage(
     document: Evaluation, entries: Sequence[Entry], settings: Sequence[Setting], key: dict[str, Style], position: int
 ) -> Iterator[str]:
     """Share of errors where only the surest parcels are answered, a panel per setting, with the most labels."""
-    most = max(e.rows[0].n_labelled for e in entries)
+    most = max((e.rows[0].n_labelled for e in entries), default=0)
     for place, setting in enumerate(settings):
         tracks = []
         for entry in entries:

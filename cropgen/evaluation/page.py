@@ -21,6 +21,7 @@ from cropgen.evaluation.words import (
     Setting,
     contrast_text,
     intro_of,
+    model_name,
     percent,
     settings_of,
     signed,
@@ -69,6 +70,7 @@ class Chapter:
     """One evaluation, ready to print.
 
     Arguments:
+        headline: the entry whose details are shown; None where no training was scored on whole seasons.
         curves, coverage, reliability, phenology, dynamics: figures, each a panel of its own.
         key: the models as panels draw them.
     """
@@ -79,7 +81,7 @@ class Chapter:
     answer: tuple[str, ...]
     settings: tuple[Setting, ...]
     entries: tuple[Entry, ...]
-    headline: Entry
+    headline: Entry | None
     key: tuple[Style, ...]
     chart: str
     scores: tuple[Table, ...]
@@ -117,15 +119,19 @@ def chapter(document: Evaluation, position: int, preferred: str | None) -> Chapt
     settings, unit = settings_of(document.protocol), unit_of(document.protocol)
     entries = entries_of(document, settings)
     headline = _headline(entries, preferred)
-    key = styles([e.name for e in sorted(entries, key=lambda e: _order(document, e))])
+    key = styles(_names(document))
     legend = Legend.from_json(document.legend)
     cells = [(r, d) for r, d in zip(document.rows, document.details, strict=True)
-             if key_of(r) == headline.key and not r.until]  # fmt: skip
+             if headline is not None and key_of(r) == headline.key and not r.until]  # fmt: skip
     mine = [[d for r, d in cells if s.holds(r)] for s in settings]
     pooled = [_pooled(details, len(legend)) for details in mine]
     unknown = [r.auroc_out_of_legend for r, _ in cells if r.auroc_out_of_legend is not None and r.scope == "held-out"]
     places = list(enumerate(settings))
-    grower, phenology = figures.phenology(document, headline, legend, position)
+    area, cases, grower, phenology = None, (), "", []
+    if headline is not None:
+        area = tables.area_table(next((d for d in reversed(mine) if d), []), legend, headline.name)
+        cases = tuple(figures.cases(document, headline, legend, position))
+        grower, phenology = figures.phenology(document, headline, legend, position)
     return Chapter(
         protocol=document.protocol,
         title=title_of(document),
@@ -151,12 +157,12 @@ def chapter(document: Evaluation, position: int, preferred: str | None) -> Chapt
         classes=_class_lines(pooled, legend),
         reliability=tuple(figures.reliability(document, entries, settings, position)),
         coverage=tuple(figures.coverage(document, entries, settings, key, position)),
-        area=tables.area_table(next((d for d in reversed(mine) if d), []), legend, headline.name),
+        area=area,
         grower=grower,
         phenology=tuple(phenology),
         dynamics=tuple(figures.dynamics(document, position)),
         following=tables.dynamics_table(document),
-        cases=tuple(figures.cases(document, headline, legend, position)),
+        cases=cases,
         proofs=_some([
             tables.cost_table(entries), tables.check_table(document), tables.tuning_table(document),
             tables.failure_table(document),
@@ -178,23 +184,31 @@ def _some(made: Iterable[Table | None]) -> tuple[Table, ...]:
     return tuple(table for table in made if table is not None)
 
 
-def _headline(entries: Sequence[Entry], preferred: str | None) -> Entry:
-    """The best entry of the preferred model with the most labels, or of all."""
+def _headline(entries: Sequence[Entry], preferred: str | None) -> Entry | None:
+    """The best entry of the preferred model with the most labels, or of all; None of none."""
+    if not entries:
+        return None
     wanted = [e for e in entries if e.model == preferred] or list(entries)
     most = max(e.rows[0].n_labelled for e in wanted)
     return next(e for e in wanted if e.rows[0].n_labelled >= 0.9 * most)
 
 
-def _order(document: Evaluation, entry: Entry) -> tuple[int, bool]:
-    """Where the recipe names an entry."""
-    named = [(row.model, row.variant) for row in document.rows]
-    return named.index((entry.model, entry.variant)), entry.target
+def _names(document: Evaluation) -> list[str]:
+    """What has a score, on whole seasons or shorter ones, in the order of the recipe, without the target first."""
+    named = list(dict.fromkeys((row.model, row.variant) for row in document.rows))
+    scored = {(row.model, row.variant, row.target_unlabelled) for row in document.rows}
+    return [model_name(*name, target=target) for name in named for target in (False, True) if (*name, target) in scored]
 
 
 def _answer(document: Evaluation, entries: Sequence[Entry], settings: Sequence[Setting], unit: str) -> Iterator[str]:
     """What came out, in sentences; what was lost is said as plainly as what was won."""
-    most = max(e.rows[0].n_labelled for e in entries)
+    most = max((e.rows[0].n_labelled for e in entries), default=0)
     full = [e for e in entries if e.rows[0].n_labelled >= 0.9 * most]
+    if not any(line is not None for e in full for line in e.lines):
+        yield (
+            "No training on whole seasons has a score on held-out parcels; the tables below say what was checked, what "
+            "failed, and what was scored."
+        )
     for place, setting in enumerate(settings):
         ranked = sorted([(line.macro_f1.value, e, line) for e in full if (line := e.lines[place]) is not None],
                         key=lambda found: -found[0])  # fmt: skip
@@ -217,6 +231,9 @@ def _answer(document: Evaluation, entries: Sequence[Entry], settings: Sequence[S
 
 
 def _chart(entries: Sequence[Entry], settings: Sequence[Setting], name: str) -> str:
+    """Macro-F1 of the entries; "" without one."""
+    if not entries:
+        return ""
     shares = {e.labels for e in entries}
     names = [e.name if len(shares) == 1 else f"{e.name}, {e.labels}" for e in entries]
     groups = []

@@ -18,7 +18,7 @@ from cropgen.core.errors import MissingInputError
 from cropgen.core.files import write_text
 from cropgen.core.run import RunFolder
 from cropgen.evaluation.atlas import Atlas, make_atlas
-from cropgen.evaluation.document import read_evaluation
+from cropgen.evaluation.document import Evaluation, read_evaluation
 from cropgen.evaluation.page import Chapter, chapter
 from cropgen.evaluation.plots import learning_curves, themed
 from cropgen.evaluation.tables import Cell, Table, mark_cell, table
@@ -71,7 +71,7 @@ def write_report(evaluations: list[Path], runs: list[Path], predictions: Path | 
     folders = [RunFolder(path) for path in runs]
     manifests = [folder.read_manifest() for folder in folders]
     preferred = manifests[0]["model"] if manifests else None
-    documents = sorted((read_evaluation(path) for path in evaluations), key=lambda d: d.protocol == "holdout")
+    documents = sorted((read_evaluation(path) for path in evaluations), key=_place)
     chapters = [chapter(document, k, preferred) for k, document in enumerate(documents)]
     legends = [Legend.from_json(m["spec"]["legend"]) for m in manifests if "spec" in m]
     legends += [c.legend for c in chapters]
@@ -80,6 +80,11 @@ def write_report(evaluations: list[Path], runs: list[Path], predictions: Path | 
         _training(folder, manifest, k) for k, (folder, manifest) in enumerate(zip(folders, manifests, strict=True))
     ]
     write_text(output, _render(chapters, trainings, atlas))
+
+
+def _place(document: Evaluation) -> tuple[bool, bool]:
+    """Evaluations without a score on whole seasons come last, and of the others the plain holdout."""
+    return all(row.until for row in document.rows), document.protocol == "holdout"
 
 
 def _render(chapters: list[Chapter], trainings: list[Training], atlas: Atlas | None) -> str:
@@ -112,7 +117,7 @@ def _title(chapters: list[Chapter], atlas: Atlas | None) -> str:
 def _cards(chapters: list[Chapter]) -> Iterable[Card]:
     """The figures a reader remembers: parcels right out of a hundred, macro-F1, and the loss to another year."""
     for part in chapters[:1]:
-        for setting, line in zip(part.settings, part.headline.lines, strict=True):
+        for setting, line in zip(part.settings, part.headline.lines, strict=True) if part.headline else ():
             if line is not None:
                 low, high = (100 * end for end in (line.accuracy.low, line.accuracy.high))
                 yield Card(

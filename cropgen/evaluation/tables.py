@@ -146,7 +146,7 @@ def mark_cell(mark: Mark) -> Cell:
     return Cell(percent(mark.value), f"{percent(mark.low)}–{percent(mark.high)}")
 
 
-def score_table(entries: Sequence[Entry], place: int, setting: Setting, headline: Entry) -> Table | None:
+def score_table(entries: Sequence[Entry], place: int, setting: Setting, headline: Entry | None) -> Table | None:
     """How often each entry is right in a setting."""
     known = sorted([(e, line) for e in entries if (line := e.lines[place]) is not None],
                    key=lambda pair: -pair[1].macro_f1.value)  # fmt: skip
