@@ -196,12 +196,13 @@ def _intervals(
     """Macro-F1, also at equal class priors, and accuracy with 95 % bootstrap intervals."""
     groups = resampling_unit(block)
     generator = np.random.default_rng(seed)
-    (resampled,) = confusion_replicates(true, [predicted], len(confusion), generator, groups=groups)
     measures = {
         "macro_f1": macro_f1, "macro_f1_equal_priors": _macro_f1_equal_priors, "accuracy": overall_accuracy,
     }  # fmt: skip
+    portions = confusion_replicates(true, [predicted], len(confusion), generator, groups=groups)
+    scored = [[measure(resampled) for measure in measures.values()] for (resampled,) in portions]
     found: dict[str, Any] = {"interval_unit": "parcel" if groups is None else "block"}
-    for name, measure in measures.items():
-        around = interval(float(measure(confusion)), measure(resampled))
+    for (name, measure), replicates in zip(measures.items(), np.concatenate(scored, axis=1), strict=True):
+        around = interval(float(measure(confusion)), replicates)
         found |= {name: around.value, f"{name}_low": around.low, f"{name}_high": around.high}
     return found

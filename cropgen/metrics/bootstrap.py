@@ -16,18 +16,20 @@ Stationary Observations, Künsch, 1989.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from cropgen.core.errors import DataError
 
 Score = Callable[[np.ndarray], np.ndarray]
+"""(...) scores of counts (..., K, K), which classes that never occur do not change."""
 REPLICATES = 1000
 LEVEL = 0.95
 _MOST_WEIGHTS = 4_000_000
+_MOST_CELLS = 4_000_000
 _ROUNDING = 1e-12
 
 
@@ -55,8 +57,8 @@ def confusion_replicates(
     *,
     groups: np.ndarray | None = None,
     replicates: int = REPLICATES,
-) -> list[np.ndarray]:
-    """Resampled confusion matrices of one or more classifiers of the same rows.
+) -> Iterator[list[np.ndarray]]:
+    """Resampled confusion matrices of one or more classifiers of the same rows, as many at a time as fit in memory.
 
     Arguments:
         true: (N,) classes 0..K−1.
@@ -64,8 +66,9 @@ def confusion_replicates(
         classes: K.
         groups: (N,) any labels of the blocks that are resampled whole; None resamples rows.
 
-    Returns:
-        For each classifier (R, K, K) counts; replicate r used the same draw for all of them.
+    Yields:
+        Portions of the replicates: for each classifier (R', K, K) counts, the R' adding up to `replicates`; a replicate
+        used the same draw for all of them, and the portions decide nothing but the memory.
 
     Raises:
         DataError: there is no row.
@@ -74,16 +77,19 @@ def confusion_replicates(
         raise DataError("no test row to resample", hint="test on rows that carry labels")
     keys, counts = _units(true, predictions, groups)
     total = int(counts.sum())
-    draws = generator.multinomial(total, counts / total, size=replicates).astype(np.float64)
-    resampled = []
-    for predicted in predictions:
-        cell = true.astype(np.int64) * classes + predicted
-        per_unit = np.zeros((len(counts), classes * classes))
-        np.add.at(per_unit, (keys, cell), 1)
-        if groups is None:
-            per_unit /= counts[:, None]
-        resampled.append(np.rint(draws @ per_unit).astype(np.int64).reshape(replicates, classes, classes))
-    return resampled
+    share = np.ones(len(keys)) if groups is not None else 1 / counts[keys]
+    tables = [_table(keys, len(counts), true, predicted, classes, share) for predicted in predictions]
+    for size in _portions(replicates, max(len(counts), classes * classes), _MOST_WEIGHTS):
+        draws = generator.multinomial(total, counts / total, size=size).astype(np.float64)
+        yield [np.rint(draws @ table).astype(np.int64).reshape(size, classes, classes) for table in tables]
+
+
+def _table(
+    unit: np.ndarray, units: int, true: np.ndarray, predicted: np.ndarray, classes: int, share: np.ndarray
+) -> csr_array:
+    """(U, K·K) confusion counts of each unit, a row counting as often as its share says; few of them are not 0."""
+    cell = true.astype(np.int64) * classes + predicted
+    return csr_array((share, (unit, cell)), shape=(units, classes * classes))
 
 
 def _units(
@@ -116,27 +122,39 @@ class Trial:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Confusion counts (P, U, K·K) of P classifiers on the U units of one trial, and the places of these units."""
+    """Confusion counts (U, K·K) of each of P classifiers on the U units of one trial, and the places of these units."""
 
     place: np.ndarray
-    per_unit: np.ndarray
+    tables: tuple[csr_array, ...]
+    classes: int
 
     def scores(self, score: Score, weights: np.ndarray) -> np.ndarray:
         """(P, R) scores where units count as often as the weights (R, all units) say; NaN where none does."""
-        weight = weights[:, self.place].astype(float)
-        return np.where(weight.any(1), _scored(score, weight @ self.per_unit), np.nan)
+        parts = []
+        for weight in self._at_once(weights):
+            found = [self._scored(score, weight @ table) for table in self.tables]
+            parts.append(np.where(weight.any(1), np.stack(found), np.nan))
+        return np.concatenate(parts, axis=1)
 
     def swapped_difference(self, score: Score, swap: np.ndarray) -> np.ndarray:
         """(1, R) score of the first classifier minus that of the second, answers swapped where `swap` (R, all)."""
-        first, second = self.per_unit
-        moved = swap[:, self.place] @ (second - first)
-        return (_scored(score, first.sum(0) + moved) - _scored(score, second.sum(0) - moved))[None]
+        first, second = self.tables
+        parts = []
+        for here in self._at_once(swap):
+            moved = here @ (second - first)
+            parts.append(self._scored(score, first.sum(0) + moved) - self._scored(score, second.sum(0) - moved))
+        return np.concatenate(parts)[None]
 
+    def _at_once(self, weights: np.ndarray) -> Iterator[np.ndarray]:
+        """Portions (R', U) of weights (R, all units), so that their confusion counts fit in memory."""
+        start = 0
+        for size in _portions(len(weights), self.classes**2, _MOST_CELLS):
+            yield weights[start : start + size][:, self.place].astype(float)
+            start += size
 
-def _scored(score: Score, cells: np.ndarray) -> np.ndarray:
-    """(…) score of confusion counts (…, K·K), whole numbers up to rounding."""
-    classes = math.isqrt(cells.shape[-1])
-    return score(np.rint(cells).reshape(*cells.shape[:-1], classes, classes))
+    def _scored(self, score: Score, cells: np.ndarray) -> np.ndarray:
+        """(…) score of confusion counts (…, K·K)."""
+        return score(np.rint(cells).reshape(*cells.shape[:-1], self.classes, self.classes))
 
 
 def crossed_scores(
@@ -160,7 +178,7 @@ def crossed_scores(
     share = 1 / np.bincount(seed)[seed]
     value = _weighted_mean([c.scores(score, np.ones((1, units))) for c in counts], share[:, None])[:, 0]
     parts = []
-    for size in _portions(replicates, units):
+    for size in _portions(replicates, units, _MOST_WEIGHTS):
         ground = generator.multinomial(units, np.full(units, 1 / units), size=size)
         drawn = generator.multinomial(seed.max() + 1, np.full(seed.max() + 1, 1 / (seed.max() + 1)), size=size)
         parts.append(_weighted_mean([c.scores(score, ground) for c in counts], share[:, None] * drawn[:, seed].T))
@@ -193,15 +211,15 @@ def permutation_p_value(
 
     observed = abs(differences(np.zeros((1, units), bool))[0])
     extreme = 0
-    for size in _portions(replicates, units):
+    for size in _portions(replicates, units, _MOST_WEIGHTS):
         found = differences(generator.integers(0, 2, (size, units)).astype(bool))
         extreme += int((np.abs(found) >= observed - _ROUNDING).sum())
     return (1 + extreme) / (1 + replicates)
 
 
-def _portions(replicates: int, units: int) -> list[int]:
-    """Replicates drawn at a time, so that the draws fit in memory."""
-    size = max(1, min(replicates, _MOST_WEIGHTS // units))
+def _portions(replicates: int, width: int, most: int) -> list[int]:
+    """Replicates made at a time where each takes `width` numbers, so that few more than `most` are in memory."""
+    size = max(1, min(replicates, most // width))
     return [min(size, replicates - start) for start in range(0, replicates, size)]
 
 
@@ -214,16 +232,24 @@ def _weighted_mean(parts: Sequence[np.ndarray], weight: np.ndarray) -> np.ndarra
 
 
 def _tabulate(trials: Sequence[Trial], classes: int) -> tuple[list[_Counts], int, np.ndarray]:
-    """Counts of each trial, the number of units over all, and the position of each trial's seed."""
+    """Counts of each trial, the number of units over all, and the position of each trial's seed.
+
+    The counts are over the classes that occur in any trial: a legend may hold many more.
+    """
     if not trials or any(len(t.true) == 0 for t in trials):
         raise DataError("no test row to resample", hint="test on rows that carry labels")
     labels, where = np.unique(np.concatenate([t.unit for t in trials]), return_inverse=True)
     pieces = np.split(where, np.cumsum([len(t.true) for t in trials])[:-1])
-    counts = []
+    met = np.zeros(classes, bool)
+    for trial in trials:
+        met[np.concatenate([trial.true, *trial.predictions])] = True
+    position, counts = np.cumsum(met) - 1, []
     for trial, unit in zip(trials, pieces, strict=True):
         place, local = np.unique(unit, return_inverse=True)
-        per_unit = np.zeros((len(trial.predictions), len(place), classes * classes))
-        for side, predicted in zip(per_unit, trial.predictions, strict=True):
-            np.add.at(side, (local, trial.true.astype(np.int64) * classes + predicted), 1)
-        counts.append(_Counts(place, per_unit))
+        once, known = np.ones(len(local)), int(met.sum())
+        tables = [
+            _table(local, len(place), position[trial.true], position[predicted], known, once)
+            for predicted in trial.predictions
+        ]
+        counts.append(_Counts(place, tuple(tables), known))
     return counts, len(labels), np.unique([t.seed for t in trials], return_inverse=True)[1]

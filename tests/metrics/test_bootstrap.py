@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -23,13 +25,13 @@ def draw(seed=0, rows=400, classes=4, right=0.8):
 
 
 def score_interval(score, true, answer, classes, generator, **how):
-    (resampled,) = confusion_replicates(true, [answer], classes, generator, **how)
-    return interval(float(score(confusion_matrix(true, answer, classes))), score(resampled))
+    scored = [score(resampled) for (resampled,) in confusion_replicates(true, [answer], classes, generator, **how)]
+    return interval(float(score(confusion_matrix(true, answer, classes))), np.concatenate(scored))
 
 
 def test_row_replicates_keep_the_number_of_rows_and_average_to_the_counts():
     true, answer = draw()
-    (resampled,) = confusion_replicates(true, [answer], 4, np.random.default_rng(1), replicates=4000)
+    ((resampled,),) = confusion_replicates(true, [answer], 4, np.random.default_rng(1), replicates=4000)
     assert (resampled.sum((1, 2)) == len(true)).all()
     assert np.allclose(resampled.mean(0), confusion_matrix(true, answer, 4), atol=1.0)
 
@@ -149,6 +151,53 @@ def test_portions_of_draws_change_nothing_but_memory(monkeypatch):
     parts = paired_difference([trial], 4, macro_f1, np.random.default_rng(1))
     assert parts.value == whole.value
     assert parts.low == pytest.approx(whole.low, abs=0.01)
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(200) // 3, np.arange(200)])
+def test_replicates_made_in_portions_are_those_made_at_once(groups, monkeypatch):
+    true, answer = draw(rows=200)
+    both = [answer, improved(true, answer)]
+    (whole,) = confusion_replicates(true, both, 4, np.random.default_rng(1), groups=groups, replicates=50)
+    monkeypatch.setattr("cropgen.metrics.bootstrap._MOST_WEIGHTS", 7 * 16)
+    parts = list(confusion_replicates(true, both, 4, np.random.default_rng(1), groups=groups, replicates=50))
+    assert len(parts) > 1
+    for mine, joined in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(joined), mine)
+    trial = Trial(0, true, (both[1], answer), np.arange(200))
+    monkeypatch.undo()
+    found = crossed_scores([trial], 4, macro_f1, np.random.default_rng(1))[1]
+    monkeypatch.setattr("cropgen.metrics.bootstrap._MOST_CELLS", 7 * 16)
+    np.testing.assert_array_equal(crossed_scores([trial], 4, macro_f1, np.random.default_rng(1))[1], found)
+
+
+def test_classes_that_never_occur_change_nothing():
+    true, answer = draw(rows=300)
+    rare = np.array([3, 40, 41, 199])
+    for score in (macro_f1, kappa, overall_accuracy):
+        few, many = (
+            paired_difference([Trial(0, code[true], (code[improved(true, answer)], code[answer]), np.arange(300) // 5)],
+                              classes, score, np.random.default_rng(1))
+            for code, classes in ((np.arange(4), 4), (rare, 200))
+        )  # fmt: skip
+        assert few == many
+
+
+def test_memory_grows_neither_with_the_blocks_nor_with_the_legend():
+    generator = np.random.default_rng(0)
+    blocks, classes = 15_000, 150
+    true, answer = draw(rows=blocks, classes=9)
+    tracemalloc.start()
+    for (resampled,) in confusion_replicates(true, [answer], 9, generator, groups=np.arange(blocks)):
+        macro_f1(resampled)
+    by_blocks = tracemalloc.get_traced_memory()[1]
+    true, answer = draw(rows=600, classes=classes)
+    tracemalloc.reset_peak()
+    paired_difference([Trial(0, true, (true, answer), np.arange(600) // 2)], classes, macro_f1, generator)
+    for (resampled,) in confusion_replicates(true, [answer], classes, generator):
+        macro_f1(resampled)
+    by_classes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(by_blocks, by_classes) < 150e6
 
 
 def test_permutation_of_few_units_equals_all_swaps():
