@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import ValidationError
@@ -358,9 +359,9 @@ class Ledger:
             return None
         try:
             parsed = _parse(TrainingRecord, record.read_text(encoding="utf-8"), record)
-            with np.load(arrays, allow_pickle=False) as stored:
+            with arrays.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return parsed, {name: stored[name] for name in stored.files}
-        except (CorruptInputError, SchemaError, ValueError, OSError, EOFError):
+        except (CorruptInputError, SchemaError, ValueError, OSError, EOFError, BadZipFile):
             return None
 
     def write(self, record: TrainingRecord, answers: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cropgen.evaluation.document import Evaluation, Row
+import numpy as np
+import pytest
+
+from cropgen.evaluation.document import Evaluation, Ledger, Row, TrainingRecord
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -26,3 +29,21 @@ def test_every_field_of_a_document_is_in_the_schema() -> None:
     assert set(row["properties"]) == set(Row.model_fields)
     assert not row["additionalProperties"]
     assert {"calibration", "macro_f1_equal_priors", "aurc", "crps"} <= set(row["required"])
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_a_training_of_which_a_file_is_not_whole_counts_as_not_finished(tmp_path: Path, suffix: str) -> None:
+    ledger, rows = Ledger(tmp_path), {"classes": np.arange(3), "rows0": np.arange(200)}
+    ledger.write(TrainingRecord(key="k", rows=(), details=(), checks=()), rows)
+    found = ledger.read("k")
+    assert found is not None
+    assert found[1]["rows0"].tolist() == rows["rows0"].tolist()
+    path = tmp_path / "cells" / f"k.{suffix}"
+    whole = path.read_bytes()
+    for size in (0, 1, 3, 30, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:size])
+        assert ledger.read("k") is None
+    damaged = bytearray(whole)
+    damaged[len(whole) // 3] ^= 0xFF
+    path.write_bytes(damaged)
+    assert ledger.read("k") is None
