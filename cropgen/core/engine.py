@@ -261,6 +261,9 @@ def _stream(
 def _client(engine: Engine) -> Client:
     """A client of the scheduler named, or of a cluster of its own that ends with it.
 
+    The workers of its own cluster share the memory there is, as processes do: dask would end one that takes more than
+    the machine's memory by the number of its cores, however few workers there are.
+
     Raises:
         CropgenError: the scheduler does not answer.
     """
@@ -269,7 +272,9 @@ def _client(engine: Engine) -> Client:
         from dask import config
 
         with config.set({"distributed.scheduler.allowed-failures": 0}):
-            return distributed.Client(n_workers=engine.jobs, threads_per_worker=1, dashboard_address=None)
+            return distributed.Client(
+                n_workers=engine.jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None
+            )
     try:
         return distributed.Client(engine.scheduler, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:

@@ -23,6 +23,14 @@ def treacherous(unit: int) -> int:
     return unit * unit
 
 
+def memory_limit(unit: int) -> int | None:
+    """Bytes the dask worker may take; None: as many as there are."""
+    from distributed import get_worker
+
+    limit: int | None = get_worker().memory_manager.memory_limit
+    return limit
+
+
 def slow(unit: str) -> int:
     """Leaves its process id in a file and takes longer than any test waits."""
     Path(unit).write_text(str(os.getpid()))

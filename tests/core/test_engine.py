@@ -42,6 +42,12 @@ def test_a_dead_worker_fails_its_unit_and_the_others_go_on(engine):
     assert found[2].failure.message.startswith(said[engine.kind])
 
 
+@pytest.mark.slow
+def test_no_worker_of_an_own_cluster_is_ended_for_the_memory_it_takes():
+    (found,) = ordered(engine_work.memory_limit, [0], Engine("dask", 1))
+    assert (found.value, found.failure) == (None, None)
+
+
 def test_a_failure_in_this_process_is_an_outcome_and_an_interruption_is_not():
     def work(unit):
         if unit == 1:
