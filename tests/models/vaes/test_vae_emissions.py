@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from scipy import stats
 
 from cropgen.models.layers.vae.emissions import Emission, ResidualEmission, TextbookEmission, held_within
+from cropgen.models.layers.vae.model import VariationalModel
+from cropgen.training.fit import fit_model
+from tests.models.dvaes.crops import DATA, SPEC
 
 BANDS, SLOTS = 2, 3
 SIZE = BANDS * SLOTS
@@ -49,6 +55,41 @@ def test_tails_can_grow_from_the_gaussian_and_shrink_back() -> None:
     held.backward()
     assert float(held.detach()) == 0
     assert outside.grad == 1
+
+
+@pytest.mark.parametrize("inverse_degrees", [-0.3, 0.0, 1e-6, 1e-3, 0.03])
+def test_tails_near_the_gaussian_are_the_same_in_single_precision(inverse_degrees: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    r, raw = torch.randn((20, SIZE), generator=generator, dtype=DTYPE), torch.zeros(20, SLOTS, BANDS, dtype=DTYPE)
+    mask = torch.ones(20, SLOTS, dtype=torch.bool)
+    found = []
+    for dtype in (torch.float32, DTYPE):
+        emission = residual(heavy_tails=True).to(dtype)
+        assert emission.inverse_degrees is not None
+        torch.nn.init.constant_(emission.inverse_degrees, inverse_degrees)
+        log_var = torch.zeros(SIZE, dtype=dtype)
+        density = emission.log_prob(r.to(dtype), raw.to(dtype), mask, log_var)
+        density.sum().backward()
+        drawn = emission.sample(raw.to(dtype), log_var, torch.Generator().manual_seed(1), 1.0)
+        moments = emission.moments(raw.to(dtype), log_var)
+        assert {part.dtype for part in (density, drawn, *moments)} == {dtype}
+        assert torch.isfinite(drawn).all()
+        found.append([density.detach().double(), emission.inverse_degrees.grad, moments[1].detach().double()])
+    for single, double in zip(*found, strict=True):
+        assert torch.allclose(single.double(), double, rtol=1e-4, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["vae", "tampered-vae"])
+def test_rows_learn_with_tails_that_begin_at_the_gaussian(name: str, tmp_path: Path) -> None:
+    settings = {"steps": 20, "likelihood": "student", "hidden": 6, "latent": 2, "samples": 2, "copies": 64}
+    metrics = tmp_path / "metrics.jsonl"
+    model = fit_model(name, settings, SPEC, DATA, metrics=metrics).model
+    assert isinstance(model, VariationalModel)
+    gradient = [json.loads(line)["gradient"] for line in metrics.read_text().splitlines()]
+    assert max(gradient) < 100
+    assert isinstance(model.emission, ResidualEmission)
+    assert model.emission.inverse_degrees is not None
+    assert 0 < float(model.emission.inverse_degrees.detach().abs().max()) < 0.1
 
 
 def test_the_floor_and_the_decoded_variance() -> None:

@@ -18,12 +18,21 @@ from cropgen.models.layers.vae.likelihoods import Gaussian, Likelihood, Logistic
 EmissionKind = Literal["gaussian", "student", "logistics"]
 _LOG_2PI = math.log(2 * math.pi)
 _REACH, _STEPS = 8.0, 1601
-_LEAST, _MOST, _SERIES_BELOW = 1e-12, 0.45, 0.02
+_LEAST, _MOST, _SERIES_BELOW, _SERIES_TERMS = 1e-12, 0.45, 0.02, 7
 
 
 def held_within(value: Tensor, low: float, high: float) -> Tensor:
     """The value clamped; the gradient passes, so that a value outside finds back."""
     return value + (value.clamp(low, high) - value).detach()
+
+
+def log1p_ratio(t: Tensor) -> Tensor:
+    """log(1 + t) / t for t ≥ 0: 1 at 0, and there, too, with a derivative that rounding leaves alone."""
+    near, far = t.clamp(max=_SERIES_BELOW), t.clamp(min=_SERIES_BELOW)
+    series = torch.full_like(t, 1 / _SERIES_TERMS)
+    for term in range(_SERIES_TERMS - 1, 0, -1):
+        series = 1 / term - near * series
+    return torch.where(t < _SERIES_BELOW, series, torch.log1p(far) / far)
 
 
 class Emission(nn.Module):
@@ -96,18 +105,18 @@ class ResidualEmission(Emission):
         return -0.5 * ((self._stretched(away.square()) * present).sum(-1) + constant)
 
     def _inverse_degrees(self) -> Tensor:
-        """(D,) 1/ν, kept below ½ so that the variance exists."""
+        """(D,) 1/ν from 0, kept below ½ so that the variance exists."""
         free = self.inverse_degrees
-        return held_within(torch.zeros(()) if free is None else free, _LEAST, _MOST)
+        return held_within(torch.zeros(()) if free is None else free, 0.0, _MOST)
 
     def _stretched(self, distance: Tensor) -> Tensor:
-        """(1/ρ + 1) log(1 + ρ q) − 2 κ(ρ), which is q at ρ = 0."""
+        """(1/ρ + 1) log(1 + ρ q) − 2 κ(ρ), with a gradient also at ρ = 0, where it is q."""
         rho = self._inverse_degrees()
         degrees = 1 / rho.clamp(min=_SERIES_BELOW)
         exact = torch.lgamma((degrees + 1) / 2) - torch.lgamma(degrees / 2) - 0.5 * (degrees / 2).log()
         series = -rho / 4 + rho**3 / 24 - rho**5 / 20
         kappa = torch.where(rho < _SERIES_BELOW, series, exact)
-        return (1 / rho + 1) * torch.log1p(rho * distance) - 2 * kappa
+        return (1 + rho) * distance * log1p_ratio(rho * distance) - 2 * kappa
 
     def sample(self, raw: Tensor, log_var: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
         """Draws; those of t_ν are normal ones over the root of a Gamma(ν/2, ν/2) draw, by Bailey's polar method."""
@@ -117,7 +126,7 @@ class ResidualEmission(Emission):
         if self.inverse_degrees is not None:
             edge = torch.finfo(mean.dtype).eps
             u, turn = (torch.rand(mean.shape, **kind).to(mean.device).clamp(edge, 1 - edge) for _ in range(2))
-            rho = self._inverse_degrees()
+            rho = self._inverse_degrees().clamp(min=_LEAST)
             noise = (torch.expm1(-2 * rho * u.log()) / rho).sqrt() * torch.cos(2 * math.pi * turn)
         return mean + temperature * (0.5 * spread).exp() * noise
 
