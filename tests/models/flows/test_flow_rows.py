@@ -91,6 +91,18 @@ def test_the_monotonic_network_begins_near_the_tied_gaussian() -> None:
         assert torch.allclose(model.log_joint(batch), expected, atol=0.1)
 
 
+@pytest.mark.parametrize("start", ["tgem", "none"])
+def test_the_monotonic_network_scores_in_inference_mode_as_outside(start: str) -> None:
+    model, batch = moved(built("naf", "both", LONGER, transformer="mnn", start=start), 0.1), with_gaps(LONGER)
+    with torch.no_grad():
+        expected = model.log_joint(batch), model.log_posterior(batch)
+    with torch.inference_mode():
+        found = model.log_joint(batch), model.log_posterior(batch)
+        drawn = model.sample(torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert torch.isfinite(drawn).all()
+
+
 @pytest.mark.parametrize(("name", "place"), INTEGRATED)
 def test_densities_integrate_to_one(name: str, place: str) -> None:
     model, step = moved(built(name, place), 0.15), 0.125

@@ -196,7 +196,15 @@ class DenseSigmoidalTransform(Increasing):
 
 
 class NetworkTransform(MonotonicTransform):
-    """zuko's monotonic transform with an inverse to the precision of the type."""
+    """zuko's monotonic transform with an inverse to the precision of the type, and slopes in inference mode too."""
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x) and log f'(x); the slope is differentiated, for which inference mode is left."""
+        if not torch.is_inference_mode_enabled():
+            return super().call_and_ladj(x)
+        with torch.inference_mode(False), torch.no_grad():
+            y, log_slope = super().call_and_ladj(x.clone())
+        return y.detach(), log_slope
 
     def _inverse(self, y: Tensor) -> Tensor:
         return invert_increasing(self._call, y)
