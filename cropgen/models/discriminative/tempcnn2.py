@@ -40,6 +40,10 @@ class TempCNN2(Classifier):
         for member in self.members.values():
             member.prepare(data, context)
 
+    def finish(self, data: TrainingData, context: Context) -> None:
+        for member in self.members.values():
+            member.finish(data, context)
+
     def learners(self) -> list[tuple[nn.Module, GradientOptions]]:
         return [learner for member in self.members.values() for learner in member.learners()]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from cropgen.models.base import Context, TrainingData
+from cropgen.models.checkpoint import load_model, save_model
 from cropgen.models.discriminative.tempcnn2 import TempCNN2
+from cropgen.training.fit import fit_model
 
 from .conftest import Make, Rows
 
@@ -45,3 +49,12 @@ def test_members_are_augmented_differently_and_planned_alike(make: Make, rows: R
     assert not torch.equal(loss.terms["first.supervised"], loss.terms["second.supervised"])
     model.prepare(TrainingData(rows([0, 1, 2, 0])), Context())
     assert [options.steps for _, options in model.learners()] == [450, 450]
+
+
+def test_distilled_members_keep_no_twins_and_the_disk_keeps_them(make: Make, rows: Rows, tmp_path: Path) -> None:
+    model, batch = make("tempcnn2", distil="01-27", steps=2), rows([0, 1, 2])
+    result = fit_model("tempcnn2", {"distil": "01-27", "steps": 2}, model.spec, TrainingData(batch))
+    assert result.model.state_dict().keys() == model.state_dict().keys()
+    save_model(tmp_path / "model", result.model, "tempcnn2")
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "model").log_posterior(batch), result.model.log_posterior(batch))
