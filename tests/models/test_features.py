@@ -12,6 +12,7 @@ from cropgen.models.layers.features import (
     labelled_features,
     require_classes,
     require_every_class,
+    scale_of,
     season_features,
 )
 from cropgen.series.batches import Batch
@@ -73,3 +74,7 @@ def test_every_class_is_needed_by_models_of_classes() -> None:
 def test_the_prior_is_the_share_of_labels() -> None:
     expected = torch.tensor([3.0, 1.0, 2.0]) / 6
     torch.testing.assert_close(class_log_prior(torch.tensor([0, 0, 0, 2, 2]), 3).exp(), expected.double())
+
+
+def test_a_feature_that_does_not_vary_is_not_divided_by_next_to_nothing() -> None:
+    assert torch.equal(scale_of(torch.tensor([0.0, 1e-7, 2e-6, 3.0])), torch.tensor([1.0, 1.0, 2e-6, 3.0]))

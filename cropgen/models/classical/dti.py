@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cropgen.models.base import Classifier, Context, GradientOptions, InputSpec, Objective, Options, TrainingData
-from cropgen.models.layers.features import class_log_prior, require_every_class
+from cropgen.models.layers.features import class_log_prior, require_every_class, scale_of
 from cropgen.models.layers.grid import grid_view
 from cropgen.models.layers.held_out import fit_temperature
 from cropgen.models.layers.innovations import tempered
@@ -38,7 +38,6 @@ from cropgen.series.batches import Batch
 
 _WARP_FROM, _OFFSET_FROM = 0.2, 0.4
 _SPREAD = 0.05
-_LEAST_SCALE = 1e-6
 
 
 class PrototypeOptions(GradientOptions):
@@ -115,7 +114,7 @@ class DeformablePrototypes(Classifier):
         y = data.labelled.y
         require_every_class(y[mask.any(1)], self.spec)
         self.centre.copy_(values[mask].double().mean(0))
-        self.scale.copy_(values[mask].double().std(0, correction=0).clamp(min=_LEAST_SCALE))
+        self.scale.copy_(scale_of(values[mask].double().std(0, correction=0)))
         self.log_prior.copy_(class_log_prior(y[y >= 0], self.spec.classes))
         x = (values - self.centre) / self.scale * mask[..., None]
         noise = torch.randn(self.prototype.shape, generator=context.generator("prototypes"))

@@ -22,14 +22,12 @@ from pydantic import Field
 from torch import Tensor
 
 from cropgen.models.base import Classifier, Context, InputSpec, Options, TrainingData
-from cropgen.models.layers.features import class_log_prior, require_every_class
+from cropgen.models.layers.features import LEAST_SPREAD, class_log_prior, require_every_class, scale_of
 from cropgen.models.layers.grid import grid_view
 from cropgen.models.layers.held_out import fit_temperature, held_out_scores
 from cropgen.models.layers.innovations import tempered
 from cropgen.series.augment import fill_gaps
 from cropgen.series.batches import Batch
-
-_LEAST_SCALE = 1e-6
 
 
 class CentroidOptions(Options):
@@ -94,12 +92,12 @@ class NearestCentroid(Classifier):
         """(G, C) standard deviation of the values shown, of each band or of each band and slot."""
         by_band = x[m].std(0, correction=0).expand_as(x[0])
         if self.settings.scaling == "band":
-            return by_band.clamp(min=_LEAST_SCALE)
+            return scale_of(by_band)
         weight = m[..., None].to(x.dtype)
         count = weight.sum(0).clamp(min=1)
         mean = (x * weight).sum(0) / count
         by_slot = (((x - mean) * weight).square().sum(0) / count).sqrt()
-        return torch.where(by_slot > _LEAST_SCALE, by_slot, by_band).clamp(min=_LEAST_SCALE)
+        return torch.where(by_slot > LEAST_SPREAD, by_slot, scale_of(by_band))
 
     def _centroids(self, x: Tensor, m: Tensor, y: Tensor) -> Tensor:
         """(K, G, C) mean or median of the values that each class shows in each slot, interpolated between slots."""

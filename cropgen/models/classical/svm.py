@@ -1,6 +1,7 @@
 """Support vector machine on gap-filled bands and vegetation indices, linear or with a radial kernel.
 
-Features are standardised by the labelled rows. For every pair of classes i < j one margin is learnt,
+Features are standardised by the labelled rows; one that is constant there is only centred. For every pair of classes
+i < j one margin is learnt,
 
     d_ij(x) = Σ_s a_ijs k(x_s, x) + b_ij,    k(x, z) = x·z   or   exp(−γ/F |x − z|²)
 
@@ -28,14 +29,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from cropgen.models.base import Classifier, Context, InputSpec, Options, TrainingData
-from cropgen.models.layers.features import class_log_prior, labelled_features, require_classes, season_features
+from cropgen.models.layers.features import (
+    class_log_prior,
+    labelled_features,
+    require_classes,
+    scale_of,
+    season_features,
+)
 from cropgen.models.layers.held_out import fit_temperature, held_out_scores
 from cropgen.models.layers.innovations import tempered
 from cropgen.series.batches import Batch
 
 _ROWS_AT_ONCE = 2048
 _STEEPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
-_LEAST_SCALE = 1e-6
 
 
 class SupportVectorOptions(Options):
@@ -134,7 +140,7 @@ class SupportVectorMachine(Classifier):
         from sklearn.svm import SVC
 
         centre = x.double().mean(0)
-        scale = x.double().std(0, correction=0).clamp(min=_LEAST_SCALE)
+        scale = scale_of(x.double().std(0, correction=0))
         standard = ((x.double() - centre) / scale).numpy()
         machine = SVC(
             kernel=self.settings.kernel, C=self.settings.cost, gamma=cast(Any, self.settings.gamma / x.shape[1]),

@@ -48,6 +48,7 @@ from cropgen.models.base import (
     Options,
     TrainingData,
 )  # fmt: skip
+from cropgen.models.layers.features import scale_of
 from cropgen.models.layers.season_view import Axis, DateScale, SeasonView
 from cropgen.models.layers.trunk import Trunk
 from cropgen.series.augment import AMPLITUDES, Amplitudes, Strength, augment, augment_dates, mixup
@@ -56,7 +57,6 @@ from cropgen.series.season import SeasonEnd
 
 _PASSES = 20
 _FEWEST_STEPS, _MOST_STEPS = 450, 3000
-_LEAST_SCALE = 1e-6
 Season = tuple[Tensor, Tensor, Tensor]
 
 
@@ -175,7 +175,7 @@ class NeuralClassifier(Classifier):
         """Band statistics of all rows, prior and weight of the classes, number of steps."""
         parts = [data.labelled] + ([data.unlabelled] if data.unlabelled is not None else [])
         self.centre.copy_(_mean_of_clear(parts, torch.zeros_like(self.centre), power=1))
-        self.scale.copy_(_mean_of_clear(parts, self.centre, power=2).sqrt().clamp(min=_LEAST_SCALE))
+        self.scale.copy_(scale_of(_mean_of_clear(parts, self.centre, power=2).sqrt()))
         self.log_prior.copy_(label_prior(data.labelled.y, self.spec.classes))
         count = torch.bincount(data.labelled.y, minlength=self.spec.classes)
         self.class_weight.copy_(class_weights(count, self.chosen.class_weight))

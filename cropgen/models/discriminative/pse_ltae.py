@@ -31,6 +31,7 @@ from cropgen.core.errors import SchemaError
 from cropgen.models.base import Context, InputSpec, Options, TrainingData
 from cropgen.models.discriminative.ltae import LTAEOptions, LTAETrunk
 from cropgen.models.discriminative.network import NeuralClassifier, Season
+from cropgen.models.layers.features import scale_of
 from cropgen.models.layers.trunk import Trunk
 from cropgen.series.augment import Amplitudes, augment_dates
 from cropgen.series.batches import Batch
@@ -159,7 +160,7 @@ class PSELTAE(NeuralClassifier):
         known = told[told.isfinite().all(1)]
         if len(known) > 1:
             self.shape_centre.copy_(known.mean(0))
-            self.shape_scale.copy_(known.std(0, correction=0).clamp(min=_LEAST_SCALE))
+            self.shape_scale.copy_(scale_of(known.std(0, correction=0)))
 
     def see(self, batch: Batch) -> Season:
         """Rows of `DateRow` (B, T, ·), standardised, 0 where not observed, mask (B, T) and days (B, T)."""

@@ -19,6 +19,7 @@ from cropgen.series.augment import fill_gaps
 from cropgen.series.batches import Batch
 
 _INDICES = (("B08", "B04"), ("B08", "B11"))
+LEAST_SPREAD = 1e-6
 
 
 def season_features(batch: Batch, spec: InputSpec) -> tuple[Tensor, Tensor]:
@@ -34,6 +35,14 @@ def season_features(batch: Batch, spec: InputSpec) -> tuple[Tensor, Tensor]:
             ratio = torch.where(total.abs() > 1e-6, (a - b) / torch.where(total == 0, 1, total), 0)
             columns.append(ratio.clamp(-1, 1)[..., None])
     return torch.cat(columns, -1).flatten(1).float(), mask.any(1)
+
+
+def scale_of(spread: Tensor) -> Tensor:
+    """What features of these standard deviations are divided by: 1 for one that is constant where it was learnt from.
+
+    A small number in its place would make the least change of that feature outweigh all others.
+    """
+    return torch.where(spread > LEAST_SPREAD, spread, 1.0)
 
 
 def labelled_features(batch: Batch, spec: InputSpec) -> tuple[Tensor, Tensor]:

@@ -130,3 +130,11 @@ def test_several_prototypes_begin_apart_and_an_absent_class_is_named() -> None:
     rows = seasons(40, 1)
     with pytest.raises(DataError, match="for b"):
         prepared(rows.take(rows.y == 0))
+
+
+def test_a_band_that_was_constant_while_learning_has_scale_1() -> None:
+    rows = seasons(40, 1)
+    values = torch.stack([rows.values[..., 0], 0.3 * rows.mask], -1)
+    scale = prepared(replace(rows, values=values)).scale
+    assert float(scale[1]) == 1
+    assert float(scale[0]) == pytest.approx(float(rows.values[..., 0][rows.mask].std(correction=0)))

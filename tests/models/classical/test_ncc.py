@@ -87,3 +87,12 @@ def test_a_class_without_labels_is_refused_by_name() -> None:
     rows = seasons(30, 1)
     with pytest.raises(DataError, match="for b"):
         trained(rows.take(rows.y != 1))
+
+
+@pytest.mark.parametrize("scaling", ["band", "slot"])
+def test_a_band_that_was_constant_while_learning_has_scale_1(scaling: str) -> None:
+    rows = seasons(60, 1)
+    values = torch.stack([rows.values[..., 0], 0.3 * rows.mask], -1)
+    model, _ = trained(replace(rows, values=values), scaling=scaling)
+    assert (model.scale[:, 1] == 1).all()
+    assert (model.scale[:, 0] < 1).all()

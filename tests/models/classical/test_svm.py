@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -87,3 +88,19 @@ def test_a_row_without_dates_gets_the_prior_and_the_disk_keeps_the_vectors(tmp_p
     torch.testing.assert_close(model.log_posterior(empty), torch.full((4, 4), 1 / 4).log())
     save_model(tmp_path / "model", model, "svm")
     assert torch.equal(load_model(tmp_path / "model").log_posterior(rows), model.log_posterior(rows))
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_a_band_that_was_constant_while_learning_says_nothing_when_it_changes(kernel: str) -> None:
+    def with_level(rows: Batch, level: float) -> Batch:
+        values = rows.values.clone()
+        values[..., 2] = level * rows.mask
+        return replace(rows, values=values)
+
+    spec = InputSpec(("B04", "B08", "weather"), SPEC.calendar, SPEC.legend)
+    model = SupportVectorMachine(spec, SupportVectorOptions(kernel=kernel))  # type: ignore[arg-type]
+    model.prepare(TrainingData(with_level(batch(160), 0.3)), Context(seed=3))
+    test = batch(200, seed=5)
+    same, other = (model.log_posterior(with_level(test, level)).argmax(1) for level in (0.3, 0.31))
+    assert float((same == test.y).float().mean()) > 0.6
+    assert float((same == other).float().mean()) > 0.95

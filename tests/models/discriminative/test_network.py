@@ -269,3 +269,13 @@ def test_options_for_tuning_hold_their_default() -> None:
             if isinstance(extra, dict) and "search" in extra:
                 assert field.default in extra["search"], f"{entry.name}.{name}"  # type: ignore[operator]
     assert issubclass(SequenceOptions, NetworkOptions)
+
+
+def test_a_band_that_was_constant_while_learning_has_scale_1(make: Make, rows: Rows) -> None:
+    model, batch = network(make), rows([0, 1, 2, 1])
+    model.prepare(
+        TrainingData(replace(batch, values=torch.stack([batch.values[..., 0], 5.0 * batch.mask], -1))), Context()
+    )
+    assert float(model.scale[1]) == 1
+    assert 0.3 < float(model.scale[0]) < 3
+    assert model.scale[0] != 1
