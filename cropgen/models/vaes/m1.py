@@ -13,6 +13,7 @@ from torch.nn import functional
 from cropgen.models.base import Context, InputSpec, Objective, TrainingData
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.semisupervised import Rule, decide
+from cropgen.models.layers.vae.model import SharedEstimator
 from cropgen.models.vaes.vae import VAE, VAEOptions
 from cropgen.series.batches import Batch
 
@@ -25,6 +26,9 @@ class M1Options(VAEOptions):
     ridge: float = Field(0.01, ge=0, description="penalty of the squared weights of the classifier")
     latent_kind: Literal["continuous"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "continuous", description="z is a vector of numbers"
+    )
+    estimator: SharedEstimator = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound; its draws of q(z|x) are common to the classes"
     )
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.layers.bank import Seasons
-from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel, VariationalOptions
+from cropgen.models.layers.vae.model import Explained, Rows, SharedEstimator, VariationalModel, VariationalOptions
 from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.models.layers.vae.posteriors import gaussian_kl, gaussian_log_prob
 from cropgen.models.layers.vae.pyramid import PyramidTransformer
@@ -31,6 +31,9 @@ class TamperedVAEOptions(VariationalOptions):
         json_schema_extra={"search": [32, 64]},
     )
     stages: int = Field(3, ge=1, description="stages of the temporal transformer, each of half as many tokens")
+    estimator: SharedEstimator = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound; its draws of q(z|x) are common to the classes"
+    )
 
 
 class LatentRecognition(nn.Module):

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from cropgen.models.layers.vae.latents import GaussianLatent, Latent
+from cropgen.models.layers.vae.model import SharedEstimator
 from cropgen.models.layers.vae.priors import MixtureOfGaussians
 from cropgen.models.vaes.vae import VAE, VAEOptions
 from cropgen.series.batches import Batch
@@ -24,6 +25,9 @@ class VaDEOptions(VAEOptions):
     prior_components: int = Field(1, ge=1, description="clusters of a class")
     latent_kind: Literal["continuous"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "continuous", description="z is a vector of numbers"
+    )
+    estimator: SharedEstimator = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound; its draws of q(z|x) are common to the classes"
     )
 
 

@@ -15,7 +15,7 @@ from cropgen.models.layers.recurrent import Recurrence, RecurrentTrunk
 from cropgen.models.layers.temporal_conv import DATE_FEATURES
 from cropgen.models.layers.vae.emissions import TextbookEmission
 from cropgen.models.layers.vae.feedback import Dropout, Feedback, Sight, logistic_noise
-from cropgen.models.layers.vae.model import Explained, Rows, VariationalModel, VariationalOptions
+from cropgen.models.layers.vae.model import Explained, Rows, SharedEstimator, VariationalModel, VariationalOptions
 from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.models.layers.vae.posteriors import gaussian_kl, gaussian_log_prob
 from cropgen.series.batches import Batch
@@ -37,6 +37,9 @@ class VAERNNOptions(VariationalOptions):
     rate: float = Field(0.6, gt=0, lt=1, description="share withheld; of dynamic dropout the share that costs nothing")
     price: float = Field(
         1.0, ge=0, description="dynamic dropout: weight of the divergence of its decisions from `rate`"
+    )
+    estimator: SharedEstimator = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "elbo", description="of the gradient of the bound; its draws of q(z|x) are common to the classes"
     )
     sight: Sight = Field("all", description="dynamic dropout decides by date, state and latent, or the latent alone")
 

@@ -12,9 +12,12 @@ from cropgen.core.errors import UsageError
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import validate
 from cropgen.models.base import Context, TrainingData
+from cropgen.models.catalog import find, load
 from cropgen.models.layers.bank import concatenate_seasons
 from cropgen.models.vaes.m1m2 import M1M2
 from cropgen.models.vaes.vae import VAE
+from tests.models.vaes.rows import built as of_crops
+from tests.models.vaes.six_steps import learnt_by
 from tests.models.vaes.small import DTYPE, LOADING, SLOTS, build, make_linear, parcels, scramble, seasons_of, whitened
 
 
@@ -253,3 +256,13 @@ def test_parts_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
 def test_a_row_refuses_parts_it_does_not_have() -> None:
     with pytest.raises(UsageError, match="elbo"):
         validate(M1M2.Settings, {"estimator": "dreg"}, where="options of m1m2")
+
+
+@pytest.mark.parametrize("name", ["m1", "vade", "tampered-vae", "vae-rnn"])
+def test_draws_that_the_classes_share_have_no_weight_of_a_class(name: str) -> None:
+    settings = load(find(name)).Settings
+    with pytest.raises(UsageError, match=rf"options of {name}: estimator: .*'elbo', 'stl', 'iwae' or 'jvi'.*'dreg'"):
+        validate(settings, {"estimator": "dreg", "draws": 3}, where=f"options of {name}")
+    for estimator in ("elbo", "stl", "iwae", "jvi"):
+        model = of_crops(name, estimator=estimator, draws=3)
+        assert learnt_by(model)

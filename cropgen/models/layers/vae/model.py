@@ -30,6 +30,8 @@ from cropgen.models.layers.vae.remedies import KLSchedule, collapse_advice
 from cropgen.series.batches import Batch
 
 ContinuousEstimator = Literal["elbo", "stl", "iwae", "dreg", "jvi"]
+# Of a latent whose draws all classes share: the weights of `dreg` are those of a draw and a class.
+SharedEstimator = Literal["elbo", "stl", "iwae", "jvi"]
 _NOISE_SEED = 11
 _LARGEST_BLOCK = 1 << 24
 _LARGEST_FORESIGHT = 1 << 23
