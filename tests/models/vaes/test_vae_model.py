@@ -14,6 +14,7 @@ from cropgen.core.recipe import validate
 from cropgen.models.base import Context, TrainingData
 from cropgen.models.catalog import find, load
 from cropgen.models.layers.bank import concatenate_seasons
+from cropgen.models.layers.vae import model as base
 from cropgen.models.vaes.m1m2 import M1M2
 from cropgen.models.vaes.vae import VAE
 from tests.models.vaes.rows import built as of_crops
@@ -202,6 +203,24 @@ def test_the_use_of_latents_is_told_and_collapse_is_warned_of() -> None:
     assert facts["elbo"] <= facts["iwae"]
     assert facts["elbo"] == pytest.approx(-facts["reconstruction"] - facts["kl_total"])
     assert len(report.warnings) == 1
+
+
+def test_up_to_512_parcels_are_judged_in_parts_that_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, judged = linear(), list[int]()
+    scramble(model, ("latent.encoder", "decoder"), 0.5, 1)
+    whole = model.use_of_latents(parcels(40, known=True))
+    monkeypatch.setattr(base, "_LARGEST_BLOCK", 7 * len(model.noise) * 2 * (SLOTS + 16))
+    explained = model.scored
+    monkeypatch.setattr(model, "scored", lambda rows, noise: judged.append(len(rows)) or explained(rows, noise))
+    parts = model.use_of_latents(parcels(40, known=True))
+    assert max(judged) == 7
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value)
+    for count, expected in ((512, 512), (513, 257), (1023, 512)):
+        judged.clear()
+        model.finish(TrainingData(parcels(count, known=True)), Context(report=Silent()))
+        assert sum(judged) == 2 * expected
 
 
 def test_unlabelled_parcels_teach_the_head_to_agree_with_itself_and_the_prior() -> None:

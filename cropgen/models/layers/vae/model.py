@@ -354,10 +354,25 @@ class VariationalModel(ResidualModel):
         that are the same for all parcels varies between them by more than 0.01; elbo and iwae, the bounds of the
         innovations.
         """
-        rows = self.seen_rows(batch)
+        seasons = self._seasons(batch)
+        blocks = self._blocks(seasons, self._features(seasons, None))
+        shape = (_JUDGED_DRAWS, len(seasons), 1, self.noise_size)
         generator = torch.Generator().manual_seed(_NOISE_SEED)
-        shape = (_JUDGED_DRAWS, len(rows), 1, self.noise_size)
-        explained = self.scored(rows, torch.randn(shape, generator=generator, dtype=self.noise.dtype).to(self.noise))
+        noise = torch.randn(shape, generator=generator, dtype=self.noise.dtype).to(self.noise)
+        parts = [self._used(*part) for part in zip(blocks, noise.split(len(blocks[0]), 1), strict=True)]
+        likelihood, divergence, centre, weighted = (torch.cat(part) for part in zip(*parts, strict=True))
+        return {
+            "reconstruction": -float(likelihood.mean()),
+            "kl": [round(float(part), 5) for part in divergence.mean(0)],
+            "kl_total": float(divergence.sum(-1).mean()),
+            "active_units": int((centre.var(0, unbiased=False) > _ACTIVE_VARIANCE).sum()),
+            "elbo": float((likelihood - divergence.sum(-1)).mean()),
+            "iwae": float(weighted.mean()),
+        }
+
+    def _used(self, rows: Rows, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """At the class of rows: E log p(e | z, y) (B,), divergence (B, L), mean of z (B, Z), weighted bound (B,)."""
+        explained = self.scored(rows, noise)
         scores = log_mean_exp(explained.log_weight)
         y = torch.where(rows.seasons.y >= 0, rows.seasons.y, (scores + self.tied.log_prior).argmax(-1))
         each = torch.arange(len(y), device=y.device)
@@ -365,22 +380,14 @@ class VariationalModel(ResidualModel):
         def at_class(part: Tensor) -> Tensor:
             return part.expand(*part.shape[:1], *scores.shape, *part.shape[3:])[:, each, y]
 
-        likelihood = at_class(explained.log_likelihood).mean(0)
-        divergence = at_class(explained.divergence).mean(0)
-        both_ways = torch.cat([self.noise, -self.noise])
-        centre = at_class(self.scored(rows, both_ways).z).mean(0)
-        return {
-            "reconstruction": -float(likelihood.mean()),
-            "kl": [round(float(part), 5) for part in divergence.mean(0)],
-            "kl_total": float(divergence.sum(-1).mean()),
-            "active_units": int((centre.var(0, unbiased=False) > _ACTIVE_VARIANCE).sum()),
-            "elbo": float((likelihood - divergence.sum(-1)).mean()),
-            "iwae": float(scores[each, y].mean()),
-        }
+        centre = self.scored(rows, torch.cat([self.noise, -self.noise])).z
+        told = (explained.log_likelihood, explained.divergence, centre)
+        likelihood, divergence, centre = (at_class(part).mean(0) for part in told)
+        return likelihood, divergence, centre, scores[each, y]
 
     def finish(self, data: TrainingData, context: Context) -> None:
         super().finish(data, context)
-        every = max(1, len(data.labelled) // _JUDGED_ROWS)
+        every = max(1, -(-len(data.labelled) // _JUDGED_ROWS))
         use = self.use_of_latents(data.labelled.take(torch.arange(0, len(data.labelled), every)))
         advice = collapse_advice(float(cast(float, use["kl_total"])))
         context.facts["latent"] = {**use, "collapsed": advice is not None}
