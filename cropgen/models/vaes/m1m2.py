@@ -6,9 +6,10 @@ from typing import Literal, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from cropgen.models.base import InputSpec
+from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.vae.latents import GaussianLatent, bounded
 from cropgen.models.layers.vae.model import Explained, Rows
 from cropgen.models.layers.vae.networks import ClasswiseMLP
@@ -128,10 +129,11 @@ class M1M2(StackedVAE):
         p(x, y, z1, z2) = π_y p(z2) p(z1 | y, z2) p(x | z1),   q(z1, z2 | x, y) = q(z1 | x) q(z2 | z1, y)
         J_y = E_q [log p(x | z1) + log p(z1 | y, z2) − log q(z1 | x)] − E KL(q(z2 | z1, y) ‖ N(0, I)) + log π_y
 
-    With training=stacked the first steps learn M1, p(z1) = N(0, I) and no class in the latents, and the others
-    M2 with q(z1 | x) and p(x | z1) held, as published; with joint the bound is learnt whole. From the common start
-    p(x | z1) is N(o_y + d_y + g(z1), diag exp v), g and all departures from N(0, I) begin at zero, and the model begins
-    exactly at the tied Gaussian; in the textbook, start=none, the class acts through p(z1 | y, z2) alone.
+    With training=stacked the first steps learn M1, p(z1) = N(0, I) and no class in the latents, and the others M2 with
+    q(z1 | x) and p(x | z1) held, as published: the features of the season, which q(z1 | x) shares with q(y | x), their
+    normalisation, d and v too. Of q(y | x) the last layer learns on. With joint the bound is learnt whole. From the
+    common start p(x | z1) is N(o_y + d_y + g(z1), diag exp v), g and all departures from N(0, I) begin at zero, and the
+    model begins exactly at the tied Gaussian; in the textbook, start=none, the class acts through p(z1 | y, z2) alone.
     z1 (S, B, 1, Z1), z2 (S, B, K, Z2).
 
     Reference:
@@ -151,12 +153,22 @@ class M1M2(StackedVAE):
             return 0
         return 1 if int(self.updates) <= options.first_stage * options.steps else 2
 
-    def _encoder_alone(self) -> bool:
-        return self._stage() == 2
+    def _features(self, seasons: Seasons, generator: torch.Generator | None) -> Tensor:
+        """Held in the second stage, the statistics of their normalisation as well."""
+        if self._stage() != 2:
+            return super()._features(seasons, generator)
+        for part in self.recognition.modules():
+            if isinstance(part, nn.BatchNorm1d):
+                part.eval()
+        return super()._features(seasons, generator).detach()
 
     def lower_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = super().lower_of(features)
         return (mean.detach(), log_std.detach()) if self._stage() == 2 else (mean, log_std)
+
+    def emitted(self, rows: Rows, raw: Tensor) -> Tensor:
+        likelihood = super().emitted(rows, raw)
+        return likelihood.detach() if self._stage() == 2 else likelihood
 
     def prior_of(self, upper: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = super().prior_of(upper)

@@ -220,13 +220,19 @@ def test_weighting_classes_by_q_of_the_same_draws_is_the_bound_of_the_structured
 def test_stacked_training_learns_the_lower_part_first_and_holds_it_then() -> None:
     model = build(M1M2, steps=10).train()
     batch = whitened(seasons_of(model, parcels(8, known=True)))
-    lower = ("latent.encoder", "decoder")
+    lower = ("latent.encoder", "decoder", "recognition.convolved", "recognition.whitened", "shift", "log_var")
+    statistics = [buffer for name, buffer in model.recognition.named_buffers() if "running" in name]
+    assert statistics
     for step in range(1, 9):
         model.zero_grad(set_to_none=True)
         scramble(model, ("decoder", "latent", "upper_encoder", "lower_prior"), 0.05, step)
+        before = [buffer.clone() for buffer in statistics]
         model.objective(batch, torch.Generator().manual_seed(step)).total.backward()
         moved = {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
-        assert any(name.startswith(lower) for name in moved) == (step <= 5)
+        for part in lower:
+            assert any(name.startswith(part) for name in moved) == (step <= 5)
+        assert all(torch.equal(*pair) for pair in zip(before, statistics, strict=True)) == (step > 5)
+        assert "recognition.classify.weight" in moved
         assert any(name.startswith("lower_prior") for name in moved) == (step > 5)
 
 
