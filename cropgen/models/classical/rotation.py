@@ -10,9 +10,10 @@ with the class prior π. A parcel that was labelled with crop a in an earlier ye
     majority   p(y) = (1 − ε) 1[y = the crop that followed a most often] + ε π_y
     previous   p(y) = (1 − ε) 1[y = a] + ε π_y
 
-where ε is the share of the counted years in which the rule was wrong. Only labels that the model learnt from are known
-to it, and only those of years before the one asked for; every other parcel gets the class prior. Rows need no clear
-date.
+where ε = (w + 1)/(n + 2) if the rule was wrong in w of the n counted years. Without two successive years no crop is
+known to follow another: `markov` and `majority` then give the class prior (ε = 1), and `previous` has ε = ½. Only
+labels that the model learnt from are known to it, and only those of years before the one asked for; every other parcel
+gets the class prior. Rows need no clear date.
 
 Reference: Assessment of a Markov Logic Model of Crop Rotations for Early Crop Mapping, Osman, Inglada and Dejoux, 2015
 (crops told from earlier crops before the season begins).
@@ -59,7 +60,7 @@ class Rotation(Classifier):
         transition: (K, K) P.
         follower: (K,) the crop that followed each most often.
         log_prior: (K,).
-        wrong: (2,) ε of the rules `majority` and `previous`.
+        wrong: (2,) ε of the rules `majority`, 1 until a follower is known, and `previous`.
     """
 
     Settings: ClassVar[type[Options]] = RotationOptions
@@ -79,7 +80,7 @@ class Rotation(Classifier):
         self.register_buffer("first_year", torch.zeros((), dtype=torch.int64))
         self.register_buffer("transition", torch.full((classes, classes), 1 / classes))
         self.register_buffer("follower", torch.arange(classes))
-        self.register_buffer("wrong", torch.full((2,), 0.5))
+        self.register_buffer("wrong", torch.tensor([1.0, 0.5]))
         self.register_buffer("log_prior", torch.full((classes,), -math.log(classes)))
 
     def _allocate(self, parcels: int, years: int) -> None:

@@ -96,6 +96,9 @@ def test_one_year_of_labels_says_nothing_of_rotations_and_says_so() -> None:
     assert any("two successive years" in line for line in context.report.warnings)
     prior = torch.tensor([3.0, 1.0, 1.0]) / 5
     torch.testing.assert_close(asked(model, 1, 2021), prior)
+    often, _ = trained(single, mode="majority")
+    for parcel in (1, 4, 5):
+        torch.testing.assert_close(asked(often, parcel, 2021), prior)
     again, _ = trained(single, mode="previous")
     assert int(asked(again, 4, 2021).argmax()) == B
 
