@@ -20,10 +20,12 @@ class AutoregressiveOptions(FlowOptions):
     order: Order = Field(
         "time",
         description="time: dates ascend in every layer, so beginnings of a season have their exact marginal; "
-        "alternate: every other layer reverses all entries",
+        "alternate: every other layer reverses all entries; read with conditioner=autoregressive alone",
     )
     inverse: Inversion = Field(
-        "fixed-point", description="how samples are made: fixed-point stops when nothing changes, exact never early"
+        "fixed-point",
+        description="how samples are made: fixed-point stops when nothing changes, exact never early; not read with "
+        "conditioner=coupling, whose inverse is exact at once",
     )
 
 

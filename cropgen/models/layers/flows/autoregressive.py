@@ -88,6 +88,7 @@ def conditioner_of(
         memory: autoregressive sees all earlier entries by a masked perceptron, causal-conv by convolutions over time,
             recurrent by a recurrence over the observed dates alone.
         layer: its number; every other one reverses the order of the bands, or of all entries.
+        order: of `autoregressive`; for the others dates always ascend.
     """
     if memory == "autoregressive":
         places = entry_order(slots, bands, layer, order)

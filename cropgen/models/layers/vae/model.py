@@ -54,11 +54,14 @@ class VariationalOptions(ResidualOptions):
     )
     components: int = Field(3, ge=1, description="components of likelihood=logistics")
     decoded_variance: bool = Field(
-        False, description="the decoder gives the variance of every value, not only its mean"
+        False,
+        description="the decoder gives the variance of every value, not only its mean; with start=none it always does",
     )
     variance_floor: float = Field(
-        0.0, ge=0, lt=1, description="least variance of an innovation, in units of the tied Gaussian's"
-    )
+        0.0, ge=0, lt=1,
+        description="least variance of an innovation, in units of the tied Gaussian's; not read where a decoder gives "
+        "scales, as it does with start=none",
+    )  # fmt: skip
     beta: float = Field(1.0, ge=0, description="weight of the divergence; other than 1 a β-VAE and no bound")
     collapse: Literal["none", "linear", "cyclical", "free-bits"] = Field(
         "none",
