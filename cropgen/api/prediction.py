@@ -22,7 +22,8 @@ class PredictRequest:
         parcels: any vector format.
         run: run folder or its name; None takes the newest of the workspace.
         series: series store; None takes the newest of the workspace.
-        scenes: aggregated for the parcels instead of reading a store.
+        scenes: aggregated for the parcels, as the series of the run were, into predictions/<name of the input>.zarr,
+            instead of reading a store.
         output: GeoPackage or GeoParquet; None takes predictions/<name of the input>.gpkg.
         year: year of the parcels, when neither they nor the series settle it.
         id_column: column of the parcel id, several joined by +, or `row-number`; None recognises it.
@@ -151,18 +152,17 @@ def _check(request: PredictRequest) -> None:
 def _aggregated(
     workspace: Workspace, request: PredictRequest, run: Path, dry_run: bool, report: Reporter
 ) -> Path | None:
-    """The series of the parcels made from scenes, kept in the workspace; None where no scenes were given."""
+    """The series of the parcels made from scenes as those of the run were, kept in the workspace outside of data/, so
+    that nothing is trained on it unasked; None where no scenes were given."""
     if request.scenes is None:
         return None
-    from cropgen.imagery.aggregate import AggregateOptions, aggregate
-    from cropgen.series.pixel_sets import USUAL_PIXELS
+    from cropgen.api.reaggregation import options_like
+    from cropgen.imagery.aggregate import aggregate
 
-    store = workspace.data / f"{request.parcels.stem}-predicted" / "series.zarr"
+    store = workspace.predictions / f"{request.parcels.stem}.zarr"
+    columns = {"id": request.id_column, "year": request.year, "layer": request.layer, "crs": request.crs}
+    options = options_like(workspace, run, columns)
     if not dry_run:
-        spec = RunFolder(run).read_manifest()["spec"]
-        pixels = USUAL_PIXELS if spec.get("pixel_bands") else 0
-        columns = {"id": request.id_column, "year": request.year, "layer": request.layer, "crs": request.crs}
-        options = AggregateOptions.model_validate({"bands": spec["bands"], "parcels": columns, "pixels": pixels})
         remove(store)
         aggregate(require_input(request.scenes, "scenes"), request.parcels, store, options, report)
     return store

@@ -190,6 +190,9 @@ def train(
     if dry_run:
         return _result(run, recipe, rows, 0.0, {}, dry_run=True)
     fitted = execute(recipe, run, rows, report, resume=resume, overwrite=overwrite)
+    manifest = run.read_manifest()
+    manifest["data"].setdefault("source", rows.store.source)
+    run.write_manifest(manifest)
     keep_typicality(run, fitted.model, rows, report)
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 

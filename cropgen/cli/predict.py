@@ -18,7 +18,10 @@ def predict(
     run: Run = None,
     data: Series = None,
     scenes: Annotated[
-        Path | None, typer.Option("--scenes", help="Aggregate these scenes for the parcels instead of reading a store.")
+        Path | None,
+        typer.Option(
+            "--scenes", help="Aggregate these for the parcels, as the run's were, instead of reading a store."
+        ),
     ] = None,
     output: Annotated[
         Path | None,

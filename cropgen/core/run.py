@@ -1,7 +1,8 @@
 """A run folder: one training, with everything needed to trust it, use it and repeat it.
 
 recipe.toml         what was asked, resolved; `cropgen train --recipe` repeats it
-manifest.json       what it was made from and what came out: fingerprints, versions, facts, status
+manifest.json       what it was made from and what came out: fingerprints, where the series come from, versions, facts,
+                    status
 metrics.jsonl       one line per logged step
 labels.json         the ids of the parcels whose labels were used
 model.safetensors   the weights

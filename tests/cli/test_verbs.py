@@ -148,6 +148,10 @@ def test_scenes_to_prediction_to_report(workspace: Path, tmp_path: Path) -> None
     assert made.json()["result"]["rows"] == 24
     run = workspace / "runs" / "base"
     ended = call("predict", parcels, "--run", run, "--scenes", scenes, "--workspace", tmp_path)
+    assert (ended.code, "not from an aggregate" in ended.err) == (3, True), ended.err
+    trained = call("train", "--model", "tgem", "--name", "seen", "--workspace", tmp_path)
+    assert trained.code == 0, trained.err
+    ended = call("predict", parcels, "--scenes", scenes, "--workspace", tmp_path)
     assert ended.code == 0, ended.err
     evaluated = call(
         "evaluate", "--model", "rf,tgem", "--labels", "50%", "--seeds", "0", "--block-km", "0.2",
