@@ -63,7 +63,8 @@ def smoothing_field(
         DataError: the series is not the one the run learnt from, or its parcels have no position.
     """
     if strength == AUTO:
-        return _chosen(_neighbourhood(run, series, reach_m, until, report), reach_m, report)
+        end = None if until is None else SeasonEnd.parse(until)
+        return _chosen(_neighbourhood(run, series, reach_m, end, report), reach_m, report)
     try:
         nats = float(strength)
     except ValueError:
@@ -115,8 +116,8 @@ def _chosen(around: Neighbourhood, reach_m: float, report: Reporter) -> Field | 
     return field
 
 
-def _neighbourhood(run: Path, path: Path, reach_m: float, until: str | None, report: Reporter) -> Neighbourhood:
-    recipe, model, store = _origin(run, path, report)
+def _neighbourhood(run: Path, path: Path, reach_m: float, until: SeasonEnd | None, report: Reporter) -> Neighbourhood:
+    recipe, model, store = _origin(run, path, until, report)
     index = store.index()
     rows = choose_rows(index, recipe.data, recipe.seed)
     place = located(*(index[name].to_numpy() for name in ("lon", "lat", "year")))
@@ -131,7 +132,9 @@ def _neighbourhood(run: Path, path: Path, reach_m: float, until: str | None, rep
     )  # fmt: skip
 
 
-def _origin(run: Path, path: Path, report: Reporter) -> tuple[TrainRecipe, Classifier, SeriesStore]:
+def _origin(
+    run: Path, path: Path, until: SeasonEnd | None, report: Reporter
+) -> tuple[TrainRecipe, Classifier, SeriesStore]:
     """The recipe and model of a run, and the series it learnt from.
 
     Raises:
@@ -143,7 +146,7 @@ def _origin(run: Path, path: Path, report: Reporter) -> tuple[TrainRecipe, Class
             f"--smooth-neighbours auto: {run.name} kept no validation labels to choose by",
             hint="train with --validation 20%, or give a strength such as --smooth-neighbours 0.4",
         )
-    model, store = open_like(run, path, report)
+    model, store = open_like(run, path, report, until)
     learnt = RunFolder(run).read_manifest()["data"]["fingerprint"]
     if store.fingerprint() != learnt:
         raise DataError(
@@ -170,10 +173,10 @@ def _classes(label: np.ndarray, store: SeriesStore, model: Classifier) -> np.nda
     return place[label]
 
 
-def _said(model: Classifier, store: SeriesStore, rows: np.ndarray, until: str | None) -> np.ndarray:
+def _said(model: Classifier, store: SeriesStore, rows: np.ndarray, until: SeasonEnd | None) -> np.ndarray:
     said = [np.zeros((0, model.spec.classes))]
     for start in range(0, len(rows), _CHUNK):
         series = store.read(rows[start : start + _CHUNK])
-        series = series if until is None else SeasonEnd.parse(until).cut(series)
+        series = series if until is None else until.cut(series)
         said.append(infer(model, model.spec.batch(series).without_labels()).probability)
     return np.log(np.maximum(np.concatenate(said), _LEAST_PROBABILITY))

@@ -20,15 +20,17 @@ from cropgen.prediction.columns import COLUMNS_VERSION, FLAGS
 from cropgen.prediction.infer import levelled
 from cropgen.prediction.job import Job
 from cropgen.prediction.join import RowIndex
-from cropgen.prediction.judge import Judge, SeasonEnd
+from cropgen.prediction.judge import Judge
 from cropgen.prediction.novelty import load_typicality
 from cropgen.prediction.options import PredictOptions
 from cropgen.prediction.prior_shift import PriorShift, class_prior, estimate_streaming, read_prior, uniform_prior
 from cropgen.prediction.smoothing import smooth_stream
 from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream, open_parcels, open_store
+from cropgen.series.layout import read_attributes
+from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
-from cropgen.series.transforms import load_spread, open_series
-from cropgen.series.view import with_pixel_sets
+from cropgen.series.transforms import Spread, Standardisation, StandardisedStore, load_spread, open_series
+from cropgen.series.view import SeriesView, with_pixel_sets
 
 _FAR = 0.25
 
@@ -89,7 +91,7 @@ def predict(
     if output.suffix.lower() not in (".gpkg", *PARQUET_SUFFIXES):
         raise UsageError(f"cannot write {output.suffix or 'a file without suffix'}: {output}",
                          hint="name the output .gpkg or .parquet")  # fmt: skip
-    model, series = open_like(run, store, report)
+    model, series = open_like(run, store, report, _season_end(options))
     judge, index = _judge(run, model, options, report), RowIndex(series, report)
     if options.prior is not None:
         with _opened(parcels, series, options) as stream:
@@ -140,18 +142,38 @@ def parcel_rows(
     Arguments and errors as for `predict`.
     """
     report = report or Silent()
-    model, series = open_like(run, store, report)
+    model, series = open_like(run, store, report, _season_end(options))
     with _opened(parcels, series, options) as stream:
         job = Job(series, stream, _judge(run, model, options, report), options, parcels, RowIndex(series, report))
         return series, job.rows()
 
 
-def open_like(run: Path, store: Path, report: Reporter) -> tuple[Classifier, SeriesStore]:
-    """A model, and a store as its run read its own: standardised where that was, with pixel sets where it had them."""
+def open_like(
+    run: Path, store: Path, report: Reporter, until: SeasonEnd | None = None
+) -> tuple[Classifier, SeriesStore]:
+    """A model, and a store as its run read its own: standardised where that was, with pixel sets where it had them.
+
+    Arguments:
+        until: the last day whose observations are looked at to standardise; the rows are not cut. None: all are.
+    """
     model, common = load_model(run), load_spread(run, SeriesStore.open(store).bands)
-    series = open_series(store, "none" if common is None else "region-year", common, report)
+    series = _standardised(store, common, until, report)
     _check_bands(model, series)
     return model, with_pixel_sets(series, model.spec.pixel_bands) if model.spec.pixel_bands else series
+
+
+def _standardised(path: Path, common: Spread | None, until: SeasonEnd | None, report: Reporter) -> SeriesStore:
+    """A store on the level and spread of a training; None leaves it as it is."""
+    if common is None or until is None:
+        return open_series(path, "none" if common is None else "region-year", common, report)
+    seen = SeriesView(SeriesStore.open(path), until=until)
+    with report.task("standardising", total=None):
+        learnt = Standardisation.fit((seen.read(rows) for rows in seen.chunks()), common)
+    return StandardisedStore(path, read_attributes(path), learnt)
+
+
+def _season_end(options: PredictOptions) -> SeasonEnd | None:
+    return None if options.until is None else SeasonEnd.parse(options.until)
 
 
 def _check_bands(model: Classifier, series: SeriesStore) -> None:
@@ -168,7 +190,7 @@ def _judge(run: Path, model: Classifier, options: PredictOptions, report: Report
     typicality = load_typicality(run)
     if typicality is None and hasattr(model, "log_likelihood"):
         report.info(f"{run.name} has no reference of likelihoods: parcels are not checked for unusual seasons")
-    until = None if options.until is None else SeasonEnd.parse(options.until)
+    until = _season_end(options)
     if until is not None:
         typicality = None
     if options.anomaly_level is not None:

@@ -31,6 +31,7 @@ from cropgen.prediction.judge import Thresholds
 from cropgen.prediction.predict import PredictOptions, predict
 from cropgen.series.batches import make_batch
 from cropgen.series.store import SeriesStore
+from cropgen.series.transforms import Spread, save_spread
 from tests.prediction.conftest import CLOUDY, LEGEND, PARCELS, RARELY_SEEN, Region
 
 
@@ -249,6 +250,23 @@ def test_early_season_sees_no_later_date(region: Region, tmp_path: Path) -> None
     assert any("no prediction" in text for text in report.warnings)
     with pytest.raises(UsageError, match="MM-DD"):
         predict(region.run, region.layer, region.store, tmp_path / "x.gpkg", PredictOptions(until="30-04"))
+
+
+def test_early_season_is_standardised_by_what_was_seen(region: Region, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(region.run, tmp_path / "run"))
+    whole = SeriesStore.open(region.store)
+    save_spread(run, whole.bands, Spread(np.full(2, 0.3), np.full(2, 0.1)))
+    series = whole.read()
+    last = np.array([f"{year}-06-30" for year in series.year], "datetime64[D]").astype(int)
+    late = series.mask & (series.day > last[:, None])
+    other = SeriesStore.create(tmp_path / "other.zarr", bands=whole.bands, legend=LEGEND)
+    other.append(replace(series, values=series.values + np.float32(0.3) * late[..., None]))
+    options = PredictOptions(until="06-30")
+    for store in (region.store, other.path):
+        predict(run, region.layer, store, tmp_path / f"{store.stem}.gpkg", options)
+    one, two = (table(tmp_path / f"{store.stem}.gpkg") for store in (region.store, other.path))
+    assert one.equals(two)
+    assert one["pred_crop_code"].nunique() == 3
 
 
 def test_inputs_that_cannot_be_used(region: Region, tmp_path: Path) -> None:
