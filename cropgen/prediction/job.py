@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ from cropgen.prediction.smoothing import Evidence, Locator, Smoothed
 from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream
 from cropgen.prediction.style import categorised_qml
 from cropgen.series.columns import as_years
-from cropgen.series.parcel_columns import ParcelColumns, identity_columns
+from cropgen.series.parcel_columns import ParcelColumns, identity_columns, year_in_name
 from cropgen.series.parcel_files import find_file
 from cropgen.series.parcel_table import parcel_ids
 from cropgen.series.store import SeriesStore
@@ -190,13 +189,22 @@ class Job:
 
 
 def _one_year(options: PredictOptions, column: str | None, parcels: Path | None, years: np.ndarray) -> int | None:
-    """The year of all parcels; None where a column tells it."""
+    """The year of all parcels; None where a column tells it.
+
+    Raises:
+        UsageError: it is not known, or not one of the series.
+    """
     if options.year is not None or column is not None:
         return options.year
-    stems = "" if parcels is None else f"{PurePosixPath(find_file(parcels, options.layer).member).stem} {parcels.stem}"
-    named = re.findall(r"(?<!\d)(19\d\d|20\d\d)(?!\d)", stems)
-    if named and int(named[-1]) in years:
-        return int(named[-1])
+    stems = () if parcels is None else (parcels.stem, PurePosixPath(find_file(parcels, options.layer).member).stem)
+    named = next((year for stem in stems if (year := year_in_name(stem, where=str(parcels))) is not None), None)
+    if named in years:
+        return named
+    if named is not None:
+        raise UsageError(
+            f"{parcels}: its name states the year {named}, the series has {', '.join(map(str, years)) or 'none'}",
+            hint="give the series of that year with --data, or say with --year which year the parcels are of",
+        )
     if len(years) == 1:
         return int(years[0])
     raise UsageError(

@@ -269,6 +269,20 @@ def test_early_season_is_standardised_by_what_was_seen(region: Region, tmp_path:
     assert one["pred_crop_code"].nunique() == 3
 
 
+def test_the_year_in_a_name_is_that_of_aggregate_and_of_the_series(region: Region, tmp_path: Path) -> None:
+    exported = Path(shutil.copy(region.layer, tmp_path / "fields_2021_export_2022-03-28.gpkg"))
+    predict(region.run, exported, region.store, tmp_path / "map.gpkg")
+    assert set(table(tmp_path / "map.gpkg", PROBABILITIES)["year"]) == {2021}
+    whole = SeriesStore.open(region.store)
+    one = SeriesStore.create(tmp_path / "one.zarr", bands=whole.bands, legend=LEGEND)
+    one.append(whole.read(slice(0, PARCELS)))
+    later = Path(shutil.copy(region.layer, tmp_path / "fields_2023.gpkg"))
+    with pytest.raises(UsageError, match="its name states the year 2023, the series has 2021"):
+        predict(region.run, later, one.path, tmp_path / "x.gpkg")
+    report = predict(region.run, later, one.path, tmp_path / "x.gpkg", PredictOptions(year=2021))
+    assert report.predicted == PARCELS
+
+
 def test_inputs_that_cannot_be_used(region: Region, tmp_path: Path) -> None:
     out = tmp_path / "map.gpkg"
     with pytest.raises(UsageError, match=r"cannot write \.xyz"):
