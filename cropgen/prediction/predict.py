@@ -106,6 +106,8 @@ def predict(
     with _opened(parcels, series, options) as stream:
         if stream.crs is None:
             report.warn(f"{parcels or store} states no coordinate system; the output will not either")
+        for remark in stream.remarks:
+            report.warn(remark)
         job = Job(series, stream, judge, options, parcels, index)
         job.smoothed = smoothed
         with atomic_output(output) as part, report.task("predicting", stream.count) as task:

@@ -18,8 +18,9 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyogrio.raw import open_arrow, read
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError
+from cropgen.prediction.decoding import decoding_of
 from cropgen.series.parcel_columns import is_register
-from cropgen.series.parcel_files import FileLayer, ParcelFile, find_file, find_layer, parquet_source
+from cropgen.series.parcel_files import FileLayer, ParcelFile, find_file, find_layer, parquet_source, readable
 from cropgen.series.store import SeriesStore
 
 BATCH_FEATURES = 8192
@@ -43,6 +44,7 @@ class ParcelStream:
         crs: WKT or authority code; None where the file states none.
         count: features; None where the format does not say.
         batches: the features in file order.
+        remarks: one line on text that was put right.
     """
 
     schema: pa.Schema
@@ -52,6 +54,7 @@ class ParcelStream:
     crs: str | None
     count: int | None
     batches: Iterator[pa.RecordBatch]
+    remarks: tuple[str, ...] = ()
 
     @property
     def attributes(self) -> list[str]:
@@ -107,7 +110,10 @@ def _open_ogr(layer: FileLayer) -> Iterator[ParcelStream]:
     address, options = layer.file.address, {"layer": layer.name, **layer.file.options}
     info = pyogrio.read_info(address, **options)
     keeps_fid = info["driver"] in _WITH_FID and bool(info["fid_column"])
-    with open_arrow(address, batch_size=BATCH_FEATURES, use_pyarrow=True, return_fids=keeps_fid, **options) as opened:
+    with readable(layer.file.path):
+        text = decoding_of(layer, info)
+    shape = {"batch_size": BATCH_FEATURES, "use_pyarrow": True, "return_fids": keeps_fid, "encoding": text.encoding}
+    with open_arrow(address, **shape, **options) as opened:
         meta, reader = opened
         geometry = meta["geometry_name"] or "wkb_geometry"
         schema = _plain_schema(reader.schema, _without_zone(address, options, reader.schema))
@@ -118,7 +124,8 @@ def _open_ogr(layer: FileLayer) -> Iterator[ParcelStream]:
             geometry_type=meta["geometry_type"] or "Unknown",
             crs=meta["crs"],
             count=layer.features if layer.features >= 0 else None,
-            batches=(_plain_batch(batch, schema) for batch in reader if batch.num_rows),
+            batches=(_plain_batch(text.applied(batch), schema) for batch in reader if batch.num_rows),
+            remarks=text.remarks,
         )
 
 

@@ -1,0 +1,69 @@
+"""Parcel layers as they are met: text in other encodings than stated, types that a GeoPackage does not know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pyogrio
+import pytest
+
+from cropgen.core.errors import CorruptInputError
+from cropgen.core.progress import Silent
+from cropgen.prediction.geopackage import LAYER
+from cropgen.prediction.predict import predict
+from cropgen.prediction.stream import open_parcels
+from cropgen.series.store import SeriesStore
+from tests.prediction.conftest import LEGEND, PARCELS, Region
+
+
+def shapefile(region: Region, path: Path, encoding: str, stated: str | None) -> Path:
+    """The parcels with ids and names beyond ASCII, in an encoding, with another one stated or none."""
+    frame = region.parcels.iloc[:PARCELS].explode()[["parcel_id", "geometry"]].drop_duplicates("parcel_id")
+    frame["parcel_id"], frame["name"] = "é" + frame["parcel_id"], "Maïs"
+    pyogrio.write_dataframe(frame, path, encoding=encoding)
+    path.with_suffix(".cpg").unlink(missing_ok=True)
+    if stated is not None:
+        path.with_suffix(".cpg").write_text(stated)
+    table = bytearray(path.with_suffix(".dbf").read_bytes())
+    table[29] = 0
+    path.with_suffix(".dbf").write_bytes(table)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "stated", "told"),
+    [
+        ("cp1252", "1252", None),
+        ("cp1252", None, "read as cp1252"),
+        ("cp1252", "UTF-8", "read as cp1252"),
+        ("utf-8", None, None),
+        ("utf-8", "ISO-8859-1", "column parcel_id is utf-8 text"),
+    ],
+)
+def test_text_is_read_in_its_true_encoding(
+    region: Region, tmp_path: Path, encoding: str, stated: str | None, told: str | None
+) -> None:
+    layer = shapefile(region, tmp_path / "fields_2021.shp", encoding, stated)
+    series = SeriesStore.open(region.store).read(slice(0, PARCELS))
+    own = SeriesStore.create(tmp_path / "own.zarr", bands=series.bands, legend=LEGEND)
+    own.append(replace(series, parcel_id=np.char.add("é", series.parcel_id)))
+    for suffix in (".gpkg", ".parquet"):
+        report, output = Silent(), tmp_path / f"map{suffix}"
+        assert predict(region.run, layer, own.path, output, None, report).predicted == PARCELS
+        shown = pyogrio.read_dataframe(output, layer=LAYER) if suffix == ".gpkg" else gpd.read_parquet(output)
+        assert set(shown["name"]) == {"Maïs"}
+        assert sorted(shown["parcel_id"]) == sorted("é" + series.parcel_id.astype(object))
+        assert any(told in line for line in report.warnings) if told else not report.warnings
+
+
+def test_text_that_no_table_explains_is_refused_by_column(tmp_path: Path) -> None:
+    table = tmp_path / "fields_2021.csv"
+    table.write_bytes("parcel_id,name,wkt\n1,Maïs,POINT (1 2)\n".encode("cp1252"))
+    with (
+        pytest.raises(CorruptInputError, match="column name holds text that is not UTF-8"),
+        open_parcels(table) as stream,
+    ):
+        list(stream.batches)
