@@ -73,11 +73,16 @@ FLAGS: dict[str, str] = {
 """Flags in the order in which they are written."""
 
 
-def prefix_for(names: Iterable[str]) -> str:
-    """The first of `pred_`, `pred2_`, … with which no column, whatever its case, is among `names`."""
+def prefix_for(names: Iterable[str], classes: Iterable[str] = ()) -> str:
+    """The first of `pred_`, `pred2_`, … with which no column that can be added, whatever its case, is among `names`.
+
+    Arguments:
+        classes: the columns of class probabilities, without prefix.
+    """
     taken = {name.casefold() for name in names}
+    added = [*(c.name for c in (*COLUMNS, *SMOOTHED_COLUMNS, ANOMALY_COLUMN)), *(name.casefold() for name in classes)]
     prefix, number = PREFIX, 1
-    while any(prefix + column.name in taken for column in COLUMNS):
+    while any(prefix + name in taken for name in added):
         number += 1
         prefix = f"pred{number}_"
     return prefix

@@ -26,7 +26,7 @@ import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 from pyogrio.raw import write_arrow
 
-from cropgen.core.errors import CropgenError
+from cropgen.core.errors import CropgenError, SchemaError
 from cropgen.series.legend import Legend
 
 LAYER = "predictions"
@@ -76,6 +76,17 @@ def _free_name(candidates: tuple[str, ...], taken: list[str]) -> str:
     return next((name for name in candidates if name not in folded), f"{candidates[0]}_{len(taken)}")
 
 
+def _refuse_alike(names: list[str]) -> None:
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other is not name:
+            raise SchemaError(
+                f"columns {other} and {name} of the parcels differ only in case, which a GeoPackage cannot hold",
+                hint="rename one of them, or name the output .parquet",
+            )
+
+
 class GeoPackageWriter:
     """Writes one GeoPackage at a path where nothing is yet."""
 
@@ -87,9 +98,11 @@ class GeoPackageWriter:
         """Stream the parcels in; memory does not grow with their number.
 
         Raises:
+            SchemaError: columns differ only in case, which no GeoPackage can hold.
             CropgenError: the file cannot be written, for example because the disk is full.
         """
         form = self._form
+        _refuse_alike(form.schema.names)
         options = {"FID": form.fid_name, "GEOMETRY_NAME": form.geometry_name}
         self._write(form.schema, batches, form.layer, geometry_name=form.geometry, geometry_type=form.geometry_type,
                     crs=form.crs, layer_options=options, layer_metadata=form.metadata)  # fmt: skip

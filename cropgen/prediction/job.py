@@ -46,7 +46,7 @@ class Job:
         years = np.unique(series.column("year"))
         self._year = _one_year(options, self._year_column, parcels, years)
         self._stamp = f"{years.max(initial=1970)}-12-31T00:00:00.000Z"
-        self.prefix = prefix_for(stream.schema.names)
+        self.prefix = prefix_for(stream.schema.names, class_names(judge.legend))
         self.smoothed: Smoothed | None = None
         self._first_ids: list[str] = []
         self._seen = 0

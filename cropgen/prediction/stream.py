@@ -198,13 +198,18 @@ def _without_zone(address: str, options: dict[str, Any], schema: pa.Schema) -> s
 
 
 def _plain_schema(schema: pa.Schema, without_zone: Collection[str] = ()) -> pa.Schema:
-    """The schema with categories unfolded and times as the file holds them; all else keeps type and metadata."""
+    """The schema with categories unfolded, empty columns and views as text or bytes, and times as the file holds them;
+    all else keeps type and metadata."""
     return pa.schema([field.with_type(_plain_type(field, without_zone)) for field in schema])
 
 
 def _plain_type(field: pa.Field, without_zone: Collection[str]) -> pa.DataType:
     if pa.types.is_dictionary(field.type):
         return field.type.value_type
+    if pa.types.is_null(field.type) or pa.types.is_string_view(field.type):
+        return pa.string()
+    if pa.types.is_binary_view(field.type):
+        return pa.binary()
     return pa.timestamp(field.type.unit) if field.name in without_zone else field.type
 
 

@@ -34,6 +34,9 @@ def test_prefix_avoids_every_column_in_any_case() -> None:
     assert prefix_for(["crop_code", "probability"]) == "pred_"
     assert prefix_for(["PRED_Flags"]) == "pred2_"
     assert prefix_for(["pred_flags", "pred2_run_id"]) == "pred3_"
+    assert prefix_for(["pred_neighbours"]) == prefix_for(["Pred_Anomaly"]) == "pred2_"
+    assert prefix_for(["pred_P_x", "pred_note"], ["p_X"]) == "pred2_"
+    assert prefix_for(["pred_p_y", "pred_note"], ["p_X"]) == "pred_"
 
 
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=8, unique=True))

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
 import pytest
 
-from cropgen.core.errors import CorruptInputError
+from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.prediction.geopackage import LAYER
 from cropgen.prediction.predict import predict
@@ -67,3 +69,28 @@ def test_text_that_no_table_explains_is_refused_by_column(tmp_path: Path) -> Non
         open_parcels(table) as stream,
     ):
         list(stream.batches)
+
+
+def test_empty_columns_and_views_are_text_in_a_geopackage(region: Region, tmp_path: Path) -> None:
+    frame = region.parcels.head(5)[["parcel_id", "geometry"]].assign(empty=None)
+    frame.to_parquet(tmp_path / "plain.parquet")
+    plain = pq.read_table(tmp_path / "plain.parquet")
+    assert pa.types.is_null(plain.schema.field("empty").type)
+    viewed = plain.append_column("view", pa.array(["Maïs"] * 5).cast(pa.string_view()))
+    pq.write_table(viewed.replace_schema_metadata(plain.schema.metadata), tmp_path / "fields_2021.parquet")
+    for suffix in (".gpkg", ".parquet"):
+        output = tmp_path / f"map{suffix}"
+        predict(region.run, tmp_path / "fields_2021.parquet", region.store, output)
+        shown = pyogrio.read_dataframe(output, layer=LAYER) if suffix == ".gpkg" else gpd.read_parquet(output)
+        assert shown["empty"].isna().all()
+        assert set(shown["view"]) == {"Maïs"}
+
+
+def test_columns_that_differ_only_in_case_need_geoparquet(region: Region, tmp_path: Path) -> None:
+    layer = tmp_path / "fields_2021.parquet"
+    region.parcels.head(5)[["parcel_id", "geometry"]].assign(Note="a", note="b").to_parquet(layer)
+    with pytest.raises(SchemaError, match="columns Note and note of the parcels differ only in case"):
+        predict(region.run, layer, region.store, tmp_path / "map.gpkg")
+    predict(region.run, layer, region.store, tmp_path / "map.parquet")
+    assert {"Note", "note"} <= set(gpd.read_parquet(tmp_path / "map.parquet").columns)
+    assert not list(tmp_path.glob(".*"))
