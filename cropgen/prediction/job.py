@@ -113,7 +113,8 @@ class Job:
             raise self.no_match()
 
     def evidence(self) -> Iterator[Evidence]:
-        """Log-probabilities (M, K) and places (M, 4) of the parcels, batch by batch; no place without a series."""
+        """Log-probabilities (M, K), places (M, 4) and which parcels (M,) have a series, batch by batch; there is no place
+        without a series."""
         locate = Locator(self._stream.crs, self._where)
         for batch in self._stream.batches:
             ids, year = self._identity(batch)
@@ -124,7 +125,7 @@ class Job:
             log_posterior = np.full((batch.num_rows, self.classes), -np.log(self.classes))
             log_posterior[known] = np.log(np.maximum(answer.probability[row[known]], _LEAST_PROBABILITY))
             place = locate(batch.column(self._stream.geometry), year)
-            yield log_posterior, np.where(known[:, None], place, np.nan)
+            yield log_posterior, np.where(known[:, None], place, np.nan), known
 
     def no_match(self) -> DataError:
         """Says that the input and the store share no parcel."""

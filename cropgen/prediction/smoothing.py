@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyproj
+import pyproj.exceptions
 import shapely
 
 from cropgen.core.errors import DataError, SchemaError
@@ -26,7 +27,7 @@ from cropgen.series.legend import Legend
 
 _YEARS_APART_M = 1e8
 _GLOBAL = "OGC:CRS84"
-Evidence = tuple[np.ndarray, np.ndarray]
+Evidence = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Smoothed:
     """What was found of N parcels, in the order of the input.
 
     Arguments:
-        crop: (N,) int, class of largest marginal, −1 without a series.
+        crop: (N,) int, class of largest marginal (its own without a place), −1 without a series.
         probability: (N,) its marginal.
         neighbours: (N,) int.
         changed: parcels whose crop is another one than by itself.
@@ -68,36 +69,37 @@ class Witness(Protocol):
     def count(self) -> int | None: ...
 
     def evidence(self) -> Iterator[Evidence]:
-        """Of each batch the (M, K) log-probabilities and (M, 4) places; a place is not finite without a series."""
+        """Of each batch the (M, K) log-probabilities, the (M, 4) places, and (M,) bool which parcels have a series; a
+        place is not finite without a series or a geometry."""
         ...
 
 
 def smooth_stream(witness: Witness, field: Field, folder: Path, report: Reporter) -> Smoothed:
-    """Smooth the answers about a stream of parcels.
+    """Smooth the answers about a stream of parcels; one that has a series and no place keeps its crop.
 
     Arguments:
         folder: where the log-probabilities are kept meanwhile.
     """
-    places = [np.zeros((0, 4))]
+    places, series = [np.zeros((0, 4))], [np.zeros(0, bool)]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".smooth-") as kept:
         path = Path(kept) / "log_posterior"
         with path.open("wb") as sink, report.task("classifying parcels to be smoothed", witness.count) as task:
-            for log_posterior, place in witness.evidence():
+            for log_posterior, place, known in witness.evidence():
                 sink.write(np.ascontiguousarray(log_posterior, np.float32).tobytes())
                 places.append(place)
+                series.append(known)
                 task.advance(len(place))
-        place = np.concatenate(places)
-        if not np.isfinite(place).all(1).any():
+        place, known = np.concatenate(places), np.concatenate(series)
+        if not known.any():
             return Smoothed(*(np.full(len(place), -1, np.int32) for _ in range(3)), changed=0)
         said = np.memmap(path, np.float32, "r", shape=(len(place), witness.classes))
-        return _smoothed(place, said, field, report)
+        return _smoothed(place, known, said, field, report)
 
 
-def _smoothed(place: np.ndarray, said: np.ndarray, field: Field, report: Reporter) -> Smoothed:
+def _smoothed(place: np.ndarray, known: np.ndarray, said: np.ndarray, field: Field, report: Reporter) -> Smoothed:
     crop, neighbours = np.full(len(place), -1, np.int32), np.zeros(len(place), np.int32)
     probability, changed = np.zeros(len(place)), 0
-    known = np.isfinite(place.sum(1))
     with report.task("smoothing over neighbours", len(place)) as task:
         for rows, found in smooth_by_tiles(place, said, field):
             best = found.log_probability.argmax(1)
@@ -117,7 +119,7 @@ class Locator:
         where: the input, for messages.
 
     Raises:
-        SchemaError: there is none.
+        SchemaError: there is none, or one that is nowhere on the globe.
     """
 
     def __init__(self, crs: str | None, where: str) -> None:
@@ -126,11 +128,17 @@ class Locator:
                 f"{where} states no coordinate system, so neighbours cannot be told",
                 hint="state it in the layer, or predict without --smooth-neighbours",
             )
-        self._to_degrees = pyproj.Transformer.from_crs(crs, _GLOBAL, always_xy=True)
+        try:
+            self._to_degrees = pyproj.Transformer.from_crs(crs, _GLOBAL, always_xy=True)
+        except pyproj.exceptions.ProjError as error:
+            raise SchemaError(
+                f"{where}: its coordinate system is not tied to the globe, so neighbours cannot be told",
+                hint="give the layer in a geographic or projected system, or predict without --smooth-neighbours",
+            ) from error
         self._where = where
 
     def __call__(self, geometry: pa.Array, year: np.ndarray) -> np.ndarray:
-        """(M, 4) metres; not finite without a geometry.
+        """(M, 4) metres; not finite where there is no geometry or an empty one.
 
         Arguments:
             geometry: WKB.
@@ -143,7 +151,7 @@ class Locator:
             shapes = shapely.from_wkb(geometry.to_numpy(zero_copy_only=False))
         except shapely.errors.GEOSException as error:
             raise DataError(f"{self._where}: a geometry cannot be read: {error}", hint="repair the layer") from error
-        middle = shapely.centroid(shapes)
+        middle = shapely.centroid(np.where(shapely.is_empty(shapes), None, shapes))
         lon, lat = self._to_degrees.transform(shapely.get_x(middle), shapely.get_y(middle))
         return located(lon, lat, year)
 

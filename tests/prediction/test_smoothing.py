@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import pytest
+import shapely
 
 from cropgen.core.errors import DataError, SchemaError
 from cropgen.prediction.columns import SMOOTHED_COLUMNS
@@ -83,12 +84,28 @@ def test_a_parcel_is_no_neighbour_of_itself_in_another_year() -> None:
 def test_places_need_a_coordinate_system_and_readable_shapes() -> None:
     with pytest.raises(SchemaError, match="no coordinate system"):
         Locator(None, "fields.shp")
+    with pytest.raises(SchemaError, match="not tied to the globe"):
+        Locator('LOCAL_CS["farm",UNIT["metre",1]]', "fields.shp")
     import pyarrow as pa
 
     with pytest.raises(DataError, match="cannot be read"):
         Locator("EPSG:32631", "fields.shp")(pa.array([b"\x01nonsense"]), np.array([2021]))
     place = Locator("EPSG:32631", "fields.shp")(pa.array([None], pa.binary()), np.array([2021]))
     assert not np.isfinite(place).all()
+
+
+def test_parcels_without_a_place_keep_their_crop(region: Region, tmp_path: Path) -> None:
+    layer = tmp_path / "fields_2021.gpkg"
+    frame = region.parcels.copy()
+    frame.loc[0, "geometry"], frame.loc[1, "geometry"] = None, shapely.Polygon()
+    pyogrio.write_dataframe(frame, layer, geometry_type="Unknown")
+    predict(region.run, layer, region.store, tmp_path / "map.gpkg", PredictOptions(smoothing=FIELD))
+    got = pyogrio.read_dataframe(tmp_path / "map.gpkg", layer=LAYER)
+    assert got["pred_smoothed_code"][:2].tolist() == got["pred_crop_code"][:2].tolist()
+    np.testing.assert_allclose(got["pred_smoothed_probability"][:2], got["pred_probability"][:2], rtol=1e-5)
+    assert got["pred_neighbours"][:2].tolist() == [0, 0]
+    assert got["pred_neighbours"].max() == 4
+    assert got[NAMES].iloc[PARCELS].isna().all()
 
 
 def test_nothing_is_left_behind_where_no_parcel_is_known(region: Region, tmp_path: Path) -> None:
