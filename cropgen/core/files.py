@@ -7,6 +7,7 @@ complete, so an interruption or a full disk leaves the previous state.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import shutil
 import uuid
@@ -85,7 +86,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         remove(part)
-        for sidecar in (*path.parent.glob(f"{part.name}-*"), part.with_name(f".{part.name}.lock")):
+        for sidecar in (*path.parent.glob(f"{glob.escape(part.name)}-*"), part.with_name(f".{part.name}.lock")):
             remove(sidecar)
 
 

@@ -28,6 +28,15 @@ def test_success_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_what_lies_beside_a_name_with_brackets_is_removed(tmp_path: Path) -> None:
+    with atomic_output(tmp_path / "map [v1]*.gpkg") as part:
+        part.write_text("whole")
+        part.with_name(f"{part.name}-spool.arrow").write_text("sidecar")
+        other = part.with_name(part.name.replace("[v1]*", "vv") + "-spool.arrow")
+        other.write_text("of another output")
+    assert {path.name for path in tmp_path.iterdir()} == {"map [v1]*.gpkg", other.name}
+
+
 def test_failure_keeps_the_previous_file(tmp_path: Path) -> None:
     target = tmp_path / "a.gpkg"
     target.write_text("before")
