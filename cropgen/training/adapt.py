@@ -98,7 +98,8 @@ def reread(parent: RunFolder, root: Path, report: Reporter | None = None) -> Tra
 
 
 def target_rows(planned: TrainPlan, store: SeriesStore, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Ascending rows to adapt to among those to be predicted: with a clear date, not learnt from, a seeded sample.
+    """Ascending rows to adapt to among those to be predicted: with a clear date, not learnt from, not set aside by the
+    run to judge what is usual; a seeded sample.
 
     Arguments:
         planned: what the run learnt from.
@@ -109,7 +110,8 @@ def target_rows(planned: TrainPlan, store: SeriesStore, rows: np.ndarray, seed: 
     rows = rows[store.column("clear_dates", rows) > 0]
     if store.fingerprint() == planned.source["fingerprint"]:
         learnt = planned.rows
-        rows = np.setdiff1d(rows, np.concatenate([learnt.labelled, learnt.unlabelled, learnt.validation]))
+        held = [learnt.labelled, learnt.unlabelled, learnt.validation, learnt.reference]
+        rows = np.setdiff1d(rows, np.concatenate(held))
     if len(rows) <= MOST_TARGET_ROWS:
         return rows
     return np.sort(np.random.default_rng([seed, _STREAM]).choice(rows, MOST_TARGET_ROWS, replace=False))

@@ -199,3 +199,11 @@ def test_the_sample_of_the_target_is_seeded(workspace: Workspace, monkeypatch: p
     assert (np.diff(rows) > 0).all()
     np.testing.assert_array_equal(rows, adapt.target_rows(planned, store, np.arange(PARCELS)[::-1], 3))
     assert (rows != adapt.target_rows(planned, store, np.arange(PARCELS), 4)).any()
+
+
+def test_what_judges_the_usual_is_not_learnt_from(workspace: Workspace) -> None:
+    planned = adapt.reread(RunFolder(workspace.runs / "tgem"), workspace.root)
+    apart = planned.rows.unlabelled[:20]
+    rows = replace(planned.rows, unlabelled=planned.rows.unlabelled[30:], reference=apart)
+    target = adapt.target_rows(replace(planned, rows=rows), planned.store, np.arange(len(planned.store)), 0)
+    np.testing.assert_array_equal(target, planned.rows.unlabelled[20:30])
