@@ -151,7 +151,8 @@ class Judge:
         self.tally.parcels += len(flags["no_series"])
         self.tally.predicted += len(first)
         counts = np.bincount(first, minlength=len(self.legend))
-        self.tally.crops.update({n: int(c) for n, c in zip(self.legend.names, counts, strict=True) if c})
+        for name, count in zip(self.legend.names, counts.tolist(), strict=True):
+            self.tally.crops.update({name: count} if count else {})
         self.tally.flags.update({name: int(on.sum()) for name, on in flags.items() if on.any()})
 
 

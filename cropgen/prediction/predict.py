@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class PredictReport:
         crops: crop name → parcels.
         flags: flag → parcels.
         prefix: of the columns added.
-        shares: crop name → class share assumed instead of the training's; empty where that was kept.
+        shares: crop name → class share assumed instead of the training's; empty where that was kept. Crops of one name
+            are added up, here and in `crops`.
         changed: parcels whose crop the neighbours change; None where nothing was smoothed.
     """
 
@@ -230,7 +232,10 @@ def _prior_shift(model: Classifier, prior: str | Path, job: Job, report: Reporte
 def _shares(judge: Judge) -> dict[str, float]:
     if judge.shift is None:
         return {}
-    return dict(zip(judge.legend.names, judge.shift.assumed.round(6).tolist(), strict=True))
+    shares: Counter[str] = Counter()
+    for name, share in zip(judge.legend.names, judge.shift.assumed.tolist(), strict=True):
+        shares[name] += share
+    return {name: round(share, 6) for name, share in shares.items()}
 
 
 def _metadata(

@@ -132,7 +132,8 @@ def _parts(posterior: np.ndarray) -> Iterator[np.ndarray]:
 def read_prior(path: Path, legend: Legend) -> np.ndarray:
     """(K,) class shares from a csv file: a column of crop codes or names, and one of shares or areas, scaled to sum 1.
 
-    Classes that the file does not name get no share; crops that the legend does not know are an error.
+    Classes that the file does not name get no share; crops that the legend does not know, and names that several of its
+    crops bear, are an error.
 
     Raises:
         MissingInputError, SchemaError: the file is not there, or a column or crop of it cannot be used.
@@ -151,6 +152,13 @@ def read_prior(path: Path, legend: Legend) -> np.ndarray:
     if unknown:
         raise SchemaError(
             f"{path}: {crop} {unknown[0]} is not a crop of the model", hint=f"it knows {', '.join(legend.codes)}"
+        )
+    shared = [name for name in table[crop] if name not in legend.codes and legend.names.count(name) > 1]
+    if shared:
+        codes = [code for code, name in zip(legend.codes, legend.names, strict=True) if name == shared[0]]
+        raise SchemaError(
+            f"{path}: {crop} {shared[0]} is the name of {len(codes)} crops of the model: {', '.join(codes)}",
+            hint="name them by their codes",
         )
     value = np.asarray(pandas.to_numeric(table[amount], errors="coerce"), np.float64)
     if not (np.isfinite(value).all() and (value >= 0).all() and value.sum() > 0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from cropgen.prediction.prior_shift import (
 )
 from cropgen.series.batches import make_batch
 from cropgen.series.calendar import Calendar
+from cropgen.series.legend import Legend
 from cropgen.series.store import SeriesStore
 from cropgen.training.fit import fit_model
 from tests.models.dvaes.crops import TINY
@@ -182,6 +185,24 @@ def test_unusable_shares_are_refused(tmp_path: Path, text: str, message: str) ->
         read_prior(path, LEGEND)
     with pytest.raises(MissingInputError):
         read_prior(tmp_path / "none.csv", LEGEND)
+
+
+def test_crops_of_one_name_are_added_up_and_named_by_code(region: Region, tmp_path: Path) -> None:
+    alike = Legend("alike", tuple(replace(crop, name="other") for crop in LEGEND.classes[:2]) + LEGEND.classes[2:])
+    run = Path(shutil.copytree(region.run, tmp_path / "run"))
+    description = json.loads((run / "model.json").read_text())
+    description["spec"]["legend"] = alike.to_json()
+    (run / "model.json").write_text(json.dumps(description))
+    done = predict(run, region.layer, region.store, tmp_path / "map.gpkg", PredictOptions(prior="uniform"))
+    codes = pyogrio.read_dataframe(tmp_path / "map.gpkg", layer="predictions")["pred_crop_code"].value_counts()
+    assert done.crops == {"other": codes["0010"] + codes["4-1"], "fallow": codes["x"]}
+    assert done.shares == pytest.approx({"other": 2 / 3, "fallow": 1 / 3}, abs=1e-6)
+    shares = tmp_path / "shares.csv"
+    shares.write_text("crop_code,share\nother,1\n")
+    with pytest.raises(SchemaError, match="other is the name of 2 crops of the model: 0010, 4-1"):
+        read_prior(shares, alike)
+    shares.write_text("crop_code,share\n4-1,1\n")
+    np.testing.assert_allclose(read_prior(shares, alike), [0, 1, 0])
 
 
 def predicted(region: Region, path: Path, prior: str | Path | None) -> tuple[dict[str, float], gpd.GeoDataFrame]:
