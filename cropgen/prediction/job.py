@@ -29,6 +29,7 @@ from cropgen.series.parcel_table import parcel_ids
 from cropgen.series.store import SeriesStore
 
 _LEAST_PROBABILITY = 1e-12
+_CHUNK = 1 << 17
 
 
 class Job:
@@ -43,6 +44,7 @@ class Job:
         names = stream.attributes
         named = ParcelColumns.model_validate({"id": options.id_column, "year": options.year})
         self._id, self._year_column = identity_columns(names, named, where=self._where)
+        self._rows_of = "" if self._id or parcels is None else _rows_of(series, parcels.stem)
         years = np.unique(series.column("year"))
         self._year = _one_year(options, self._year_column, parcels, years)
         self._stamp = f"{years.max(initial=1970)}-12-31T00:00:00.000Z"
@@ -113,8 +115,8 @@ class Job:
             raise self.no_match()
 
     def evidence(self) -> Iterator[Evidence]:
-        """Log-probabilities (M, K), places (M, 4) and which parcels (M,) have a series, batch by batch; there is no place
-        without a series."""
+        """Log-probabilities (M, K), places (M, 4) and which parcels (M,) have a series, batch by batch; without
+        a series there is no place."""
         locate = Locator(self._stream.crs, self._where)
         for batch in self._stream.batches:
             ids, year = self._identity(batch)
@@ -166,7 +168,7 @@ class Job:
     def _identity(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         count = batch.num_rows
         parts = pd.DataFrame({name: batch.column(name).to_pandas() for name in self._id}, index=range(count))
-        ids = parcel_ids(parts, self._id, first=self._seen).astype(np.str_)
+        ids = parcel_ids(parts, self._id, rows_of=self._rows_of, first=self._seen).astype(np.str_)
         if self._year_column is None:
             return ids, np.full(count, self._year, np.int16)
         years = batch.column(self._year_column).to_pandas().rename(self._year_column)
@@ -187,6 +189,12 @@ class Job:
         named = replace(series, pixel_sets=None).take(place[found])
         place[found] = np.where(confirmed(named, ids[found], year[found]), place[found], -1)
         return self._judge.classify(series), place
+
+
+def _rows_of(series: SeriesStore, stem: str) -> str:
+    """What stands before the row numbers of a layer in a store: its name where the store was made of several layers."""
+    named = (np.char.startswith(series.column("parcel_id", rows), f"{stem}:").any() for rows in series.chunks(_CHUNK))
+    return stem if any(named) else ""
 
 
 def _one_year(options: PredictOptions, column: str | None, parcels: Path | None, years: np.ndarray) -> int | None:

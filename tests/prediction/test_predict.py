@@ -283,6 +283,20 @@ def test_the_year_in_a_name_is_that_of_aggregate_and_of_the_series(region: Regio
     assert report.predicted == PARCELS
 
 
+def test_rows_are_numbered_as_in_a_store_of_several_layers(region: Region, tmp_path: Path) -> None:
+    series = SeriesStore.open(region.store).read(slice(0, PARCELS))
+    ids = [str(i) if i < 60 else f"fields_2021:{i - 60}" for i in range(PARCELS)]
+    mixed = SeriesStore.create(tmp_path / "mixed.zarr", bands=series.bands, legend=LEGEND)
+    mixed.append(replace(series, parcel_id=np.array(ids)))
+    options = PredictOptions(id_column="row-number")
+    report = predict(region.run, region.layer, mixed.path, tmp_path / "map.gpkg", options)
+    assert report.predicted == 30
+    assert table(tmp_path / "map.gpkg", PROBABILITIES)["parcel_id"].tolist() == ids[60:]
+    other = Path(shutil.copy(region.layer, tmp_path / "other_2021.gpkg"))
+    predict(region.run, other, mixed.path, tmp_path / "other.gpkg", options)
+    assert table(tmp_path / "other.gpkg", PROBABILITIES)["parcel_id"].tolist() == ids[:60]
+
+
 def test_inputs_that_cannot_be_used(region: Region, tmp_path: Path) -> None:
     out = tmp_path / "map.gpkg"
     with pytest.raises(UsageError, match=r"cannot write \.xyz"):
