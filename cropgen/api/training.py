@@ -152,12 +152,17 @@ def _requested_recipe(workspace: Workspace, request: TrainRequest) -> TrainRecip
 def _unfinished_run(workspace: Workspace, name: str | None) -> RunFolder:
     if name is not None:
         return RunFolder(workspace.runs / name)
-    unfinished = [
-        p.parent for p in workspace.runs.glob("*/recipe.toml") if not (p.parent / "model.safetensors").exists()
-    ]
+    unfinished = [p.parent for p in workspace.runs.glob("*/recipe.toml") if not _is_finished(RunFolder(p.parent))]
     if not unfinished:
         raise MissingInputError(f"no unfinished run in {workspace.runs}", hint="start one: cropgen train")
     return RunFolder(max(unfinished, key=lambda p: p.stat().st_mtime))
+
+
+def _is_finished(run: RunFolder) -> bool:
+    """Whether nothing is left to do; manifests of older runs do not say whether usual seasons were judged."""
+    if not run.weights.exists():
+        return False
+    return run.adapted.exists() or not run.manifest.exists() or run.read_manifest().get("judged", True)
 
 
 def train(
@@ -192,8 +197,9 @@ def train(
     fitted = execute(recipe, run, rows, report, resume=resume, overwrite=overwrite)
     manifest = run.read_manifest()
     manifest["data"].setdefault("source", rows.store.source)
-    run.write_manifest(manifest)
+    run.write_manifest(manifest | {"judged": False})
     keep_typicality(run, fitted.model, rows, report)
+    run.write_manifest(manifest | {"judged": True})
     return _result(run, recipe, rows, fitted.seconds, fitted.facts, dry_run=False)
 
 

@@ -2,7 +2,7 @@
 
 recipe.toml         what was asked, resolved; `cropgen train --recipe` repeats it
 manifest.json       what it was made from and what came out: fingerprints, where the series come from, versions, facts,
-                    status
+                    status, and whether it was judged which seasons are usual
 metrics.jsonl       one line per logged step
 labels.json         the ids of the parcels whose labels were used
 model.safetensors   the weights
