@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cropgen.api.requests import require_year
 from cropgen.core.errors import UsageError
 from cropgen.core.files import guard_output, require_input
 from cropgen.core.paths import Workspace
@@ -83,6 +84,7 @@ def aggregate(
     from cropgen.imagery.channels import Addition
 
     report = report or Silent()
+    require_year((columns or {}).get("year"))
     require_input(scenes, "scenes")
     additions = [Addition.parse(text) for text in add]
     for one in additions:
@@ -154,6 +156,7 @@ def import_table(
     from cropgen.series.tables import import_table as run_import
 
     report = report or Silent()
+    require_year((options or {}).get("year"))
     require_input(table, "table")
     document: dict[str, Any] = {}
     if mapping is not None:

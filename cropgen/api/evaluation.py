@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cropgen.api.requests import require_until
 from cropgen.api.training import locate_series, model_section, stored_path, validation_share
 from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import guard_output
@@ -92,6 +93,12 @@ def _recipe(workspace: Workspace, request: EvaluateRequest, series: Path) -> Eva
     from cropgen.evaluation.protocols import LABEL_CURVE
     from cropgen.evaluation.variants import contenders
 
+    if any(seed < 0 for seed in request.seeds):
+        raise UsageError(
+            f"--seeds: expected numbers from 0 on, got {min(request.seeds)}", hint="for example --seeds 0,1,2"
+        )
+    for until in request.until:
+        require_until(until)
     single = len(request.models) == 1
     unknown = [] if single else [key for key in request.options if key not in request.models]
     if unknown:

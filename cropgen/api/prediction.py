@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from cropgen.api.requests import require_until, require_year
 from cropgen.api.training import locate_series
 from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import guard_output, remove, require_input
@@ -29,7 +31,7 @@ class PredictRequest:
         id_column: column of the parcel id, several joined by +, or `row-number`; None recognises it.
         layer: of the parcel file, where it holds several.
         crs: coordinate system, where the parcel file states none; for aggregating `scenes`.
-        until: `MM-DD`; later dates are not used.
+        until: `MM-DD`, or days after 1 January; later dates are not used. 02-29 is 1 March in years without it.
         prior: class shares to reweigh for: `em`, `uniform`, or a csv file of shares; None keeps those of the training.
         smooth_neighbours: strength by which the crops are also given as smoothed over neighbours, or `auto`.
         neighbour_m: how far apart neighbours are at most, in metres.
@@ -143,6 +145,13 @@ def _check(request: PredictRequest) -> None:
         raise UsageError(
             "--adapt and --until exclude each other: a season that is not over cannot be learnt",
             hint="predict an early season without --adapt",
+        )
+    require_year(request.year)
+    if request.until is not None:
+        require_until(request.until)
+    if request.smooth_neighbours is not None and not (math.isfinite(request.neighbour_m) and request.neighbour_m >= 0):
+        raise UsageError(
+            f"--neighbour-m: expected metres from 0 on, got {request.neighbour_m}", hint="for example --neighbour-m 200"
         )
     require_input(request.parcels, "parcels")
     if request.prior not in (None, "em", "uniform"):

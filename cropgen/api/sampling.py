@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cropgen.api.data import StoreResult, stored
 from cropgen.api.prediction import locate_run
+from cropgen.api.requests import require_year
 from cropgen.core.errors import UsageError
 from cropgen.core.files import guard_output
 from cropgen.core.paths import Workspace
@@ -21,7 +22,7 @@ class SampleRequest:
 
     Arguments:
         run: run folder or its name; None takes the newest of the workspace.
-        classes: crop codes; empty: all that the model knows.
+        classes: crop codes, each counts once; empty: all that the model knows.
         count: seasons of each.
         temperature: scale of the noise; 1 is the density itself, 0 what it expects.
         year: the season's; None takes the last year learnt from.
@@ -62,15 +63,17 @@ def sample(
             f"{request.count} seasons at temperature {request.temperature:g}: expected at least 1, and no less than 0",
             hint="for example --count 100 --temperature 0.7",
         )
+    require_year(request.year)
     run = RunFolder(folder)
     store = request.output or workspace.root / "samples" / f"{run.run_id}.zarr"
     guard_output(store, overwrite=overwrite)
     model = density_of(load_model(folder), run.run_id)
     codes = model.spec.legend.codes
-    unknown = [code for code in request.classes if code not in codes]
+    wanted = tuple(dict.fromkeys(request.classes))
+    unknown = [code for code in wanted if code not in codes]
     if unknown:
         raise UsageError(f"{run.run_id} knows no crop {unknown[0]}", hint=f"its crops: {', '.join(codes)}")
-    classes = [codes.index(code) for code in request.classes or codes]
+    classes = [codes.index(code) for code in wanted or codes]
     year = request.year or max(json.loads(run.labels.read_text())["year"])
     report.info(f"drawing {request.count} seasons of {len(classes)} crops from {folder} into {store}")
     if dry_run:

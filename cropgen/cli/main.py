@@ -130,7 +130,8 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
     except MemoryError:
-        return _fail(CropgenError("out of memory", hint="use smaller --max-labelled/--max-unlabelled"), as_json=as_json)
+        hint = "close other programs, or do less at a time: fewer parcels, years, regions or jobs"
+        return _fail(CropgenError("out of memory", hint=hint), as_json=as_json)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _fail(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +65,7 @@ def split_numbers(text: str | None, flag: str) -> tuple[int, ...]:
         UsageError: a part is not a whole number.
     """
     parts = split_list(text)
-    wrong = [p for p in parts if not p.lstrip("-").isdigit()]
+    wrong = [p for p in parts if not re.fullmatch(r"-?[0-9]+", p)]
     if wrong:
         raise UsageError(f"{flag}: expected whole numbers, got {wrong[0]!r}", hint=f"for example {flag} 2021,2022")
     return tuple(int(p) for p in parts)
@@ -72,7 +73,7 @@ def split_numbers(text: str | None, flag: str) -> tuple[int, ...]:
 
 def year_or_column(text: str | None) -> int | str | None:
     """A year where the text is a number, the name of a column otherwise."""
-    return int(text) if text and text.isdigit() else text
+    return int(text) if text and text.isascii() and text.isdigit() else text
 
 
 def parse_merge(pairs: list[str] | None) -> dict[str, str] | None:
@@ -94,7 +95,7 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     """`key=value` pairs as a nested document; dots in a key open tables, values are TOML or else text.
 
     Raises:
-        UsageError: a pair has no `=` or no key.
+        UsageError: a pair has no `=` or no key, or a key is given both a value and a table.
     """
     document: dict[str, Any] = {}
     for pair in pairs or []:
@@ -105,6 +106,10 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         place = document
         for table in tables:
             place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                break
+        if not isinstance(place, dict) or isinstance(place.get(last), dict):
+            raise UsageError(f"--set {pair!r}: part of it is set before to something else", hint="set each option once")
         place[last] = _toml_value(text)
     return document
 

@@ -11,7 +11,7 @@ import geopandas as gpd
 import pytest
 
 from cropgen.cli.main import hoist_globals
-from cropgen.cli.options import parse_merge, parse_settings, split_numbers
+from cropgen.cli.options import parse_merge, parse_settings, split_numbers, year_or_column
 from cropgen.core.errors import UsageError
 from cropgen.core.recipe import TrainRecipe
 from cropgen.series.store import SeriesStore
@@ -37,6 +37,15 @@ def test_settings_are_toml_or_text() -> None:
         parse_merge(["wheat"])
     with pytest.raises(UsageError, match="whole numbers"):
         split_numbers("2021,later", "--years")
+    for text in ("--2", "²", "-"):
+        with pytest.raises(UsageError, match="whole numbers"):
+            split_numbers(text, "--years")
+    assert split_numbers("-1,2", "--years") == (-1, 2)
+    assert (year_or_column("2024"), year_or_column("²")) == (2024, "²")
+    for pairs in (["a=1", "a.b=2"], ["a.b=1", "a=2"], ["a=1", "a.b.c=2"]):
+        with pytest.raises(UsageError, match="set before"):
+            parse_settings(pairs)
+    assert parse_settings(["a.b=1", "a.c=2"]) == {"a": {"b": 1, "c": 2}}
 
 
 @pytest.mark.parametrize("verb", ["demo", "fetch", "aggregate", "import", "transform", "train", "predict", "sample",
