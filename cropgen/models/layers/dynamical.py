@@ -192,6 +192,7 @@ class DynamicalModel(ResidualModel):
             return torch.logsumexp(torch.cat(weights, 1), 0) - math.log(self.noise.shape[1])
         shape = (len(self.noise), 1, len(seasons), 1, self.noise.shape[-1])
         noise = torch.randn(shape, generator=generator, dtype=self.noise.dtype, device=generator.device)
+        noise = noise.to(self.noise.device)
         view = self._hide_past(self.view(seasons), generator)
         walk = self.walk(view, noise)
         return self._bound(view, walk, self.divergence(view, walk, noise, generator))
