@@ -160,7 +160,8 @@ class Pool(Classifier):
         for role, member in self.members.items():
             if member.learns_by_gradient:
                 seen = batch if member.uses_unlabelled else batch.take(batch.y_mask)
-                part = member.objective(member.augmented(seen, generator), generator)
+                view = member.augmented(seen, generator).to(device=batch.values.device)
+                part = member.objective(view, generator)
                 totals.append(part.total)
                 terms |= {f"{role}.{name}": value for name, value in part.terms.items()}
         return Objective(torch.stack(totals).sum(), terms)
