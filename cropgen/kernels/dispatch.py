@@ -22,23 +22,28 @@ RunChain = Callable[[Chain, ChainInputs], ChainPath]
 CHOICES: tuple[str, ...] = ("auto", "reference", "hoisted", "triton")
 
 
+def check_kernel(name: str) -> None:
+    """Raises UsageError where there is no kernel of this name, on whatever device."""
+    if name not in CHOICES:
+        raise UsageError(f"unknown kernel {name!r}", hint=f"one of {', '.join(CHOICES)}")
+
+
 def resolve_kernel(name: str, device: torch.device | str, chain: Chain | None = None) -> str:
     """The kernel that `name` stands for on a device, to be recorded with what it makes.
 
     Arguments:
-        chain: what `auto` must be able to run; None: any chain.
+        chain: what the kernel must be able to run; None: any chain.
 
     Raises:
         UsageError: there is no such kernel.
-        DeviceError: the fused kernel was asked for without a GPU.
+        DeviceError: the fused kernel was asked for without a GPU, or cannot run the chain there.
         MissingDependencyError: the fused kernel was asked for and triton is not installed.
     """
-    if name not in CHOICES:
-        raise UsageError(f"unknown kernel {name!r}", hint=f"one of {', '.join(CHOICES)}")
+    check_kernel(name)
     on_gpu = torch.device(device).type == "cuda"
     installed = importlib.util.find_spec("triton") is not None
     if name == "auto":
-        return "triton" if on_gpu and installed and _can_fuse(chain, torch.device(device)) else "hoisted"
+        return "triton" if on_gpu and installed and _why_not_fused(chain, torch.device(device)) is None else "hoisted"
     if name == "triton" and not on_gpu:
         raise DeviceError(
             f"kernel 'triton' needs a CUDA device, the model is on {torch.device(device).type}",
@@ -46,6 +51,8 @@ def resolve_kernel(name: str, device: torch.device | str, chain: Chain | None = 
         )
     if name == "triton" and not installed:
         raise MissingDependencyError("kernel 'triton' needs the package triton", hint="pip install 'cropgen[kernels]'")
+    if name == "triton" and (reason := _why_not_fused(chain, torch.device(device))):
+        raise DeviceError(f"kernel 'triton' cannot run this chain: {reason}", hint="pass --kernel auto")
     return name
 
 
@@ -66,10 +73,10 @@ def select_kernel(name: str = "auto") -> RunChain:
     return {"reference": reference.run_chain, "hoisted": hoisted.run_chain, "triton": _run_fused}[resolved]
 
 
-def _can_fuse(chain: Chain | None, device: torch.device) -> bool:
+def _why_not_fused(chain: Chain | None, device: torch.device) -> str | None:
     from cropgen.kernels.recurrence import triton
 
-    return chain is None or triton.why_not(chain, device) is None
+    return None if chain is None else triton.why_not(chain, device)
 
 
 def _run_auto(chain: Chain, inputs: ChainInputs) -> ChainPath:

@@ -192,6 +192,9 @@ class Classifier(nn.Module, ABC):
         """Whether rows of the target domain are learnt from."""
         return False
 
+    def check_device(self, device: torch.device) -> None:
+        """Refuse a device on which the gradient steps cannot be taken as asked; called before `prepare`."""
+
     def prepare(self, data: TrainingData, context: Context) -> None:
         """Fit whatever has a closed form or an iteration of its own; called once, before any gradient step."""
 

@@ -134,6 +134,10 @@ class Pool(Classifier):
     def adapts(self) -> bool:
         return self.generative.adapts
 
+    def check_device(self, device: torch.device) -> None:
+        for member in self.members.values():
+            member.check_device(device)
+
     def prepare(self, data: TrainingData, context: Context) -> None:
         """Prepare the members and weigh them; only the generative one sees the target."""
         per_class = len(data.labelled) / self.spec.classes

@@ -64,12 +64,14 @@ def fit_model(
 
     Raises:
         UsageError: the name or an option is unknown, or the checkpoint belongs to a different training.
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or the model cannot learn on it as asked.
+        MissingDependencyError: it needs a package for that which is not installed.
         CropgenError: the training diverged.
     """
     where = find_device(device)
     context = Context(seed, report or Silent())
     model = build_model(name, settings, spec, seed=context.generator("weights").initial_seed())
+    model.check_device(where)
     identity = fingerprint(
         find(name).name, model.options.model_dump(mode="json"), spec.to_json(), seed, data_digest(data)
     )

@@ -138,6 +138,11 @@ def test_auto_leaves_what_does_not_fit_the_device_to_the_hoisted_kernel(
     reason = triton.why_not(made, torch.device("cuda"))
     assert (reason is None) == (kernel == "triton")
     assert reason is None or "of shared memory, a program has" in reason
+    if reason is None:
+        assert resolve_kernel("triton", "cuda", made) == "triton"
+    else:
+        with pytest.raises(DeviceError, match="cannot run this chain: its weights take"):
+            resolve_kernel("triton", "cuda", made)
 
 
 @needs_triton

@@ -244,13 +244,17 @@ def test_emission_density_equals_torch() -> None:
     torch.testing.assert_close(gaussian_per_date(residual, log_variance, mask), expected * mask)
 
 
-def test_both_kernels_give_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_kernels_give_the_same_scores() -> None:
     fast, slow = disturbed(kernel="hoisted"), disturbed(kernel="reference")
     batch = double(TEST)
     torch.testing.assert_close(fast.log_joint(batch), slow.log_joint(batch), rtol=0, atol=1e-10)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_named_kernel_that_cannot_run_is_refused_while_learning_alone() -> None:
+    model, batch = disturbed(kernel="triton"), double(TEST)
+    assert torch.equal(model.log_joint(batch), disturbed(kernel="hoisted").log_joint(batch))
     with pytest.raises(DeviceError, match="needs a CUDA device"):
-        SRNN(SPEC, SRNNOptions(kernel="triton"))
+        model.train().objective(batch, torch.Generator())
 
 
 def test_scoring_in_blocks_equals_scoring_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

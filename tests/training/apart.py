@@ -3,10 +3,11 @@ processor, but nothing that lies in main memory may meet them, and no generator 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -36,16 +37,42 @@ class ApartTensor(Tensor):
     def new_tensor(self, *args: Any, **kwargs: Any) -> ApartTensor:
         return ApartTensor(self.held.new_tensor(*args, **kwargs))
 
+    def __getitem__(self, at: Any) -> Any:
+        places = at if isinstance(at, tuple) else (at,)
+        lists = (torch.tensor(x, dtype=torch.int64) if isinstance(x, list) else x for x in places)
+        return super().__getitem__(tuple(lists))
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _computed(func, args, kwargs or {})
 
 
 class DeviceApart(TorchDispatchMode):
-    """While it lasts, what is made on `APART` or moved there is an `ApartTensor`."""
+    """While it lasts, what is made on `APART` or moved there is an `ApartTensor`, and a parameter that moves stays the
+    same object, as it does on its way to a GPU."""
+
+    def __enter__(self) -> Self:
+        self._patch = mock.patch.object(nn.Module, "to", _moved)
+        self._patch.start()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._patch.stop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _computed(func, args, kwargs or {})
+
+
+_to = nn.Module.to
+
+
+def _moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return _to(module, *args, **kwargs)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -81,6 +108,8 @@ def _check(func: Any, args: Any, given: list[Tensor]) -> None:
     """As on a GPU: a single number may lie in main memory where an operation goes entry by entry, and so may the
     positions that are looked up; nothing else may."""
     strangers = [x for x in given if not isinstance(x, ApartTensor)]
+    if any(x.is_meta for x in strangers):
+        raise RuntimeError(f"{func}: a tensor on {APART} that holds nothing")
     if len(strangers) in (0, len(given)):
         return
     if torch.Tag.pointwise in func.tags and not any(x.ndim for x in strangers):

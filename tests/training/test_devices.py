@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from cropgen.core.errors import DeviceError
+from cropgen.kernels import dispatch
+from cropgen.kernels.recurrence import hoisted
+from cropgen.kernels.recurrence.reference import Chain
 from cropgen.models.base import Classifier, Context, InputSpec, TrainingData
 from cropgen.models.catalog import CATALOG, find, load
-from cropgen.models.checkpoint import build_model
+from cropgen.models.checkpoint import build_model, load_model, save_model
+from cropgen.models.layers.residual import ResidualModel
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
 from cropgen.series.pixel_sets import SHAPE
 from cropgen.training import loop
+from cropgen.training.fit import fit_model
 from cropgen.training.ledger import Ledger
 from cropgen.training.loop import learn
 from tests.training.apart import APART, ApartTensor, DeviceApart
@@ -94,14 +100,14 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize(("name", "more"), cases())
 def test_learns_is_judged_and_finishes_away_from_main_memory(name: str, more: dict[str, Any]) -> None:
     model, context = prepared(name, **more)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
     with DeviceApart():
         learn(model, DATA, context, device=APART, ledger=Ledger())
         assert all(isinstance(value, ApartTensor) for value in model.state_dict().values())
     model.cpu().eval()
     model.finish(DATA, context)
     assert context.facts["early_stopping"]["steps"] == 2
-    after = model.state_dict()
+    after = dict(model.named_parameters())
     assert any(not torch.equal(after[key], value) for key, value in before.items() if key in after)
     assert DATA.validation is not None
     assert torch.isfinite(model.log_posterior(DATA.validation)).all()
@@ -138,6 +144,66 @@ def _until_the_second(draw: Any) -> Any:
         return draw(batches)
 
     return drawn
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The device stands for a GPU on which the fused kernel runs; it lists the kernels that ran."""
+    ran: list[str] = []
+
+    def resolved(name: str, device: torch.device, chain: Chain | None = None) -> str:
+        return dispatch.resolve_kernel(name, "cuda" if torch.device(device) == APART else device, chain)
+
+    def selected(name: str) -> dispatch.RunChain:
+        ran.append(name)
+        return hoisted.run_chain
+
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("cropgen.kernels.recurrence.triton.why_not", lambda chain, device=None: None)
+    monkeypatch.setattr("cropgen.models.layers.chained.resolve_kernel", resolved)
+    monkeypatch.setattr("cropgen.models.layers.chained.select_kernel", selected)
+    monkeypatch.setattr("cropgen.training.fit.find_device", lambda name: APART)
+    return ran
+
+
+@pytest.mark.parametrize("kernel", ["auto", "triton"])
+def test_the_kernel_that_learnt_is_kept_and_the_processor_has_its_own(
+    kernel: str, fused: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DeviceApart():
+        result = fit_model("srnn", tiny("srnn", kernel=kernel, patience=0), SPEC, DATA)
+        assert fused[:2] == ["triton", "triton"]
+        assert set(fused[2:]) <= {"hoisted"}
+        again = fit_model("srnn", tiny("srnn", kernel="reference", patience=0), SPEC, DATA)
+    assert (result.facts["kernel"], again.facts["kernel"]) == ("triton", "reference")
+    save_model(tmp_path, result.model, "srnn")
+    monkeypatch.undo()
+    answer = load_model(tmp_path).log_posterior(DATA.labelled)
+    assert torch.equal(answer, result.model.log_posterior(DATA.labelled))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "triton"])
+def test_the_kernel_that_learnt_is_kept_where_no_step_was_left(
+    kernel: str, fused: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny("srnn", kernel=kernel, patience=0)
+    with DeviceApart():
+        fit_model("srnn", settings, SPEC, DATA, checkpoint=tmp_path)
+        fused.clear()
+        result = fit_model("srnn", settings, SPEC, DATA, checkpoint=tmp_path, resume=True)
+    assert result.facts["kernel"] == "triton"
+    assert set(fused) <= {"hoisted"}
+
+
+@pytest.mark.parametrize(("name", "more"), [
+    ("srnn", {"kernel": "triton"}), ("pool", {"generative": "srnn", "generative_options": {"kernel": "triton"}}),
+])  # fmt: skip
+def test_a_named_kernel_that_cannot_run_is_refused_before_anything_is_fitted(
+    name: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResidualModel, "prepare", lambda *_: pytest.fail("the model is fitted"))
+    with pytest.raises(DeviceError, match="kernel 'triton' needs a CUDA device, the model is on cpu"):
+        fit_model(name, more, SPEC, DATA)
 
 
 def test_the_device_is_apart() -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
-from cropgen.kernels.dispatch import resolve_kernel, select_kernel
+from cropgen.kernels.dispatch import check_kernel, resolve_kernel, select_kernel
 from cropgen.kernels.recurrence.reference import Cell, Chain, ChainInputs, ChainPath, Head
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.layers.dynamical import DynamicalModel, DynamicalOptions, View, Walk, control_width
@@ -67,7 +67,7 @@ class ChainModel(DynamicalModel):
     and says what the past gives (`context`), what the season gives (`observe`), and what the emission sees (`decoded`).
 
     Raises:
-        UsageError: q is to be built without the transition, and does not begin where p does.
+        UsageError: there is no such kernel, or q is to be built without the transition and does not begin where p does.
     """
 
     transition: LatentHead
@@ -79,7 +79,8 @@ class ChainModel(DynamicalModel):
 
     def __init__(self, spec: InputSpec, options: ChainOptions) -> None:
         super().__init__(spec, options)
-        self.run_chain = select_kernel(options.kernel)
+        check_kernel(options.kernel)
+        self._learnt_with = ""
         if self.direct and options.start == "tgem" and self.retention:
             raise UsageError(
                 f"q is built without the transition: with retention={self.retention:g} they differ at the start, which "
@@ -101,9 +102,28 @@ class ChainModel(DynamicalModel):
         """Whether q is built without the transition."""
         return not self.settings.residual
 
+    def check_device(self, device: torch.device) -> None:
+        self._learnt_with = resolve_kernel(self.settings.kernel, device, self.chain())
+
     def finish(self, data: TrainingData, context: Context) -> None:
         super().finish(data, context)
-        context.facts["kernel"] = resolve_kernel(self.settings.kernel, self.shift.device, self.chain())
+        context.facts["kernel"] = self._learnt_with or self._kernel_on(self.shift.device, self.chain())
+
+    def run_chain(self, chain: Chain, inputs: ChainInputs) -> ChainPath:
+        """The path of a chain by the kernel of the options; a trained model does without a GPU where there is none.
+
+        Raises:
+            DeviceError: the model is learning with the fused kernel, which cannot run this chain here.
+        """
+        kernel = self._kernel_on(inputs.noise.device, chain)
+        if self.training:
+            self._learnt_with = kernel
+        return select_kernel(kernel)(chain, inputs)
+
+    def _kernel_on(self, device: torch.device, chain: Chain) -> str:
+        """The kernel for a device: the fused one must be there only while learning."""
+        asked = self.settings.kernel
+        return resolve_kernel("auto" if asked == "triton" and not self.training else asked, device, chain)
 
     def context(self, before: Tensor, control: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What transition and emission see of the past besides z: (G, B, ·), and what is remembered for the next date.
