@@ -9,6 +9,7 @@ With λ and ρ of `ChainPath`, m_t the mask and KL_t(y) = KL(q(z_t | ·, y) ‖ 
     learning   Σ_t m_t [log p(e_t | ·, y) − w max(KL_t, free bits)],   w climbs from 0 to 1 over `warm_up` steps
     scoring    log 1/S Σ_s exp Σ_t m_t [log p(e_t | z^s, y) + log p(z^s_t | ·, y) − log q(z^s_t | ·, y)]
 
+A latent state of the whole season adds its own KL, weighted by w too but without free bits, and its own ratio.
 The same S draws of noise serve all parcels and classes, so equal rows score equally.
 
 Where a formula of a row holds Δ_t, the features of the day stand beside it, and the covariates of the site where the
@@ -304,10 +305,10 @@ class DynamicalModel(ResidualModel):
     def _bound(self, view: View, walk: Walk, kl: Tensor) -> Tensor:
         """(B, K) the bound that is learnt from, of one sample."""
         options = self.settings
-        if walk.whole is not None:
-            kl = torch.cat([kl[:1] + kl_per_date(walk.whole[0]), kl[1:]])
         if options.free_bits:
             kl = kl.clamp(min=options.free_bits) * view.mask
+        if walk.whole is not None:
+            kl = torch.cat([kl[:1] + kl_per_date(walk.whole[0]), kl[1:]])
         if options.warm_up:
             kl = kl * (self.updates / options.warm_up).clamp(max=1.0)
         return (walk.log_density - kl).sum((0, 1))

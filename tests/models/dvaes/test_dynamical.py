@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cropgen.core.errors import UsageError
+from cropgen.kernels.recurrence.reference import ChainPath
 from cropgen.models.base import Context
 from cropgen.models.catalog import CATALOG, find, load
 from cropgen.models.layers.chained import ChainModel
@@ -200,8 +201,8 @@ def test_options_of_learning(name: str) -> None:
     torch.testing.assert_close(learnt_bound(warming, TEST), without_kl + (bound - without_kl) / 4)
     torch.testing.assert_close(warming.log_joint(TEST), plain.log_joint(TEST))
     generous = disturbed(name, free_bits=100.0)
-    dates = model_dates(generous)
-    torch.testing.assert_close(learnt_bound(generous, TEST), without_kl - 100.0 * dates[:, None])
+    saved = 100.0 * model_dates(generous)[:, None] + kl_of_the_season(generous)
+    torch.testing.assert_close(learnt_bound(generous, TEST), without_kl - saved)
     torch.testing.assert_close(generous.log_joint(TEST), plain.log_joint(TEST))
     hiding = learnt_bound(disturbed(name, input_dropout=0.5), TEST)
     assert (hiding - bound).abs().max() > 1e-3 or name in ("dkf", "dmm", "rvae", "dsae", "kvae")
@@ -210,6 +211,35 @@ def test_options_of_learning(name: str) -> None:
 def model_dates(model: DynamicalModel) -> Tensor:
     """(B,) number of observed slots."""
     return model._seasons(TEST).mask.sum(1).double()
+
+
+def kl_of_the_season(model: DynamicalModel) -> Tensor:
+    """(B, K) KL of the latent state of the whole season, 0 where a model has none."""
+    whole = model.walk(model.view(model._seasons(TEST)), model.noise[:, :1]).whole
+    return torch.zeros(len(TEST), CLASSES) if whole is None else kl_per_date(whole[0])[0, 0]
+
+
+@pytest.mark.parametrize(("options", "dates"), [
+    ({}, 0.2 + 3.0 + 0.4), ({"free_bits": 0.5}, 0.5 + 3.0 + 0.5), ({"free_bits": 4.0}, 12.0),
+])  # fmt: skip
+@pytest.mark.parametrize("seen", [(0, 2, 5), (1, 2, 5)])
+def test_the_kl_of_a_whole_season_counts_whatever_its_first_slot_shows(
+    options: dict[str, float], dates: float, seen: tuple[int, ...]
+) -> None:
+    """By hand: KL(v) = (1² + 2²) / 2 under the class at hand, and 0.2, 3 and 0.4 nats of three observed dates."""
+    model = prepared("dsae", **options, warm_up=2)
+    mask, kl = torch.zeros(SLOTS, 1, 1, 1), torch.zeros(SLOTS, 1, 1, CLASSES)
+    mask[list(seen)], kl[list(seen)] = 1.0, torch.tensor([0.2, 3.0, 0.4])[:, None, None, None]
+    rows = model._seasons(TEST.take(torch.tensor([0])))
+    view = replace(model.view(rows), mask=mask)
+    walk = model.walk(view, model.noise[:, :1])
+    shift = torch.tensor([1.0, 2.0, 0.0]).expand(1, 1, 1, CLASSES, -1)
+    v = ChainPath(shift, torch.zeros_like(shift), shift, torch.zeros_like(shift))
+    walk = replace(walk, log_density=torch.zeros(SLOTS, 1, 1, CLASSES), whole=(v, torch.zeros(1)))
+    for updates, weight in ((1, 0.5), (2, 1.0)):
+        model.updates.fill_(updates)
+        expected = torch.full((1, CLASSES), -weight * (dates + 2.5))
+        torch.testing.assert_close(model._bound(view, walk, kl), expected)
 
 
 @pytest.mark.parametrize("name", ROWS)
