@@ -91,6 +91,8 @@ class PoolOptions(Options):
         if not isinstance(document, dict) or document.get("discriminative", "tempcnn") != "tempcnn":
             return document
         chosen = document.get("discriminative_options", {})
+        if not isinstance(chosen, dict):
+            return document
         return {**document, "discriminative_options": {"semi": "fixmatch", **chosen}}
 
 

@@ -161,3 +161,10 @@ def test_a_convolutional_member_uses_unlabelled_parcels_unless_told_otherwise() 
     assert PoolOptions(discriminative_options={"hidden": 3}).discriminative_options == {"semi": "fixmatch", "hidden": 3}
     assert PoolOptions(discriminative="rf").discriminative_options == {}
     assert PoolOptions.model_validate(PoolOptions().model_dump()) == PoolOptions()
+
+
+@pytest.mark.parametrize("role", ["generative_options", "discriminative_options"])
+@pytest.mark.parametrize("given", [5, "x", [1], None])
+def test_options_of_a_member_that_are_no_table_are_refused(role: str, given: object) -> None:
+    with pytest.raises(UsageError, match=f"{role}: Input should be a valid dictionary"):
+        build_model("pool", {role: given}, SPEC)
