@@ -3,11 +3,12 @@
     log p(y | x) = w log p_g(y | x) + (1 − w)/τ log p_d(y | x) − log Z(x),      w = 1 / (1 + (n / 45)^0.4)
 
 with n the mean number of labels per class: the density leads where labels are few, the discriminative member where
-they are many. The members learn side by side and independently; only their answers meet. A network trained to the end
-on its labels is too sure of itself and would drown the other member, and there are no labels left to temper it with;
-so τ is chosen on the unlabelled parcels, where it minimises the cross-entropy to the generative member's posterior,
-which is tempered by cross-validation. The likelihood p(x) is the generative member's. A season that lacks the last
-quarter of those learnt from is its alone too: a network of whole seasons is wrong, and sure, about a beginning.
+they are many. The members learn side by side and independently; only their answers meet. One loop trains both, so the
+larger of their `steps`, batch sizes and `patience` holds for both. A network trained to the end on its labels is too
+sure of itself and would drown the other member, and there are no labels left to temper it with; so τ is chosen on the
+unlabelled parcels, where it minimises the cross-entropy to the generative member's posterior, which is tempered by
+cross-validation. The likelihood p(x) is the generative member's. A season that lacks the last quarter of those learnt
+from is its alone too: a network of whole seasons is wrong, and sure, about a beginning.
 
 The generative member is a flow. Where it is a tied Gaussian, which is wrong, and sure, about seasons that lie far from
 all its classes, as those of another year may, its posterior is that of the Student-t
@@ -79,9 +80,15 @@ class PoolOptions(Options):
         description="a tied Gaussian answers as a Student-t: less sure about seasons far from every class",
         json_schema_extra={"search": [True, False]},
     )
-    generative_options: dict[str, Any] = Field(default_factory=dict, description="options of the generative member")
+    generative_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="options of the generative member; of steps, batch sizes and patience the larger of both members' "
+        "holds for both",
+    )
     discriminative_options: dict[str, Any] = Field(
-        default_factory=dict, description="options of the other member; tempcnn begins with semi = fixmatch"
+        default_factory=dict,
+        description="options of the other member; tempcnn begins with semi = fixmatch; of steps, batch sizes and "
+        "patience the larger of both members' holds for both",
     )
 
     @model_validator(mode="before")

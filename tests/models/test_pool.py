@@ -12,10 +12,13 @@ from cropgen.core.errors import UsageError
 from cropgen.models.base import Context, InputSpec, TrainingData
 from cropgen.models.checkpoint import build_model
 from cropgen.models.classical.tgem import TiedGaussianEM
+from cropgen.models.discriminative.tempcnn import TempCNN
+from cropgen.models.dvaes.srnn import SRNN
 from cropgen.models.pool import Pool, PoolOptions, pool_weight
 from cropgen.series.batches import Batch
 from cropgen.series.calendar import Calendar
 from cropgen.series.legend import Legend
+from cropgen.training.fit import fit_model
 
 SPEC = InputSpec(("a", "b"), Calendar("dekad", 0, 5), Legend.from_codes("l", ["x", "y", "z"]))
 SMALL = {"generative": "tgem", "discriminative_options": {"hidden": 4, "width": 5}}
@@ -168,3 +171,15 @@ def test_a_convolutional_member_uses_unlabelled_parcels_unless_told_otherwise() 
 def test_options_of_a_member_that_are_no_table_are_refused(role: str, given: object) -> None:
     with pytest.raises(UsageError, match=f"{role}: Input should be a valid dictionary"):
         build_model("pool", {role: given}, SPEC)
+
+
+def test_the_larger_number_of_steps_holds_for_both_members_and_they_say_so() -> None:
+    settings = {
+        "generative": "srnn", "generative_options": {"steps": 1, "hidden": 4, "copies": 16, "warm_up": 9},
+        "discriminative_options": {"steps": 3, "hidden": 4, "width": 5},
+    }  # fmt: skip
+    model = fit_model("pool", settings, SPEC, DATA).model
+    assert isinstance(model, Pool)
+    assert int(cast(SRNN, model.generative).updates) == int(cast(TempCNN, model.discriminative).step) == 3
+    for role in ("generative_options", "discriminative_options"):
+        assert "steps, batch sizes and patience the larger" in (PoolOptions.model_fields[role].description or "")
