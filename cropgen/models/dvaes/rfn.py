@@ -21,6 +21,12 @@ _HALVES_SEED = 17
 class RFNOptions(SRNNOptions):
     """Options of `rfn`."""
 
+    variance_floor: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="least variance of the flow's base, in units of the tied Gaussian's; the couplings may shrink it",
+    )
     couplings: int = Field(4, ge=1, description="affine couplings of the bands of a date")
     flow_temperature: float = Field(1.0, ge=0, description="scale of the flow's noise in samples, besides theirs")
 

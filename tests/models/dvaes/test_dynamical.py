@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from cropgen.core.errors import UsageError
 from cropgen.kernels.recurrence.reference import ChainPath
 from cropgen.models.base import Context
 from cropgen.models.catalog import CATALOG, find, load
+from cropgen.models.dvaes.rfn import RFN, RFNOptions
 from cropgen.models.layers.chained import ChainModel
 from cropgen.models.layers.dynamical import DynamicalModel
 from cropgen.models.layers.latent_dynamics import kl_per_date
@@ -251,6 +252,17 @@ def test_options_of_the_density(name: str) -> None:
     fixed = prepared(name, learn_initial=False)
     assert "initial" not in dict(fixed.named_parameters())
     torch.testing.assert_close(fixed.log_joint(TEST), prepared(name).log_joint(TEST), rtol=0, atol=1e-9)
+
+
+def test_the_floor_of_a_flow_is_that_of_its_base() -> None:
+    """Couplings that shrink e by exp(1/2) towards the data leave less variance than the floor."""
+    model = prepared("rfn", variance_floor=0.9)
+    for coupling in cast(RFN, model).couplings():
+        torch.nn.init.constant_(coupling.out.bias[: len(coupling.changed)], 9.0)
+    y = torch.zeros(500, dtype=torch.int64)
+    assert model.draw_innovations(y, torch.Generator().manual_seed(0), 1.0).var(0).max() < 0.9
+    assert "flow's base" in (RFNOptions.model_fields["variance_floor"].description or "")
+    assert (RFNOptions().variance_floor, list(RFNOptions.model_fields)[-2:]) == (0.0, ["couplings", "flow_temperature"])
 
 
 @pytest.mark.parametrize("name", ROWS)
