@@ -70,8 +70,9 @@ class KVAE(DynamicalModel):
 
     z is integrated out exactly: its posterior given a is Kalman's. The encoding departs from what the filter expects
     of it, δ and ρ read x_t alone and begin at zero, as g and s do, so the model begins exactly at the tied Gaussian. A
-    missing date has no a: the filter predicts and goes on. Nothing looks ahead, so scores are causal; the smoother of
-    Rauch, Tung and Striebel gives z from the whole season. a is (G, S, B, K, A), z (G, S, B, K, Z).
+    missing date has no a: the filter predicts and goes on. Nothing looks ahead, so scores and states are causal; the
+    smoother of Rauch, Tung and Striebel gives z from the whole season (`smoothed_states`). a is (G, S, B, K, A), z
+    (G, S, B, K, Z).
 
     Reference:
         A Disentangled Recognition and Nonlinear Dynamics Model for Unsupervised Learning, Fraccaro, Kamronn, Paquet and
@@ -127,6 +128,14 @@ class KVAE(DynamicalModel):
         return steps
 
     def latent_states(self, batch: Batch) -> Tensor:
+        """(B, G, Z) E[z_t | x_≤t] over classes and samples, by the filter."""
+        found = []
+        for block in self._blocks(self._seasons(batch)):
+            filtered = [step.filtered.mean for step in self.filter(self.view(block), self.noise)]
+            found.append(self.averaged(torch.stack(filtered), self.log_weights(block).cumsum(0)))
+        return torch.cat(found)
+
+    def smoothed_states(self, batch: Batch) -> Tensor:
         """(B, G, Z) E[z_t | x] of the whole season over classes and samples, by the smoother."""
         return torch.cat([self._smoothed(block) for block in self._blocks(self._seasons(batch))])
 
@@ -181,4 +190,6 @@ class KVAE(DynamicalModel):
         found = kalman.smooth(
             [step.filtered for step in steps], [step.predicted for step in steps], [step.transition for step in steps]
         )
-        return self.averaged(torch.stack([belief.mean for belief in found]), self.log_weights(seasons).sum(0))
+        return self.averaged(
+            torch.stack([belief.mean for belief in found]), self.log_weights(seasons).sum(0, keepdim=True)
+        )

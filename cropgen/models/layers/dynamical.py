@@ -224,19 +224,25 @@ class DynamicalModel(ResidualModel):
         return torch.cat(blocks, 1).transpose(0, 1)
 
     def latent_states(self, batch: Batch) -> Tensor:
-        """(B, G, Z) E[z_t | x] over classes and samples: filtered where q is a filter, smoothed where it sees all."""
-        seasons = self._seasons(batch)
+        """(B, G, Z) mean of z_t over classes and samples: E[z_t | x_≤t] where q is a filter, else E[z_t | x]."""
         found = []
-        for block in self._blocks(seasons):
+        for block in self._blocks(self._seasons(batch)):
             walk = self.walk(self.view(block), self.noise)
-            found.append(self.averaged(walk.path.z, self._weights(walk).sum(0)))
+            weights = self._weights(walk)
+            told = weights.cumsum(0) if self.causal else weights.sum(0, keepdim=True)
+            found.append(self.averaged(walk.path.z, told))
         return torch.cat(found)
 
-    def averaged(self, states: Tensor, weights: Tensor) -> Tensor:
-        """(B, G, Z) mean over samples and classes of states (G, S, B, K, Z), by log weights (S, B, K)."""
-        share = torch.softmax((weights + self.tied.log_prior).transpose(0, 1).flatten(1), -1)
-        share = share.view(-1, weights.shape[0], weights.shape[2])
-        return torch.einsum("gsbkz,bsk->bgz", states.expand(-1, *weights.shape, -1), share)
+    def averaged(self, states: Tensor, told: Tensor) -> Tensor:
+        """(B, G, Z) mean over samples and classes.
+
+        Arguments:
+            states: (G, S, B, K, Z).
+            told: (G, S, B, K) log weights of all that is known at each date, or (1, S, B, K) the same at every one.
+        """
+        share = torch.softmax((told + self.tied.log_prior).transpose(1, 2).flatten(2), -1)
+        share = share.unflatten(-1, (told.shape[1], told.shape[3]))
+        return torch.einsum("gsbkz,gbsk->bgz", states.expand(-1, *told.shape[1:], -1), share)
 
     def predictive(self, batch: Batch, slots: Tensor) -> Mixture | None:
         """What is expected at `slots` (S,), each value by itself: gaps filled, and days to come foreseen.

@@ -133,15 +133,17 @@ def test_a_filter_does_not_see_the_future(name: str, settings: dict[str, Any]) -
     model = disturbed(name, **settings)
     scores = model.prefix_log_joint(TEST)
     torch.testing.assert_close(scores[:, -1], model.log_joint(TEST), rtol=0, atol=1e-9)
-    states = model.latent_states(TEST) if name != "kvae" else None
+    states = model.latent_states(TEST)
     for slot in (0, 2, SLOTS - 2):
         end = float(TEST.day[0, slot])
         torch.testing.assert_close(scores[:, slot], model.log_joint(TEST.until(end)), rtol=0, atol=1e-9)
         late = torch.where(TEST.day > end, 0.31, 0.0)[..., None] * TEST.mask[..., None]
         changed = model.prefix_log_joint(replace(TEST, values=TEST.values + late))
         torch.testing.assert_close(changed[:, slot], scores[:, slot], rtol=0, atol=1e-9)
+        filtered = model.latent_states(replace(TEST, values=TEST.values + late))
+        torch.testing.assert_close(filtered[:, : slot + 1], states[:, : slot + 1], rtol=0, atol=1e-9)
     assert (changed[:, -1] - scores[:, -1]).abs().max() > 0.1
-    assert states is None or torch.isfinite(states).all()
+    assert (filtered[:, -1] - states[:, -1]).abs().max() > 1e-3
 
 
 @over(SMOOTHERS)
@@ -150,6 +152,12 @@ def test_a_smoother_sees_the_future_and_gives_no_prefix_scores(name: str, settin
     full = seasons(6, 3, gaps=0.0).to(dtype=torch.float64)
     rows, shorter = model._seasons(full), model._seasons(full.until(float(full.day[0, -2])))
     assert (model.log_weights(rows)[:-1] - model.log_weights(shorter)[:-1]).abs().max() > 1e-4
+    walk = model.walk(model.view(rows), model.noise)
+    share = (model.log_weights(rows).sum(0) + model.tied.log_prior).transpose(0, 1).flatten(1).softmax(1)
+    smoothed = torch.einsum(
+        "gbnz,bn->bgz", walk.path.z.expand(-1, -1, -1, CLASSES, -1).transpose(1, 2).flatten(2, 3), share
+    )
+    torch.testing.assert_close(model.latent_states(full), smoothed)
     with pytest.raises(UsageError, match="filter"):
         model.prefix_log_joint(TEST)
 
