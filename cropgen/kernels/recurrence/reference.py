@@ -20,11 +20,14 @@ Variants, each a field of `Chain`, `Head` or `ChainInputs`:
     gaps Δ_t            r_t = r^Δ_t,   λ₀_t = λ₀ + log((1 − r^2Δ_t) / (1 − r²)): the same process over Δ_t steps;
                         without them r_t = r and λ₀_t = λ₀
 
-    DKF, DMM      no cell; DMM: gated transition, direct inference, combining head
+    DKF, DMM      no cell; DMM: gated transition, combining head
     SRNN, RFN     no cell; the recurrent network over x_{<t} is an input of the transition
     VRNN          cell over (x_{t−1}, z_{t−1}), r = 0
     RVAE          cell over z_{t−1}, r = 0, a transition without hidden units
-    STORN, DSAE   nothing sampled feeds back into the inference: they need no chain
+    DSAE          cell over z_{t−1}, r = 0; v of the season is an input of the inference; the original one is direct
+    STORN, KVAE   need no chain: nothing sampled feeds back into the inference; Kalman's filter walks
+
+The inference of all of them builds on p unless the option `residual` is false: then it is direct.
 
 References:
     Sequential Neural Models with Stochastic Layers, Fraccaro, Sønderby, Paquet and Winther, 2016;

@@ -31,6 +31,7 @@ class KVAEOptions(DynamicalOptions):
     )
     encoded: int = Field(2, ge=1, description="size of the encoding a of a date")
     dynamics: int = Field(3, ge=1, description="linear dynamics that are mixed, date by date")
+    smoothing: int = Field(32, ge=1, description="units of the recurrent network that mixes the linear dynamics")
 
 
 @dataclass(frozen=True)

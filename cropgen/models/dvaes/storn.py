@@ -17,6 +17,7 @@ from cropgen.models.layers.latent_dynamics import Reading, standard_path
 class STORNOptions(DynamicalOptions):
     """Options of `storn`."""
 
+    learn_initial: bool = Field(True, description="no effect: the states are independent, none comes before the first")
     inference: Literal["filter", "smooth"] = Field(
         "filter", description="filter: q sees dates up to its own, scores are causal; smooth: q sees the whole season"
     )

@@ -260,6 +260,8 @@ def test_options_of_the_density(name: str) -> None:
     fixed = prepared(name, learn_initial=False)
     assert "initial" not in dict(fixed.named_parameters())
     torch.testing.assert_close(fixed.log_joint(TEST), prepared(name).log_joint(TEST), rtol=0, atol=1e-9)
+    described = type(fixed.settings).model_fields["learn_initial"].description or ""
+    assert described.startswith("no effect") == ("initial" not in dict(prepared(name).named_parameters()))
 
 
 def test_the_floor_of_a_flow_is_that_of_its_base() -> None:

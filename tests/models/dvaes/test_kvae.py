@@ -77,3 +77,10 @@ def test_the_smoother_knows_what_comes_later() -> None:
     seen = TEST.mask[:, -1]
     assert whole.shape == (len(TEST), SLOTS, 3)
     assert (whole - shorter)[seen, :-1].abs().max() > 1e-4
+
+
+def test_smoothing_is_the_size_of_what_mixes_the_dynamics() -> None:
+    model = disturbed("kvae", smoothing=7)
+    assert isinstance(model, KVAE)
+    assert model.memory.hidden_size == 7
+    assert "mixes the linear dynamics" in (type(model.options).model_fields["smoothing"].description or "")
