@@ -58,7 +58,7 @@ def check(path: Path, file: RemoteFile, earlier: LockedFile | None, origin: str)
         raise _differs(file, origin, "SHA-256", file.sha256, found.sha256)
     if file.md5 is not None and found.md5 != file.md5:
         raise _differs(file, origin, "MD5", file.md5, str(found.md5))
-    if earlier is not None and found.sha256 != earlier.sha256 and file.sha256 is None and file.md5 is None:
+    if earlier is not None and found.sha256 != earlier.sha256 and not file.has_digest:
         raise CorruptInputError(
             f"{file.path} from {origin} is not what was first fetched on {earlier.fetched}: SHA-256 expected "
             f"{earlier.sha256}, got {found.sha256}",

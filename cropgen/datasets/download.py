@@ -2,7 +2,9 @@
 
 A file is whole when its size and digest are right; only then does it get its name. Several are fetched side by side
 under one limit of speed. Dropped connections and busy servers are retried with exponential back-off and jitter, going
-on behind what came; a refusal is final for an address, and the next mirror is tried.
+on behind what came; a refusal is final for an address, and the next mirror is tried. A mirror goes on behind what came
+from elsewhere where a digest is published; where none is, nothing tells that its bytes are the same, and what came is
+kept for the address it came from.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from cropgen.core.progress import Reporter, Task
 from cropgen.datasets.digests import check
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import RemoteFile
-from cropgen.datasets.transfer import Again, Part, Stopped, Wire, new_session, transfer
+from cropgen.datasets.transfer import Again, Part, Stopped, UnwritableError, Wire, new_session, transfer
 
 _LONGEST_WAIT = 60.0
 _LONGEST_ASKED = 600.0
@@ -69,7 +71,8 @@ def download(
     Raises:
         UnfinishedError: a file could not be completed; what came is kept.
         CorruptInputError: what came is not the file.
-        CropgenError: the host refuses, or the disk is full.
+        UnwritableError: the disk is full or the folder cannot be written; what came is kept.
+        CropgenError: the host refuses.
     """
     sizes = [f.size_bytes or f.about_bytes for f in files]
     total = math.ceil(sum(s for s in sizes if s) / 1e6) if all(sizes) else None
@@ -184,7 +187,8 @@ class _Crew:
             raise unexpected[0]
         needed = []
         for file, error in self._failures:
-            if file.optional and isinstance(error, CropgenError) and not isinstance(error, UnfinishedError):
+            refused = isinstance(error, CropgenError) and not isinstance(error, UnfinishedError | UnwritableError)
+            if file.optional and refused:
                 self._report.warn(f"{file.path} is left out: {error}")
             elif isinstance(error, CropgenError):
                 needed.append(error)
@@ -201,10 +205,14 @@ class _Crew:
         self._meter.resume(part.size)
         failures: list[CropgenError] = []
         with new_session() as session:
-            for url in file.addresses:
+            for url in sorted(file.addresses, key=lambda address: address != part.url):
                 try:
                     locked = self._from_address(url, file, part, lambda u: transfer(session, u, part, file, self._wire))
+                except UnwritableError:
+                    raise
                 except CropgenError as error:
+                    if file.mirrors and not file.has_digest and part.size and part.tag_of(url) is not None:
+                        raise _kept(file, url, part, error) from error
                     failures.append(error)
                     continue
                 part.finish(target)
@@ -261,3 +269,14 @@ class _Crew:
             f"{file.path} from {url}: {error}{asked}",
             hint=f"{part.size:,} bytes are kept; the same command goes on behind them. --offline uses what is here",
         )
+
+
+def _kept(file: RemoteFile, url: str, part: Part, error: CropgenError) -> UnfinishedError:
+    """What is raised where a mirror would begin anew, though a beginning is here."""
+    if isinstance(error, UnfinishedError):
+        return error
+    return UnfinishedError(
+        f"{file.path} from {url} is not whole: {error.message}",
+        hint=f"{part.size:,} bytes are kept; the same command asks this address again; delete {part.path} to begin "
+        "anew elsewhere",
+    )

@@ -115,7 +115,7 @@ def _refuse_offline(missing: Sequence[RemoteFile], files: Path, report: Reporter
 
 def _download(missing: Sequence[RemoteFile], files: Path, lock: FetchLock, sources: Sources, report: Reporter) -> None:
     _require_space(missing, files)
-    unvouched = [f for f in missing if f.sha256 is None and f.md5 is None and lock.get(f.path) is None]
+    unvouched = [f for f in missing if not f.has_digest and lock.get(f.path) is None]
     if unvouched:
         report.info(
             f"no digest is published for {len(unvouched)} of {len(missing)} files: what comes now is trusted, "

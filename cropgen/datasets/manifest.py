@@ -57,6 +57,11 @@ class RemoteFile(Section):
         return self
 
     @property
+    def has_digest(self) -> bool:
+        """Whether the publisher states what its bytes are."""
+        return self.sha256 is not None or self.md5 is not None
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         return (self.url, *self.mirrors)
 

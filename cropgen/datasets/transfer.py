@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 18
 _MOST_REDIRECTS = 8
 _SLOWEST = 1024
+_FREE_SPACE = "free space; what came is kept, and the same command goes on behind it"
 _AGENT = "cropgen (+https://github.com/cropgen/cropgen)"
 
 
@@ -55,6 +56,10 @@ class Again(Exception):
 
 class Stopped(Exception):
     """The download was told to stop."""
+
+
+class UnwritableError(CropgenError):
+    """What comes cannot be written here; no other address changes that."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +103,35 @@ class Part:
         self.path.replace(target)
         remove(self._notes)
 
+    @property
+    def url(self) -> str | None:
+        """The address the part came from, where that is known."""
+        return self._noted().get("url")
+
     def tag_of(self, url: str) -> str | None:
         """What `If-Range` needs, if the part came from this address."""
-        try:
-            notes = json.loads(self._notes.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return None
+        notes = self._noted()
         return notes.get("tag") if notes.get("url") == url else None
 
     def note(self, url: str, tag: str | None) -> None:
-        write_text(self._notes, json.dumps({"url": url, "tag": tag}) + "\n")
+        """Record where what follows comes from.
+
+        Raises:
+            UnwritableError: the disk is full or the folder cannot be written.
+        """
+        try:
+            write_text(self._notes, json.dumps({"url": url, "tag": tag}) + "\n")
+        except CropgenError as error:
+            raise UnwritableError(error.message, hint=_FREE_SPACE) from error
+
+    def unwritable(self, error: OSError) -> UnwritableError:
+        return UnwritableError(f"cannot write {self.path}: {error.strerror or error}", hint=_FREE_SPACE)
+
+    def _noted(self) -> dict[str, str | None]:
+        try:
+            return json.loads(self._notes.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return {}
 
 
 def new_session() -> Session:
@@ -124,11 +148,11 @@ def transfer(session: Session, url: str, part: Part, file: RemoteFile, wire: Wir
         Again: the part is not whole yet.
         Stopped: it is not wanted any more.
         CorruptInputError: the server offers something else than the file.
-        CropgenError: the server refuses, or the disk is full.
+        UnwritableError: the disk is full or the folder cannot be written.
+        CropgenError: the server refuses.
     """
     tag = part.tag_of(url)
-    known = file.sha256 is not None or file.md5 is not None
-    begin = part.size if tag is not None or known else 0
+    begin = part.size if tag is not None or file.has_digest else 0
     headers = {"Range": f"bytes={begin}-"} if begin else {}
     if begin and tag is not None:
         headers["If-Range"] = tag
@@ -256,9 +280,7 @@ def _require_sound(response: requests.Response, url: str, file: RemoteFile, tota
 
 def _append(response: requests.Response, part: Part, begin: int, total: int | None, wire: Wire) -> None:
     at, since, lately = begin, time.monotonic(), 0
-    with part.path.open("r+b" if part.path.is_file() else "xb", buffering=0) as sink:
-        sink.truncate(begin)
-        sink.seek(begin)
+    with _opened(part, begin) as sink:
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
             if wire.stop.is_set():
                 raise Stopped
@@ -275,13 +297,21 @@ def _append(response: requests.Response, part: Part, begin: int, total: int | No
         raise Again(f"the connection closed at byte {at:,} of {total:,}")
 
 
+def _opened(part: Part, begin: int) -> io.FileIO:
+    """The part, to be written behind its first `begin` bytes; what else it holds is dropped."""
+    try:
+        sink = part.path.open("r+b" if part.path.is_file() else "xb", buffering=0)
+        sink.truncate(begin)
+        sink.seek(begin)
+    except OSError as error:
+        raise part.unwritable(error) from error
+    return sink
+
+
 def _write(sink: io.FileIO, chunk: bytes, part: Part) -> None:
     view = memoryview(chunk)
     try:
         while view:
             view = view[sink.write(view) :]
     except OSError as error:
-        raise CropgenError(
-            f"cannot write {part.path}: {error.strerror or error}",
-            hint="free space; what came is kept, and the same command goes on behind it",
-        ) from error
+        raise part.unwritable(error) from error

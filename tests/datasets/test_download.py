@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import tempfile
 import threading
 import time
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +26,7 @@ from cropgen.datasets.digests import check
 from cropgen.datasets.download import DownloadOptions, download
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import RemoteFile
-from cropgen.datasets.transfer import _retry_after
+from cropgen.datasets.transfer import UnwritableError, _retry_after
 from tests.data.server import Fault, FileServer, serve
 
 CONTENT = hashlib.shake_256(b"field").digest(40_000)
@@ -139,6 +142,62 @@ def test_a_mirror_goes_on_behind_what_came_when_a_digest_vouches(tmp_path: Path,
     get(tmp_path, remote(server, sha256=DIGEST, mirrors=[server.url("b.bin")]))
     assert server.asked("b.bin") == ["bytes=10000-"]
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_without_a_digest_a_mirror_does_not_begin_anew_behind_a_beginning(tmp_path: Path, server: FileServer) -> None:
+    """Nothing tells that a mirror has the same bytes; what came stays with its address, which is asked first again."""
+    (server.folder / "b.bin").write_bytes(CONTENT)
+    mirrored = remote(server, path="a.bin", url=server.url("b.bin"), mirrors=[server.url("a.bin")])
+    server.script("b.bin", Fault(status=403))
+    server.script("a.bin", Fault(drop_after=30_000))
+    with pytest.raises(UnfinishedError, match=r"a\.bin from .*a\.bin") as caught:
+        get(tmp_path, mirrored, options=DownloadOptions(retries=0))
+    assert "30,000 bytes are kept" in (caught.value.hint or "")
+    server.script("a.bin", Fault(status=404))
+    with pytest.raises(UnfinishedError, match="404") as caught:
+        get(tmp_path, mirrored)
+    assert "delete" in (caught.value.hint or "")
+    get(tmp_path, mirrored)
+    assert server.asked("b.bin") == [None]
+    assert server.asked("a.bin") == [None, "bytes=30000-", "bytes=30000-"]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_part_that_cannot_be_gone_on_with_does_not_keep_from_a_mirror(tmp_path: Path, server: FileServer) -> None:
+    (server.folder / "b.bin").write_bytes(CONTENT)
+    (tmp_path / "a.bin.part").write_bytes(b"x" * 1000)
+    server.always["a.bin"] = Fault(status=403)
+    get(tmp_path, remote(server, mirrors=[server.url("b.bin")]))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_no_mirror_is_asked_when_the_disk_is_full(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    (server.folder / "b.bin").write_bytes(CONTENT)
+
+    class Full(io.FileIO):
+        def write(self, content: object, /) -> int:
+            if self.tell() >= 20_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(memoryview(content)[: 20_000 - self.tell()])  # type: ignore[arg-type]
+
+    def opened(path: Path, mode: str = "r", *args: Any, **how: Any) -> object:
+        written = path.suffix == ".part" and mode != "rb"
+        return Full(path, mode.replace("b", "")) if written else whole(path, mode, *args, **how)
+
+    whole = Path.open
+    facts = {"sha256": DIGEST} if published else {}
+    file = remote(server, mirrors=[server.url("b.bin")], optional=True, **facts)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        with pytest.raises(UnwritableError, match=r"cannot write .*a\.bin\.part: No space left"):
+            get(tmp_path, file)
+    assert (tmp_path / "a.bin.part").stat().st_size == 20_000
+    get(tmp_path, file)
+    assert server.asked("a.bin") == [None, "bytes=20000-"]
+    assert server.asked("b.bin") == []
 
 
 def test_halves_of_two_versions_are_never_put_together(tmp_path: Path, server: FileServer) -> None:
