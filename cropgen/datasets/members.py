@@ -114,13 +114,13 @@ class ZipMembers:
         offset, packed, crc, method = self._places[position].tolist()
         name = self.names[position]
         try:
-            raw = os.pread(self._file.fileno(), _LOCAL.size + len(name) + _SLACK + packed, offset)
+            raw = self._at(offset, _LOCAL.size + len(name) + _SLACK + packed)
             magic, *_, name_length, extra_length = _LOCAL.unpack_from(raw)
             begin = _LOCAL.size + name_length + extra_length
             if magic != b"PK\x03\x04":
                 raise self._broken(f"{name} does not begin where the directory says")
             if begin + packed > len(raw):
-                raw = os.pread(self._file.fileno(), begin + packed, offset)
+                raw = self._at(offset, begin + packed)
             body = raw[begin : begin + packed]
             content = zlib.decompress(body, -zlib.MAX_WBITS) if method == _DEFLATED else body
         except (struct.error, zlib.error, OSError) as error:
@@ -134,6 +134,10 @@ class ZipMembers:
 
     def __exit__(self, *raised: object) -> None:
         self._file.close()
+
+    def _at(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(size)
 
     def _broken(self, why: str) -> CorruptInputError:
         return CorruptInputError(f"{self._path} is damaged: {why}", hint=_AGAIN)
