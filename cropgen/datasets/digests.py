@@ -70,7 +70,7 @@ def check(path: Path, file: RemoteFile, earlier: LockedFile | None, origin: str)
 def _differs(file: RemoteFile, origin: str, what: str, expected: str, got: str) -> CorruptInputError:
     return CorruptInputError(
         f"{file.path} from {origin}: {what} expected {expected}, got {got}",
-        hint="it was removed; fetch again, and if it stays so the host has another version of the file",
+        hint="it is not used; fetch again, and if it stays so the host has another version of the file",
     )
 
 

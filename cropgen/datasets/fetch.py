@@ -16,11 +16,11 @@ from cropgen.core.progress import Reporter
 from cropgen.core.recipe import validate
 from cropgen.core.run import fingerprint
 from cropgen.datasets.download import DownloadOptions, download
-from cropgen.datasets.inventory import adopt, bring_from, is_here, settle, usable_in_place
+from cropgen.datasets.inventory import adopt, bring_from, check_packed, is_here, settle, usable_in_place
 from cropgen.datasets.layout import FILES, PREPARED, SERIES
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import DatasetManifest, RemoteFile, Selection
-from cropgen.datasets.reader import READERS, Dropped, Prepared, Request, reader_of
+from cropgen.datasets.reader import READERS, UNPACKED, Dropped, Prepared, Request, reader_of
 
 _SLACK = 1.02
 
@@ -78,14 +78,17 @@ def fetch_files(
         MissingInputError: files are missing and nothing may be fetched.
         UnfinishedError, CorruptInputError, CropgenError: see `cropgen.datasets.download.download`.
     """
-    wanted = manifest.files_of(selection)
+    wanted, lock = manifest.files_of(selection), FetchLock.read(folder)
     if sources.brought is not None:
         require_input(sources.brought, "folder of files")
-        if manifest.kind == "brought" or usable_in_place(wanted, sources.brought):
+        if manifest.kind == "brought":
+            return sources.brought
+        if usable_in_place(wanted, sources.brought, folders=manifest.name in UNPACKED):
+            check_packed(wanted, sources.brought, lock)
             return sources.brought
     if manifest.kind == "brought":
         raise MissingInputError(f"{manifest.name} cannot be downloaded: {_line(manifest.retired)}", hint="--from DIR")
-    files, lock = folder / FILES, FetchLock.read(folder)
+    files = folder / FILES
     files.mkdir(parents=True, exist_ok=True)
     missing = adopt(wanted, files, lock, report, keep_archives=sources.keep_archives)
     if missing and sources.brought is not None:

@@ -125,16 +125,46 @@ def _bring(file: RemoteFile, path: Path, origin: str, files: Path, lock: FetchLo
     settle(file, entry, files, lock, keep_archive=keep_archive)
 
 
-def usable_in_place(wanted: Sequence[RemoteFile], folder: Path) -> bool:
-    """Whether a reader can read a user's folder as it is: every needed file at its path, archives unpacked."""
-    return all(file.optional or _usable(file, folder) for file in wanted)
+def usable_in_place(wanted: Sequence[RemoteFile], folder: Path, *, folders: bool) -> bool:
+    """Whether a reader can read a user's folder as it is: every needed file at its path, archives unpacked.
+
+    Arguments:
+        folders: the reader takes the folder that was unpacked from an archive in place of the archive.
+    """
+    packed = [file for file in wanted if _is_packed(file, folder)]
+    by_hand = [file for file in wanted if folders and file not in packed and _is_by_hand(file, folder)]
+    others = [file for file in wanted if not file.optional and file not in packed and file not in by_hand]
+    return (bool(by_hand) or not packed) and all(_is_open(file, folder) for file in others)
 
 
-def _usable(file: RemoteFile, folder: Path) -> bool:
+def check_packed(wanted: Sequence[RemoteFile], folder: Path, lock: FetchLock) -> None:
+    """Verify the archives of a user's folder that a reader reads in place, beside others that were unpacked.
+
+    Raises:
+        CorruptInputError: one is not what it should be.
+    """
+    for file in wanted:
+        if _is_packed(file, folder):
+            check(folder / file.path, file, lock.get(file.path), str(folder))
+
+
+def _is_packed(file: RemoteFile, folder: Path) -> bool:
+    """Whether an archive that readers read as it is published lies in a folder."""
+    return _stays_packed(file) and (folder / file.path).is_file()
+
+
+def _is_by_hand(file: RemoteFile, folder: Path) -> bool:
+    return _stays_packed(file) and (folder / file.path.partition(".")[0]).is_dir()
+
+
+def _stays_packed(file: RemoteFile) -> bool:
+    return file.unpack is None and file.path.endswith((".zip", ".tar.gz"))
+
+
+def _is_open(file: RemoteFile, folder: Path) -> bool:
     if file.unpack is not None:
         return all((folder / m.path).is_file() for m in file.members)
-    by_hand = folder / file.path.partition(".")[0]
-    return (folder / file.path).is_file() or (file.path.endswith((".zip", ".tar.gz")) and by_hand.is_dir())
+    return not _stays_packed(file) and (folder / file.path).is_file()
 
 
 def bring_from(

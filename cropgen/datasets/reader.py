@@ -36,6 +36,7 @@ READERS = {
     "eurocropsml": "cropgen.datasets.eurocropsml:EuroCropsMLReader",
     "timesen2crop": "cropgen.datasets.timesen2crop:TimeSen2CropReader",
 }
+UNPACKED = frozenset({"cropharvest", "eurocropsml", "timesen2crop"})  # take folders for archives
 _LEDGER = "ledger.json"
 _EXAMPLES = 5
 

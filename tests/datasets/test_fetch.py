@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from cropgen import api
-from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError, UsageError
+from cropgen.core.errors import CorruptInputError, CropgenError, MissingInputError, OutputExistsError, UsageError
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import Section
 from cropgen.datasets import fetch as fetching
 from cropgen.datasets import reader as readers
+from cropgen.datasets.lock import FetchLock
 from cropgen.datasets.reader import Prepared, Request, Shard, StoreSpec, fill_store
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -176,6 +178,48 @@ def test_a_brought_data_set(root: Path) -> None:
     (root / "mine" / "own.bin").write_bytes(b"\x05\x06")
     with pytest.raises(OutputExistsError, match="prepared from other files"):
         fetch(root, brought=root / "mine")
+
+
+@pytest.fixture
+def archive(root: Path, server: FileServer) -> Path:
+    """A folder of the user's with an archive that readers read as it is published, and its manifest."""
+    facts = {"sha256": hashlib.sha256(b"PK-a").hexdigest()}
+    toy_manifest(root / "manifests", server, {"path": "a.zip", **facts}, {"path": "b.zip"}, {"path": "c.bin"})
+    (root / "mine").mkdir()
+    for name in ("a.zip", "b.zip", "c.bin"):
+        (root / "mine" / name).write_bytes(f"PK-{name[0]}".encode())
+    return root / "mine" / "a.zip"
+
+
+def brought(root: Path) -> Path:
+    return fetch(root, brought=root / "mine", prepare=False).folder
+
+
+def test_an_archive_that_is_brought_is_verified_and_recorded(root: Path, archive: Path) -> None:
+    assert brought(root) == root / "data" / "toy" / "files"
+    assert (brought(root) / "a.zip").read_bytes() == b"PK-a"
+    assert [entry.path for entry in FetchLock.read(root / "data" / "toy").all()] == ["a.zip", "b.zip", "c.bin"]
+    (root / "data" / "toy" / "files" / "a.zip").unlink()
+    archive.write_bytes(b"PK-?")
+    with pytest.raises(CorruptInputError, match=r"a\.zip from .*SHA-256 expected"):
+        brought(root)
+
+
+def test_a_folder_takes_the_place_of_an_archive_where_the_reader_takes_it(
+    root: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "mine" / "b.zip").unlink()
+    (root / "mine" / "b").mkdir()
+    with pytest.raises(MissingInputError, match=r"lacks b\.zip"):
+        brought(root)
+    monkeypatch.setattr(fetching, "UNPACKED", {"toy"})
+    assert brought(root) == root / "mine"
+    archive.write_bytes(b"PK-?")
+    with pytest.raises(CorruptInputError, match=r"a\.zip from .*SHA-256 expected"):
+        brought(root)
+    archive.unlink()
+    archive.with_suffix("").mkdir()
+    assert brought(root) == root / "mine"
 
 
 def test_a_dry_run_changes_nothing(root: Path, server: FileServer) -> None:
