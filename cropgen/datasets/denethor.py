@@ -1,7 +1,7 @@
 """DENETHOR: fields of Brandenburg with daily Planet Fusion images and Sentinel-1 and -2 stacks.
 
 The host is retired; the user brings the folder. Both published layouts are understood, and parts are told by what they
-hold: every path names its tile (`train` or `test`).
+hold: every path names its tile (`train` or `test`), and the last of these words in it counts.
 
     *train*.geojson                        labels of a tile: fid, crop_id 1–9, polygon
     …/Train/PF-SR/2018-01-31.tif           Planet Fusion (PF), or …_train_source_planet_…_2018_01_31/sr.tif
@@ -16,6 +16,7 @@ from space, L. Kondmann et al., 2021.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ BANDS = {
 YEARS = {"train": 2018, "test": 2019}
 _REFLECTANCE = 1e-4
 _ORBITS = {"asc": "ascending", "des": "descending"}
+_TILE = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
+_ORBIT = re.compile(r"(?<![a-z])(asc|des)")
 
 LEGEND = Legend(
     "denethor",
@@ -141,7 +144,8 @@ class _Brought:
             MissingInputError: there is none.
         """
         for patch in find_patches(self.request.files):
-            if self.tile in patch.where.lower() and orbit in patch.where.lower() and array in patch.files:
+            of_orbit = not orbit or _last(_ORBIT, patch.where) == orbit
+            if _last(_TILE, patch.where) == self.tile and of_orbit and array in patch.files:
                 return patch
         name = f"s1_{self.tile}_{orbit}.zip" if orbit else f"s2_{self.tile}.zip"
         raise self._lacking(f"stack with {array}", name)
@@ -170,13 +174,18 @@ class _Brought:
         return _Fields(gpd.GeoDataFrame(frame), {reason: who for reason, who in dropped.items() if who})
 
     def _is_mine(self, path: Path) -> bool:
-        return self.tile in path.relative_to(self.request.files).as_posix().lower()
+        return _last(_TILE, path.relative_to(self.request.files).as_posix()) == self.tile
 
     def _lacking(self, what: str, example: str) -> MissingInputError:
         return MissingInputError(
             f"{self.request.files}: no {what} of tile {self.tile}, such as {example}",
             hint="bring the published folders, with train or test in their names",
         )
+
+
+def _last(words: re.Pattern[str], path: str) -> str:
+    """The last of some words in a path, "" where there is none."""
+    return next(iter(reversed(words.findall(path.lower()))), "")
 
 
 def _planet(brought: _Brought) -> _Means:
@@ -217,6 +226,7 @@ def _sentinel1(brought: _Brought) -> _Means:
 
 
 def _shard(request: Request, tile: str, means: _Means) -> Shard:
+    _require_year(means.days, tile, request.files)
     frame, seen = means.fields.frame, np.isfinite(means.values).any((1, 2))
     rows = np.flatnonzero(seen)
     geometry = gpd.GeoSeries(frame.geometry.to_numpy()[rows], crs=frame.crs)
@@ -239,3 +249,17 @@ def _shard(request: Request, tile: str, means: _Means) -> Shard:
     )
     lost = {} if seen.all() else {"no pixel inside": ids[~seen].tolist()}
     return Shard(series, geometry, {**means.fields.dropped, **lost})
+
+
+def _require_year(days: np.ndarray, tile: str, files: Path) -> None:
+    """Most days of a tile's images are of its year.
+
+    Raises:
+        SchemaError: they are of another, as those of the other tile are.
+    """
+    dates = days.astype("datetime64[D]")
+    if 2 * int((dates.astype("datetime64[Y]") == np.datetime64(str(YEARS[tile]))).sum()) <= len(dates):
+        raise SchemaError(
+            f"{files}: expected images of {YEARS[tile]} for tile {tile}, got {dates.min()} to {dates.max()}",
+            hint="bring the published folders; the last train or test in a path says which tile it is of",
+        )

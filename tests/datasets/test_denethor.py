@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import gzip
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,25 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CorruptInputError, match="damaged"):
         read_days(b"\x80\x04\x95", "here")
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("level", ["PF", "S2", "S1"])
+@pytest.mark.parametrize("above", ["denethor_train_test", "latest/training descended"])
+def test_folders_above_do_not_decide_the_tile(brought: dict[str, Path], tmp_path: Path, level: str, above: str) -> None:
+    expected = opened(prepare(brought["challenge"], tmp_path / "expected", level)).read()
+    shutil.copytree(brought["challenge"], tmp_path / "files" / above)
+    series = opened(prepare(tmp_path / "files", tmp_path / "out", level)).read()
+    np.testing.assert_array_equal(series.parcel_id, expected.parcel_id)
+    np.testing.assert_array_equal(series.day, expected.day)
+    np.testing.assert_array_equal(series.values, expected.values)
+
+
+def test_images_of_another_year_are_told(tiles: list[make.Tile], tmp_path: Path) -> None:
+    swapped = replace(tiles[0], days=tiles[1].days)
+    make.challenge(tmp_path / "files", [swapped])
+    for level in ("PF", "S2", "S1"):
+        with pytest.raises(SchemaError, match=r"expected images of 2018 for tile train, got 2019-"):
+            prepare(tmp_path / "files", tmp_path / "out", level, regions=("train",))
 
 
 def test_what_is_missing_or_damaged_is_told(tiles: list[make.Tile], tmp_path: Path) -> None:
