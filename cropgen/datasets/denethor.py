@@ -155,7 +155,7 @@ class _Brought:
 
         Raises:
             MissingInputError: there are none.
-            SchemaError: an attribute is missing, or a field is given twice.
+            SchemaError: an attribute is missing or of another kind, or a field is given twice or has no `fid`.
         """
         labels = [p for p in sorted(self.request.files.rglob("*.geojson")) if self._is_mine(p)]
         if not labels:
@@ -163,10 +163,10 @@ class _Brought:
         layer = read_layer(labels[0]).to_crs(grid.crs)
         if missing := [c for c in ("fid", "crop_id") if c not in layer]:
             raise SchemaError(f"{labels[0]}: attribute {missing[0]} missing", hint="bring the published labels")
-        if not layer["fid"].is_unique:
-            raise SchemaError(f"{labels[0]}: a field is given twice", hint="bring the published labels")
-        ids = layer["fid"].astype(str).to_numpy(str)
-        label = LEGEND.encode(layer["crop_id"].astype(str))
+        if layer["fid"].hasnans or not layer["fid"].is_unique:
+            raise SchemaError(f"{labels[0]}: a field is given twice, or has no fid", hint="bring the published labels")
+        ids, codes = (_numbers(layer, column, labels[0]) for column in ("fid", "crop_id"))
+        label = LEGEND.encode(codes.tolist())
         small, unlisted = layer.area.to_numpy() <= self.request.options.min_area, label < 0
         dropped = {"small": ids[small].tolist(), "crop outside the legend": ids[unlisted & ~small].tolist()}
         rows = np.flatnonzero(~small & ~unlisted)
@@ -181,6 +181,25 @@ class _Brought:
             f"{self.request.files}: no {what} of tile {self.tile}, such as {example}",
             hint="bring the published folders, with train or test in their names",
         )
+
+
+def _numbers(layer: gpd.GeoDataFrame, column: str, path: Path) -> np.ndarray:
+    """A column of numbers as text, "" where it is null; one null alone makes its numbers floating.
+
+    Raises:
+        SchemaError: one is not whole.
+    """
+    values = layer[column]
+    if values.dtype.kind == "f":
+        numbers = values.to_numpy(float)
+        strange = numbers[~np.isnan(numbers) & (numbers % 1 != 0)]
+        if len(strange):
+            raise SchemaError(
+                f"{path}: attribute {column}: expected whole numbers, got {strange[0]:g}",
+                hint="bring the published labels",
+            )
+        values = values.astype("Int64")
+    return values.astype("string").fillna("").to_numpy(str)
 
 
 def _last(words: re.Pattern[str], path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -178,6 +179,26 @@ def test_images_of_another_year_are_told(tiles: list[make.Tile], tmp_path: Path)
     for level in ("PF", "S2", "S1"):
         with pytest.raises(SchemaError, match=r"expected images of 2018 for tile train, got 2019-"):
             prepare(tmp_path / "files", tmp_path / "out", level, regions=("train",))
+
+
+def test_a_field_without_a_crop_costs_no_other_field(tiles: list[make.Tile], tmp_path: Path) -> None:
+    make.challenge(tmp_path / "files", tiles[:1])
+    labels = tmp_path / "files" / "crops_train_2018.geojson"
+    document = json.loads(labels.read_text())
+    facts = [feature["properties"] for feature in document["features"]]
+    facts[1]["crop_id"] = None
+    labels.write_text(json.dumps(document))
+    prepared = prepare(tmp_path / "files", tmp_path / "out", regions=("train",))
+    series = opened(prepared).read()
+    left = [fid for fid in FIELDS if fid != facts[1]["fid"]]
+    assert series.parcel_id.tolist() == [f"train-{fid}" for fid in left]
+    assert [LEGEND.codes[i] for i in series.label] == [str(make.CROPS[fid]) for fid in left]
+    assert prepared.dropped["crop outside the legend"].first == (str(facts[1]["fid"]), str(make.UNLISTED))
+    for column, value, said in (("crop_id", 1.5, "whole numbers, got 1.5"), ("fid", None, "no fid")):
+        facts[1][column] = value
+        labels.write_text(json.dumps(document))
+        with pytest.raises(SchemaError, match=said):
+            prepare(tmp_path / "files", tmp_path / "out", regions=("train",))
 
 
 def test_what_is_missing_or_damaged_is_told(tiles: list[make.Tile], tmp_path: Path) -> None:
