@@ -27,6 +27,7 @@ _END64_LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
+_SIGNATURE = b"PK\x05\x05"
 _STORED, _DEFLATED = 0, 8
 _SLACK = 256
 _FULL32 = 0xFFFFFFFF
@@ -154,10 +155,9 @@ class ZipMembers:
 
     def _entries(self) -> Iterator[_Entry]:
         count, size, begin = self._directory()
-        self._file.seek(begin)
-        directory = self._file.read(size)
-        at = 0
-        for _ in range(count):
+        directory = self._at(begin, size)
+        at, number = 0, 0
+        while at < size and directory[at : at + 4] != _SIGNATURE:
             magic, _, _, flags, method, _, _, crc, packed, full, *lengths, _, _, _, offset = _ENTRY.unpack_from(
                 directory, at
             )
@@ -173,9 +173,15 @@ class ZipMembers:
                 packed, offset = _wide(extra, full, packed, offset)
             yield _Entry(name, offset, packed, crc, method)
             at += sum(lengths)
+            number += 1
+        if number < count:
+            raise self._broken(f"its directory lists {number:,} of {count:,} members")
 
     def _directory(self) -> tuple[int, int, int]:
-        """Entries, bytes and offset of the central directory."""
+        """Entries, bytes and offset of the central directory.
+
+        Without the 64-bit record the entries are counted in 16 bits, and some writers let the count begin anew.
+        """
         length = self._file.seek(0, os.SEEK_END)
         self._file.seek(max(length - _END.size - 0xFFFF - _END64_LOCATOR.size, 0))
         tail = self._file.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 from pathlib import Path
 
@@ -45,6 +46,24 @@ def test_sizes_and_counts_beyond_32_and_16_bits(tmp_path: Path) -> None:
         assert len(members.names) == 66_001
         assert members.read(65_999) == b"65999"
         assert members.read(66_000) == b"behind"
+
+
+def test_more_members_than_16_bits_count(tmp_path: Path) -> None:
+    """Some writers leave out the 64-bit record and begin to count anew."""
+    path, count = tmp_path / "a.zip", 65_536 + 3
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as opened:
+        for i in range(count):
+            opened.writestr(f"{i}.csv", "")
+    whole = path.read_bytes()
+    wide = whole.rindex(b"PK\x06\x06")
+    size, begin = struct.unpack_from("<QQ", whole, wide + 40)
+    for told in (count % 65_536, 65_535):
+        path.write_bytes(whole[:wide] + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, told, told, size, begin, 0))
+        with ZipMembers(path) as members:
+            assert list(members.names) == [f"{i}.csv" for i in range(count)]
+    path.write_bytes(whole[:wide] + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 10, 10, 0, begin, 0))
+    with pytest.raises(CorruptInputError, match=r"a\.zip"):
+        ZipMembers(path)
 
 
 def test_offsets_beyond_4_gib(tmp_path: Path) -> None:
