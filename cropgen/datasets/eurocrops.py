@@ -38,7 +38,8 @@ from cropgen.core.progress import Reporter, Task
 from cropgen.core.recipe import Section
 from cropgen.datasets.eurocrops_codes import Declared, NationalCodes, declared_in_v1, remark
 from cropgen.datasets.eurocrops_layers import Batch, Layer, open_v1, open_v2, stack_years
-from cropgen.datasets.reader import PREPARING, Dropped, Ledger, Prepared, Request
+from cropgen.datasets.layout import PREPARED, PREPARING
+from cropgen.datasets.reader import Dropped, Ledger, Prepared, Request, record
 from cropgen.series.hcat import tree
 
 _NO_OUTLINE, _NO_CODE = "no outline", "no HCAT code"
@@ -73,13 +74,16 @@ class EuroCropsReader:
         ledger = Ledger(request.folder / PREPARING, request.fingerprint)
         level = request.selection.level or "v1"
         paths = [request.folder / level / f"{part.name}.parquet" for part in parts]
+        remove(request.folder / PREPARED)
         for part, path in zip(parts, paths, strict=True):
             if part.name not in ledger or not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 ledger[part.name] = _write(part, path, request.options, request.report)
         made = [ledger[part.name] for part in parts]
+        done = Prepared(None, tuple(paths), sum(m["rows"] for m in made), _dropped(made))
+        record(request, done, request.folder)
         remove(request.folder / PREPARING)
-        return Prepared(None, tuple(paths), sum(m["rows"] for m in made), _dropped(made))
+        return done
 
 
 @dataclass(frozen=True)

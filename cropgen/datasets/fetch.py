@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cropgen
 from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError
-from cropgen.core.files import remove, require_input, write_text
+from cropgen.core.files import require_input
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import validate
 from cropgen.core.run import fingerprint
@@ -213,24 +213,16 @@ def prepare(
     document = {"selection": selection.to_json(), "options": options.model_dump(mode="json")}
     mark = fingerprint(manifest.name, document, digests, cropgen.__version__)
     earlier = prepared_in(folder)
-    if earlier is not None and earlier["fingerprint"] == mark and _is_whole(earlier, folder):
-        report.info(f"{folder} is prepared already")
-        return _prepared_from(earlier, folder)
-    if earlier is not None and not overwrite:
+    if earlier is not None and earlier["fingerprint"] == mark:
+        if _is_whole(earlier, folder):
+            report.info(f"{folder} is prepared already")
+            return _prepared_from(earlier, folder)
+    elif earlier is not None and not overwrite:
         raise OutputExistsError(
             f"{folder} was prepared from other files", hint="choose another --name, or pass --overwrite"
         )
-    remove(folder / PREPARED)
     folder.mkdir(parents=True, exist_ok=True)
-    request = Request(manifest, selection, options, files, folder, mark, report)
-    done = reader_of(manifest.name).prepare(request)
-    written = {
-        **document, "fingerprint": mark, "rows": done.rows, "dropped": {k: asdict(d) for k, d in done.dropped.items()},
-        "series": done.series.relative_to(folder).as_posix() if done.series else None,
-        "parcels": [p.relative_to(folder).as_posix() for p in done.parcels],
-    }  # fmt: skip
-    write_text(folder / PREPARED, json.dumps(written, indent=1) + "\n")
-    return done
+    return reader_of(manifest.name).prepare(Request(manifest, selection, options, files, folder, mark, report))
 
 
 def has_reader(name: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -18,7 +18,7 @@ from cropgen.core.errors import UsageError
 from cropgen.core.files import remove, write_text
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Section
-from cropgen.datasets.layout import PREPARING, SERIES
+from cropgen.datasets.layout import PREPARED, PREPARING, SERIES
 from cropgen.datasets.manifest import DatasetManifest, Selection
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -38,6 +38,7 @@ READERS = {
 }
 UNPACKED = frozenset({"cropharvest", "eurocropsml", "timesen2crop"})  # take folders for archives
 _LEDGER = "ledger.json"
+_REPLACED = "replaced"
 _EXAMPLES = 5
 
 
@@ -149,6 +150,9 @@ class Reader(Protocol):
     def prepare(self, request: Request) -> Prepared:
         """Read the files of a request into `request.series`, or into parcel layers in `request.folder`.
 
+        An earlier record, `prepared.json`, stays as long as what it tells of is there as it was; the new one is
+        written here, too (see `record`).
+
         Raises:
             DataError: a file is missing, corrupt, or not of the published layout.
         """
@@ -209,6 +213,8 @@ def fill_store(
 ) -> Prepared:
     """Append shards to the store of a request; killed and started again, it goes on behind the last whole shard.
 
+    The store and its record replace what was there when all is made.
+
     Arguments:
         shards: given a number `begin`, yields shard `begin`, `begin + 1`, …; the same ones at every start.
         finish: called with the complete store before it is moved into place, for example to write splits beside it.
@@ -240,16 +246,41 @@ def fill_store(
     ledger["store"] = [progress.to_json()]
     if finish is not None:
         finish(store)
+    done = Prepared(request.series, (), progress.rows, progress.dropped)
+    record(request, done, folder)
     _move_into_place(folder, request)
-    return Prepared(request.series, (), progress.rows, progress.dropped)
+    return done
+
+
+def record(request: Request, done: Prepared, folder: Path) -> None:
+    """Write into a folder from what was prepared: selection, options, fingerprint, and what came out."""
+    written = {
+        "selection": request.selection.to_json(), "options": request.options.model_dump(mode="json"),
+        "fingerprint": request.fingerprint, "rows": done.rows,
+        "dropped": {reason: asdict(dropped) for reason, dropped in done.dropped.items()},
+        "series": done.series.relative_to(request.folder).as_posix() if done.series else None,
+        "parcels": [path.relative_to(request.folder).as_posix() for path in done.parcels],
+    }  # fmt: skip
+    write_text(folder / PREPARED, json.dumps(written, indent=1) + "\n")
 
 
 def _move_into_place(folder: Path, request: Request) -> None:
-    """Everything made moves to the data set's folder, the store last: a store in place is a finished one."""
-    made = sorted((p for p in folder.iterdir() if p.name != _LEDGER), key=lambda p: p.name == request.series.name)
-    for path in made:
+    """Everything made moves to the data set's folder, its record and then the store last.
+
+    A store in place is thus a finished one, and the one that the record beside it tells of: an earlier one leaves
+    before anything else is replaced.
+    """
+    earlier = folder / _REPLACED
+    remove(earlier)
+    if request.series.exists():
+        request.series.replace(earlier)
+        remove(earlier)
+    order = {PREPARED: 1, SERIES: 2}
+    made = [path for path in folder.iterdir() if path.name != _LEDGER]
+    for path in sorted(made, key=lambda p: order.get(p.name, 0)):
         target = request.folder / path.name
-        remove(target)
+        if target.is_dir():
+            remove(target)
         path.replace(target)
     remove(folder)
 

@@ -27,6 +27,10 @@ from tests.data.manifests import TOY, toy_manifest, written
 from tests.data.server import FileServer, serve
 
 
+class Killed(Exception):
+    """The process ends here."""
+
+
 class ToyReader:
     """One parcel per byte of the selected files, its value the byte."""
 
@@ -125,6 +129,60 @@ def test_another_selection_never_replaces_silently(root: Path) -> None:
     assert not (root / "data" / "toy-south" / "files").exists()
     assert values(fetch(root, overwrite=True).series) == [1, 2, 3]
     assert values(fetch(root, regions=("north",), options={"scale": 2.0}, overwrite=True).series) == [2, 4]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_interrupted_replacement_never_leaves_a_store_with_a_wrong_record(
+    root: Path, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    """Killed before or behind any move into place, the same command goes on, and others are refused."""
+    folder, replace, left = root / "data" / "toy", Path.replace, [0]
+
+    def dies(path: Path, target: Path) -> Path:
+        if not {path.parent, Path(target).parent} <= {folder, folder / "preparing"}:
+            return replace(path, target)
+        left[0] -= 1
+        if left[0] == 0 and not behind:
+            raise Killed
+        moved = replace(path, target)
+        if left[0] == 0:
+            raise Killed
+        return moved
+
+    for fatal in range(1, 100):
+        fetch(root, regions=("north",), overwrite=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", dies)
+            left[0] = fatal
+            try:
+                fetch(root, overwrite=True)
+                break
+            except Killed:
+                pass
+        earlier = fetching.prepared_in(folder)
+        assert earlier is not None
+        if (folder / "series.zarr").exists():
+            assert SeriesStore.open(folder / "series.zarr").source["selection"] == earlier["selection"]
+        if earlier["selection"]["regions"] == ["north"]:
+            with pytest.raises(OutputExistsError, match="another selection"):
+                fetch(root)
+        assert values(fetch(root, overwrite=fatal % 2 == 0 or earlier["selection"]["regions"] == ["north"]).series) == [
+            1, 2, 3,
+        ]  # fmt: skip
+    assert fatal > 4
+
+
+def test_an_interrupted_reader_leaves_what_was_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(root, regions=("north",))
+
+    def dies(*_: object) -> Prepared:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ToyReader, "prepare", dies)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(root, overwrite=True)
+    assert values(fetch(root, regions=("north",)).series) == [1, 2]
 
 
 def test_a_store_of_another_origin_is_not_touched(root: Path) -> None:

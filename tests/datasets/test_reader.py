@@ -136,7 +136,7 @@ def test_finish_may_leave_files_beside_the_store(tmp_path: Path) -> None:
 
     fill_store(request(tmp_path), SPEC, shards, finish)
     assert (tmp_path / "splits" / "official.json").read_text() == str(sum(SIZES))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["series.zarr", "splits"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["prepared.json", "series.zarr", "splits"]
 
 
 def test_a_ledger_is_on_disk_at_once_and_of_one_request(tmp_path: Path) -> None:
