@@ -21,6 +21,7 @@ from cropgen.datasets.layout import FILES, PREPARED, SERIES
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import DatasetManifest, RemoteFile, Selection
 from cropgen.datasets.reader import READERS, UNPACKED, Dropped, Prepared, Request, reader_of
+from cropgen.datasets.transfer import Part
 
 _SLACK = 1.02
 
@@ -60,10 +61,13 @@ def plan(manifest: DatasetManifest, selection: Selection, folder: Path) -> list[
     lock, files = FetchLock.read(folder), folder / FILES
     planned = []
     for file in manifest.files_of(selection):
-        part = files / f"{file.path}.part"
-        kept = part.stat().st_size if part.is_file() else 0
-        planned.append(PlannedFile(file, is_here(file, files, lock), kept))
+        planned.append(PlannedFile(file, is_here(file, files, lock), _kept(file, files)))
     return planned
+
+
+def _kept(file: RemoteFile, files: Path) -> int:
+    """Bytes of an unfinished download."""
+    return Part(files / file.path).size
 
 
 def fetch_files(
@@ -132,15 +136,20 @@ def _download(missing: Sequence[RemoteFile], files: Path, lock: FetchLock, sourc
 
 
 def _require_space(missing: Sequence[RemoteFile], files: Path) -> None:
-    """Refuse to begin what cannot end; unpublished sizes count as nothing."""
-    archives = [file.size_bytes or file.about_bytes or 0 for file in missing]
+    """Refuse to begin what cannot end; unpublished sizes and what came of a file earlier count as nothing."""
+    sizes = [(file.size_bytes or file.about_bytes or 0, _kept(file, files)) for file in missing]
+    archives = [max(size - kept, 0) for size, kept in sizes]
     unpacked = [file.bytes_on_disk or 0 for file in missing if file.unpack is not None]
     needed, free = _SLACK * (sum(archives) + sum(unpacked)), shutil.disk_usage(files).free
     if needed > free:
         raise CropgenError(
-            f"{files} needs {needed / 1e9:,.1f} GB and has {free / 1e9:,.1f} GB free",
+            f"{files} needs {_room(needed)} and has {_room(free)} free",
             hint="free space, choose another --workspace, or fetch fewer --regions",
         )
+
+
+def _room(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def prepared_in(folder: Path) -> dict[str, Any] | None:

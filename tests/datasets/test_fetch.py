@@ -290,11 +290,14 @@ def test_a_dry_run_changes_nothing(root: Path, server: FileServer) -> None:
 def test_room_is_asked_for_before_anything_comes(
     root: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy_manifest(root / "manifests", server, {"path": "n.bin", "about_bytes": 10_000})
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_000})())
-    with pytest.raises(CropgenError, match="GB free"):
+    toy_manifest(root / "manifests", server, {"path": "n.bin", "about_bytes": 10_000_000})
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_000_000})())
+    with pytest.raises(CropgenError, match=r"needs 10\.2 MB and has 9\.0 MB free"):
         fetch(root)
     assert server.requests == []
+    (root / "data" / "toy" / "files" / "n.bin.part").write_bytes(bytes(2_000_000))
+    fetch(root)
+    assert server.asked("n.bin") == [None]
 
 
 def test_a_spoilt_record_of_the_preparation_means_none(root: Path) -> None:
