@@ -168,24 +168,28 @@ def simulate(
     *,
     parcels: int | None = None,
     seed: int | None = None,
+    name: str = "demo",
     overwrite: bool = False,
     report: Reporter | None = None,
 ) -> Simulated:
     """Make the demo region in the workspace.
+
+    Arguments:
+        name: folder of `data/`.
 
     Raises:
         OutputExistsError: it is here and `overwrite` is false.
     """
     from cropgen.datasets.demo import DEFAULT_SEED, FULL_REGION, make_demo
 
-    folder = workspace.data / "demo"
+    folder = workspace.data / name
     guard_output(folder, overwrite=overwrite)
     wanted = parcels or FULL_REGION
     region = make_demo(
         folder, parcels=wanted, seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite, report=report
     )
     return Simulated(
-        "demo", folder, region.scenes, tuple(region.parcels.values()), {"parcels": wanted, "scenes": region.dates}
+        name, folder, region.scenes, tuple(region.parcels.values()), {"parcels": wanted, "scenes": region.dates}
     )
 
 
@@ -214,15 +218,16 @@ def _fetch_simulated(
 ) -> FetchResult:
     from cropgen.datasets.demo import DEFAULT_YEARS, FULL_REGION
 
-    if request.regions or request.years or request.level or request.brought:
+    if request.regions or request.years or request.level or request.brought or request.options:
         raise UsageError(f"{manifest.name} is simulated as a whole", hint="only --parcels changes what is made")
-    folder = workspace.data / manifest.name
+    name = request.store or manifest.name
+    folder = workspace.data / name
     facts = {"data set": manifest.title, "licence": manifest.licence, "parcels": request.parcels or FULL_REGION}
     if request.dry_run:
         guard_output(folder, overwrite=request.overwrite)
         layers = tuple(folder / f"parcels_{year}.gpkg" for year in DEFAULT_YEARS)
         return FetchResult(manifest.name, folder, facts, dry_run=True, scenes=folder / "scenes", parcels=layers)
-    made = simulate(workspace, parcels=request.parcels, overwrite=request.overwrite, report=report)
+    made = simulate(workspace, parcels=request.parcels, name=name, overwrite=request.overwrite, report=report)
     return FetchResult(manifest.name, folder, facts | made.facts, False, scenes=made.scenes, parcels=made.parcels)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from cropgen.core.errors import CorruptInputError, CropgenError, MissingInputErr
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import Section
+from cropgen.datasets import demo
 from cropgen.datasets import fetch as fetching
 from cropgen.datasets import reader as readers
 from cropgen.datasets.lock import FetchLock
@@ -313,3 +315,20 @@ def test_what_was_prepared_is_recorded(root: Path) -> None:
     record = json.loads((root / "data" / "toy" / "prepared.json").read_text())
     assert record["selection"] == {"regions": ["north"], "years": [2020, 2021], "level": None}
     assert (record["series"], record["parcels"], record["rows"]) == ("series.zarr", [], 2)
+
+
+def test_the_demo_region_goes_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def make_demo(folder: Path, **_: object) -> demo.DemoRegion:
+        made.append(folder)
+        return demo.DemoRegion(folder, folder / "scenes", {}, 0)
+
+    monkeypatch.setattr(demo, "make_demo", make_demo)
+    (tmp_path / "data" / "demo").mkdir(parents=True)
+    request = api.FetchRequest("demo", store="other", overwrite=True)
+    assert api.fetch(Workspace(tmp_path), replace(request, dry_run=True)).folder == tmp_path / "data" / "other"
+    assert api.fetch(Workspace(tmp_path), request).folder == tmp_path / "data" / "other"
+    assert made == [tmp_path / "data" / "other"]
+    with pytest.raises(UsageError, match="simulated as a whole"):
+        api.fetch(Workspace(tmp_path), replace(request, options={"seed": "7"}))
