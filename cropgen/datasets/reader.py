@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from cropgen.core.errors import UsageError
+from cropgen.core.errors import DataError, UsageError
 from cropgen.core.files import remove, write_text
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Section
@@ -218,6 +218,9 @@ def fill_store(
     Arguments:
         shards: given a number `begin`, yields shard `begin`, `begin + 1`, …; the same ones at every start.
         finish: called with the complete store before it is moved into place, for example to write splits beside it.
+
+    Raises:
+        DataError: no shard has a row; nothing is replaced.
     """
     from cropgen.series.store import SeriesStore
 
@@ -244,12 +247,25 @@ def fill_store(
             progress = behind
             task.advance(len(shard.series))
     ledger["store"] = [progress.to_json()]
+    if not progress.rows:
+        remove(folder)
+        raise _nothing(request, progress.dropped)
     if finish is not None:
         finish(store)
     done = Prepared(request.series, (), progress.rows, progress.dropped)
     record(request, done, folder)
     _move_into_place(folder, request)
     return done
+
+
+def _nothing(request: Request, dropped: Mapping[str, Dropped]) -> DataError:
+    chosen = request.selection
+    reasons = "; ".join(f"{reason}: {d.count:,}" for reason, d in dropped.items())
+    return DataError(
+        f"{request.files}: no series of {', '.join(chosen.regions)} in {', '.join(map(str, chosen.years))}"
+        + (f"; left out: {reasons}" if reasons else ""),
+        hint="choose other regions or years",
+    )
 
 
 def record(request: Request, done: Prepared, folder: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
+from cropgen.core.errors import CorruptInputError, DataError, MissingInputError, SchemaError
 from cropgen.core.recipe import Section
 from cropgen.datasets.members import FolderMembers, Members, ZipMembers
 from cropgen.datasets.reader import NoOptions, Prepared, Request, Shard, StoreSpec, fill_store
@@ -143,23 +143,28 @@ def _wanted(request: Request, tiles: dict[str, _Tile]) -> Iterator[_Tile]:
     """The tiles of a selection, first season first; only tile 33UVP was published for two.
 
     Raises:
+        DataError: no tile of the selection was published for its years.
         MissingInputError: a tile is not in the archive.
         SchemaError: a class is none of the legend.
     """
     published = {*request.manifest.regions, "2019_33UVP"}
-    for year in request.selection.years:
-        for region in request.selection.regions:
-            name = region if year == _FIRST_YEAR else f"{year}_{region}"
-            if name not in published:
-                continue
-            if name not in tiles:
-                raise MissingInputError(
-                    f"{request.files}: no pixel of {name} with its dates.csv; there are: {', '.join(tiles) or 'none'}",
-                    hint=_AGAIN,
-                )
-            if (highest := int(tiles[name].label.max())) >= len(LEGEND):
-                raise SchemaError(f"{request.files}: class {highest} of {name} is not in the legend", hint=_AGAIN)
-            yield tiles[name]
+    years, regions = request.selection.years, request.selection.regions
+    names = [region if year == _FIRST_YEAR else f"{year}_{region}" for year in years for region in regions]
+    wanted = [name for name in names if name in published]
+    if not wanted:
+        raise DataError(
+            f"{request.files}: no series of {', '.join(regions)} in {', '.join(map(str, years))}",
+            hint="of 2019 only tile 33UVP was; choose another year or that tile",
+        )
+    for name in wanted:
+        if name not in tiles:
+            raise MissingInputError(
+                f"{request.files}: no pixel of {name} with its dates.csv; there are: {', '.join(tiles) or 'none'}",
+                hint=_AGAIN,
+            )
+        if (highest := int(tiles[name].label.max())) >= len(LEGEND):
+            raise SchemaError(f"{request.files}: class {highest} of {name} is not in the legend", hint=_AGAIN)
+        yield tiles[name]
 
 
 def _shards(members: Members, tiles: list[_Tile], begin: int) -> Iterator[Shard]:

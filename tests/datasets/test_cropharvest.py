@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
+from cropgen.core.errors import CorruptInputError, DataError, MissingInputError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.datasets import cropharvest
 from cropgen.datasets.catalog import find_dataset
@@ -225,3 +225,13 @@ def test_damage_is_told(tmp_path: Path) -> None:
     (files / "labels.geojson").write_text("{", encoding="utf-8")
     with pytest.raises(CorruptInputError, match=r"labels\.geojson"):
         prepare(files)
+
+
+def test_years_without_a_point_are_told(tmp_path: Path) -> None:
+    made, _ = make.write(tmp_path / "files")
+    manifest = find_dataset("cropharvest")
+    there = {int(p.end[:4]) - 1 for p in made}
+    empty = next(year for year in manifest.years if year not in there)
+    with pytest.raises(DataError, match=f"no series of global in {empty}"):
+        prepare(tmp_path / "files", (empty,))
+    assert not (tmp_path / "out" / "series.zarr").exists()

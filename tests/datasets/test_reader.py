@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cropgen.core.errors import UsageError
+from cropgen.core.errors import DataError, UsageError
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import validate
 from cropgen.datasets.catalog import find_dataset
@@ -127,6 +127,16 @@ def test_another_request_starts_from_the_beginning(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fill_store(request(tmp_path, "f1"), SPEC, broken)
     assert fill_store(request(tmp_path, "f2"), SPEC, shards).rows == sum(SIZES)
+
+
+def test_a_store_without_rows_replaces_nothing(tmp_path: Path) -> None:
+    fill_store(request(tmp_path, "f1"), SPEC, shards)
+    left_out = Shard(shard(2).series, dropped={"no date": ["a", "b"]})
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"no series of frh04 in 2017; left out: no date: 2"):
+            fill_store(request(tmp_path, "f2"), SPEC, lambda begin: iter([left_out][begin:]))
+    assert len(SeriesStore.open(tmp_path / "series.zarr")) == sum(SIZES)
+    assert not (tmp_path / PREPARING).exists()
 
 
 def test_finish_may_leave_files_beside_the_store(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
+from cropgen.core.errors import CorruptInputError, DataError, MissingInputError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.datasets import timesen2crop
 from cropgen.datasets.catalog import find_dataset
@@ -64,6 +64,13 @@ def test_only_the_tile_of_two_seasons_has_the_other_year(tmp_path: Path) -> None
     assert len(series) == 48
     series = opened(prepare(tmp_path / "files", ("33TUN",), (2018,))).read()
     assert set(series.label) == set(range(16)) - {7}
+
+
+def test_a_selection_that_was_not_published_is_told(tmp_path: Path) -> None:
+    make.write_zip(tmp_path / "files", make.make(3))
+    with pytest.raises(DataError, match="no series of 33TUN in 2019"):
+        prepare(tmp_path / "files", ("33TUN",), (2019,))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after) -> None:
