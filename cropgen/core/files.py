@@ -46,6 +46,13 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of their attempts to write `path`; nobody else may be writing it now."""
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.part{glob.escape(path.suffix)}"
+    for part in list(path.parent.glob(pattern)):
+        remove(part)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder tree; absent is fine."""
     if path.is_dir() and not path.is_symlink():

@@ -16,7 +16,7 @@ from cropgen.core.progress import Reporter
 from cropgen.core.recipe import validate
 from cropgen.core.run import fingerprint
 from cropgen.datasets.download import DownloadOptions, download
-from cropgen.datasets.inventory import adopt, bring_from, check_packed, is_here, settle, usable_in_place
+from cropgen.datasets.inventory import adopt, bring_from, check_packed, clear, is_here, settle, usable_in_place
 from cropgen.datasets.layout import FILES, PREPARED, SERIES
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import DatasetManifest, RemoteFile, Selection
@@ -73,7 +73,7 @@ def _kept(file: RemoteFile, files: Path) -> int:
 def fetch_files(
     manifest: DatasetManifest, selection: Selection, folder: Path, sources: Sources, report: Reporter
 ) -> Path:
-    """Have every file of a selection in place, sound.
+    """Have every file of a selection in place, sound. No other process fetches into the folder meanwhile.
 
     Returns:
         The folder a reader reads: the data set's own, or the one that was brought.
@@ -94,6 +94,7 @@ def fetch_files(
         raise MissingInputError(f"{manifest.name} cannot be downloaded: {_line(manifest.retired)}", hint="--from DIR")
     files = folder / FILES
     files.mkdir(parents=True, exist_ok=True)
+    clear(wanted, files)
     missing = adopt(wanted, files, lock, report, keep_archives=sources.keep_archives)
     if missing and sources.brought is not None:
         bring_from(sources.brought, missing, files, lock, report, keep_archives=sources.keep_archives)

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from cropgen.core.archives import Limits, extract_archive
 from cropgen.core.errors import CorruptInputError, MissingInputError
-from cropgen.core.files import atomic_output, remove
+from cropgen.core.files import atomic_output, remove, remove_leftovers
 from cropgen.core.progress import Reporter
 from cropgen.datasets.digests import check, digests_of
 from cropgen.datasets.lock import FetchLock, LockedFile, LockedMember
 from cropgen.datasets.manifest import RemoteFile
+from cropgen.datasets.transfer import Part
 
 _UNPUBLISHED_LIMIT = 4 << 30
 _MOST_ENTRIES = 1000
@@ -57,7 +58,7 @@ def _unpack(archive: Path, file: RemoteFile, files: Path) -> tuple[LockedMember,
     """Everything in an archive goes into one folder; folders inside are dropped, as publishers' own readers do."""
     sizes = [m.size_bytes for m in file.members]
     total = sum(s for s in sizes if s) + (1 << 20) if all(sizes) else _UNPUBLISHED_LIMIT
-    scratch = archive.with_name(f".{archive.name}.unpacked")
+    scratch = _scratch(archive)
     target = files / str(file.unpack)
     try:
         found = extract_archive(archive, scratch, Limits(total, _MOST_ENTRIES))
@@ -75,6 +76,20 @@ def _unpack(archive: Path, file: RemoteFile, files: Path) -> tuple[LockedMember,
         return tuple(members)
     finally:
         remove(scratch)
+
+
+def _scratch(archive: Path) -> Path:
+    """Where an archive is unpacked before its members are moved."""
+    return archive.with_name(f".{archive.name}.unpacked")
+
+
+def clear(wanted: Sequence[RemoteFile], files: Path) -> None:
+    """Remove what killed processes left beside files; the caller alone holds the data set."""
+    for file in wanted:
+        target = files / file.path
+        for path in (target, _scratch(target), Part(target).notes):
+            remove_leftovers(path)
+        remove(_scratch(target))
 
 
 def _require_member(path: str, size: int | None, scratch: Path, content: dict[str, Path], archive: Path) -> None:

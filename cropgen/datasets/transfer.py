@@ -88,7 +88,7 @@ class Part:
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f"{target.name}.part")
-        self._notes = target.with_name(f"{target.name}.part.json")
+        self.notes = target.with_name(f"{target.name}.part.json")
 
     @property
     def size(self) -> int:
@@ -96,12 +96,12 @@ class Part:
 
     def drop(self) -> None:
         remove(self.path)
-        remove(self._notes)
+        remove(self.notes)
 
     def finish(self, target: Path) -> None:
         """Move into place."""
         self.path.replace(target)
-        remove(self._notes)
+        remove(self.notes)
 
     @property
     def url(self) -> str | None:
@@ -120,7 +120,7 @@ class Part:
             UnwritableError: the disk is full or the folder cannot be written.
         """
         try:
-            write_text(self._notes, json.dumps({"url": url, "tag": tag}) + "\n")
+            write_text(self.notes, json.dumps({"url": url, "tag": tag}) + "\n")
         except CropgenError as error:
             raise UnwritableError(error.message, hint=_FREE_SPACE) from error
 
@@ -129,7 +129,7 @@ class Part:
 
     def _noted(self) -> dict[str, str | None]:
         try:
-            return json.loads(self._notes.read_text(encoding="utf-8"))
+            return json.loads(self.notes.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return {}
 

@@ -13,6 +13,7 @@ from cropgen.core.files import (
     atomic_output,
     folder_size,
     guard_output,
+    remove_leftovers,
     require_input,
     sha256_file,
     sha256_tree,
@@ -82,6 +83,20 @@ def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
     with atomic_output(tmp_path / "a.gpkg") as part:
         assert part.suffix == ".gpkg"
         part.write_text("x")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    others = [".b.h5.0123abcd.part.h5", ".a.h5.0123abcd.part.nc", ".a.h5.mine.part.h5", "a.h5.part", "a.h5"]
+    for name in (*others, ".a.h5.0123abcd.part.h5"):
+        (tmp_path / name).write_text(name)
+    with atomic_output(tmp_path / "a[1].h5") as part:
+        part.mkdir()
+        remove_leftovers(tmp_path / "a.h5")
+        assert part.is_dir()
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, part.name])
+        remove_leftovers(tmp_path / "a[1].h5")
+        assert not part.exists()
+        part.mkdir()
 
 
 def test_guards(tmp_path: Path) -> None:

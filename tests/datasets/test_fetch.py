@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 from cropgen import api
+from cropgen.core import archives, files
 from cropgen.core.errors import CorruptInputError, CropgenError, MissingInputError, OutputExistsError, UsageError
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import Section
-from cropgen.datasets import demo
+from cropgen.datasets import demo, inventory
 from cropgen.datasets import fetch as fetching
 from cropgen.datasets import reader as readers
 from cropgen.datasets.lock import FetchLock
@@ -280,6 +282,26 @@ def test_a_folder_takes_the_place_of_an_archive_where_the_reader_takes_it(
     archive.unlink()
     archive.with_suffix("").mkdir()
     assert brought(root) == root / "mine"
+
+
+def test_what_a_killed_process_was_unpacking_is_removed(
+    root: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(server.folder / name, "w") as packed:
+            packed.writestr(f"{name}.h5", name)
+    listed = [{"path": f, "unpack": "h5", "members": [{"path": f"h5/{f}.h5"}]} for f in ("a.zip", "b.zip")]
+    toy_manifest(root / "manifests", server, *listed)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "remove", lambda _: None)
+        patched.setattr(inventory, "remove", lambda _: None)
+        patched.setattr(archives, "_copy", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fetch(root, prepare=False)
+    folder = root / "data" / "toy" / "files"
+    assert any(p.name.startswith("..a.zip.unpacked.") for p in folder.iterdir())
+    fetch(root, prepare=False)
+    assert sorted(p.name for p in folder.rglob("*")) == ["a.zip.h5", "b.zip.h5", "h5"]
 
 
 def test_a_dry_run_changes_nothing(root: Path, server: FileServer) -> None:
