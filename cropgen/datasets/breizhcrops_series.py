@@ -218,7 +218,7 @@ class CsvSeries:
         for row, name in enumerate(names):
             if name in self._position:
                 header, _, body = self._members.read(self._position[name]).replace(b"\r", b"").partition(b"\n")
-                body = body if body.endswith(b"\n") or not body else body + b"\n"
+                body = b"".join(line + b"\n" for line in body.split(b"\n") if line)
                 length[row] = body.count(b"\n")
                 grouped.setdefault(header, []).append((row, body))
         empty = np.zeros((0, len(self._level.bands) + 2))

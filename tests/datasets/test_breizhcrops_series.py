@@ -25,7 +25,7 @@ parcels = st.lists(
 
 
 class Memory:
-    """Members in memory, every second file with other columns first and other line ends."""
+    """Members in memory, every second file with other columns first and other line ends, some with a blank line."""
 
     def __init__(self, content: Sequence[list[Row]]) -> None:
         self.names = [f"x/{number}.csv" for number in range(len(content))]
@@ -39,7 +39,7 @@ class Memory:
             cells = {c: repr(value * 100 + i) if value else "" for i, c in enumerate(COLUMNS)}
             cells |= {"doa": str(np.datetime64(day, "D")), "QA60": repr(flag), "": "image", "id": "7"}
             lines.append(",".join(cells[name] for name in names))
-        text = "\n".join(lines) + ("" if position % 3 == 1 else "\n")
+        text = "\n".join(lines) + ("\n", "", "\n\n")[position % 3]
         return (text.replace("\n", "\r\n") if shuffled else text).encode()
 
     def __enter__(self) -> Memory:
