@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -178,10 +179,16 @@ def _geo(metadata: dict[bytes, bytes], names: list[str], path: Path) -> tuple[st
 
 
 def _text(column: Any) -> list[str]:
-    """Any column as text; whole numbers without a decimal point, null as ""."""
+    """Any column as text; whole numbers without a decimal point, null and what is no number as ""."""
     if pa.types.is_floating(column.type):
-        column = pc.cast(column, pa.int64(), safe=False)
+        return [_number(value) for value in column.to_numpy(zero_copy_only=False)]
     return [value.strip() for value in pc.fill_null(pc.cast(column, pa.string()), "").to_pylist()]
+
+
+def _number(value: np.floating) -> str:
+    if not np.isfinite(value):
+        return ""
+    return str(int(value)) if value == int(value) else str(value)
 
 
 @contextlib.contextmanager

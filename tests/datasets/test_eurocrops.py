@@ -9,6 +9,8 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import shapely
 
@@ -184,6 +186,15 @@ def test_a_layer_without_coordinate_system_is_told(tmp_path: Path) -> None:
             file.writestr(name, content)
     with pytest.raises(SchemaError, match="coordinate system"):
         prepare(tmp_path / "files", "EE", 2021, "v1")
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_numbers_of_a_layer_as_text(kind: pa.DataType) -> None:
+    column = pa.array(np.asarray([3, 0, -7, 2.5, np.nan, np.inf, 0], kind.to_pandas_dtype()), kind)
+    column = pc.if_else(pa.array([True] * 6 + [False]), column, pa.scalar(None, kind))
+    assert eurocrops_layers._text(column) == ["3", "0", "-7", "2.5", "", "", ""]
+    assert eurocrops_layers._text(pa.array([9_007_199_254.0, 2.1])) == ["9007199254", "2.1"]
+    assert eurocrops_layers._text(pa.array([2.1], pa.float32())) == ["2.1"]
 
 
 @pytest.mark.real
