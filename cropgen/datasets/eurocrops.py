@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from cropgen.core.errors import DataError
-from cropgen.core.files import atomic_output, remove
+from cropgen.core.files import atomic_output, remove, remove_leftovers
 from cropgen.core.progress import Reporter, Task
 from cropgen.core.recipe import Section
 from cropgen.datasets.eurocrops_codes import Declared, NationalCodes, declared_in_v1, remark
@@ -78,6 +78,7 @@ class EuroCropsReader:
         for part, path in zip(parts, paths, strict=True):
             if part.name not in ledger or not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(path)
                 ledger[part.name] = _write(part, path, request.options, request.report)
         made = [ledger[part.name] for part in parts]
         done = Prepared(None, tuple(paths), sum(m["rows"] for m in made), _dropped(made))
