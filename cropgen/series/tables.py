@@ -53,6 +53,8 @@ class ImportReport:
         scale: factor of each band.
         relabelled: ids of parcels with more than one crop in a year; the first is kept.
         without_polygon: ids of rows for which the parcel layer holds no polygon.
+        crop_of_other_year: ids of rows without a crop whose polygon the layer holds for another year: its crop is not
+            theirs.
         dropped: reason → ids or band names left out.
     """
 
@@ -69,6 +71,7 @@ class ImportReport:
     scale: dict[str, float] = field(default_factory=dict)
     relabelled: list[str] = field(default_factory=list)
     without_polygon: list[str] = field(default_factory=list)
+    crop_of_other_year: list[str] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
     def tell(self, report: Reporter) -> None:
@@ -89,6 +92,9 @@ class ImportReport:
             report.warn(f"{several} ({shown(self.relabelled)})")
         if self.without_polygon:
             report.warn(f"{len(self.without_polygon)} parcels have no polygon ({shown(self.without_polygon)})")
+        if self.crop_of_other_year:
+            without = f"{len(self.crop_of_other_year)} parcel seasons have the polygon of another year, not its crop"
+            report.warn(f"{without} ({shown(self.crop_of_other_year)})")
 
 
 def import_table(
@@ -106,7 +112,8 @@ def import_table(
         table: csv, parquet, geoparquet or xlsx.
         output: the series store to write.
         mapping: which column holds what.
-        parcels: polygons, joined by parcel id and year, or by id alone where it means one polygon.
+        parcels: polygons, joined by parcel id and year, or by id alone where it means one polygon; crops are taken
+            from the layer where the year is theirs too, or the layer has none.
 
     Raises:
         MissingInputError, CorruptInputError, SchemaError, DataError: an input cannot be used; see the message.
@@ -210,6 +217,8 @@ def _join_polygons(
 ) -> gpd.GeoSeries:
     """The polygon of each season (None without one); fills code, name, region and place the table left open.
 
+    Code and name are those of the season's year, or of a layer without years.
+
     Raises:
         DataError: no id of the table is in the layer.
     """
@@ -229,7 +238,11 @@ def _join_polygons(
             hint="name the id columns of both: --id-column, and `parcels.id` in the mapping",
         )
     result.without_polygon = seasons["parcel_id"].to_numpy(str)[~has].tolist()
-    _fill_facts(seasons, frame, position, has)
+    year = frame["year"].to_numpy()[position]
+    same_year = has & ((year == _NO_YEAR) | (year == seasons["year"].to_numpy()))
+    lost = has & ~same_year & (seasons["code"].to_numpy(str) == "") & (frame["code"].to_numpy(str)[position] != "")
+    result.crop_of_other_year = seasons["parcel_id"].to_numpy(str)[lost].tolist()
+    _fill_facts(seasons, frame, position, has, same_year)
     shapes = np.full(len(seasons), None, dtype=object)
     shapes[has] = frame.geometry.to_numpy()[position[has]]
     lon, lat = interior_lonlat(gpd.GeoSeries(shapes[has], crs=frame.crs))
@@ -241,12 +254,15 @@ def _season_keys(frame: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_arrays([frame["parcel_id"].to_numpy(), frame["year"].to_numpy()])
 
 
-def _fill_facts(seasons: pd.DataFrame, frame: pd.DataFrame, position: np.ndarray, has: np.ndarray) -> None:
-    """Take code, name and region from the layer where the table has none; a name only along with its code."""
+def _fill_facts(
+    seasons: pd.DataFrame, frame: pd.DataFrame, position: np.ndarray, has: np.ndarray, same_year: np.ndarray
+) -> None:
+    """Take code, name and region from the layer where the table has none; a name only along with its code, and both
+    only of the same year."""
     codes = seasons["code"].to_numpy(str).astype(object)
-    layer_codes = np.where(has, frame["code"].to_numpy()[position], "")
+    layer_codes = np.where(same_year, frame["code"].to_numpy()[position], "")
     codes = np.where(codes == "", layer_codes, codes)
-    same = has & (codes == layer_codes)
+    same = same_year & (codes == layer_codes)
     names = seasons["name"].to_numpy(str).astype(object)
     regions = seasons["region"].to_numpy(str).astype(object)
     seasons["code"] = codes

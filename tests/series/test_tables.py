@@ -206,6 +206,28 @@ def test_polygons_are_joined_by_id_and_year(tmp_path):
         run(tmp_path / "t.csv", tmp_path, parcels=tmp_path / "q.gpkg")
 
 
+YEARS = pd.DataFrame(
+    {"parcel_id": ["a"] * 3, "date": ["2019-06-05", "2020-06-05", "2021-06-05"], "B04": [0.1, 0.2, 0.3]}
+)
+
+
+@pytest.mark.parametrize(
+    ("layer", "crops", "told"), [("p_2020.gpkg", ["", "wheat", ""], True), ("p.gpkg", ["wheat"] * 3, False)]
+)
+def test_a_polygon_of_another_year_does_not_bring_its_crop(tmp_path, layer, crops, told):
+    frame = {"parcel_id": ["a"], "crop_code": ["wheat"], "crop_name": ["Weizen"], "region": ["north"]}
+    gpd.GeoDataFrame(frame, geometry=[shapely.box(0, 0, 80, 80)], crs=32631).to_file(tmp_path / layer)
+    report = Silent()
+    series, done, store = run(save(YEARS, tmp_path / "t.csv"), tmp_path, parcels=tmp_path / layer, report=report)
+    assert [store.legend.codes[i] if i >= 0 else "" for i in series.label] == crops
+    assert store.legend.names == ("Weizen",)
+    assert series.region.tolist() == ["north"] * 3
+    assert not np.isnan(series.lon).any()
+    assert done.crop_of_other_year == (["a", "a"] if told else [])
+    warned = "2 parcel seasons have the polygon of another year, not its crop (a, a)" in report.warnings
+    assert warned == told
+
+
 def test_mapping_file(tmp_path):
     path = tmp_path / "m.toml"
     path.write_text('label = "crop"\nyear = 2021\n[bands]\nB04 = "B4"\n[merge]\n"w*" = "cereal"\n')
