@@ -202,19 +202,25 @@ def long_bands(mapping: TableMapping, names: Sequence[str], where: str) -> dict[
                 claims.setdefault(index, []).append(name)
     if not claims:
         raise SchemaError(f"{where}: no band among {', '.join(names[:40])}", hint="say which with --bands B04=COLUMN")
-    return {band: _preferred(band, claims[band], where) for band in order_bands(claims)}
+    return {
+        band: _preferred(band, claims[band], where, hint=f"choose with --bands {band}=COLUMN")
+        for band in order_bands(claims)
+    }
 
 
-def _preferred(band: str, columns: Sequence[str], where: str) -> str:
+def _preferred(band: str, columns: Sequence[str], where: str, *, hint: str) -> str:
+    """The only column that claims a band, or the one called mean, median or average.
+
+    Raises:
+        SchemaError: several could be meant; the hint is as given.
+    """
     if len(columns) == 1:
         return columns[0]
     for word in _PREFERRED:
         matching = [c for c in columns if word in _spaced(c).casefold().split()]
         if len(matching) == 1:
             return matching[0]
-    raise SchemaError(
-        f"{where}: columns {', '.join(columns)} all look like band {band}", hint=f"choose with --bands {band}=COLUMN"
-    )
+    raise SchemaError(f"{where}: columns {', '.join(columns)} all look like band {band}", hint=hint)
 
 
 def _spaced(text: str) -> str:
@@ -241,10 +247,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def wide_cells(mapping: TableMapping, names: Sequence[str], pattern: str | None, where: str) -> dict[str, Cell]:
     """Column → what it holds, for the columns a pattern fits.
 
-    Without stated bands the surface bands of Sentinel-2 are read, or all bands where there is none of them.
+    Without stated bands the surface bands of Sentinel-2 are read, or all bands where there is none of them. Of several
+    columns for one band and date the one with the stated text is taken, else the one called mean, median or average.
 
     Raises:
-        SchemaError: the pattern fits no column.
+        SchemaError: the pattern fits no column, or several claim one band and date.
         UsageError: it tells no date, or no band where several are possible.
     """
     if pattern is None:
@@ -257,6 +264,7 @@ def wide_cells(mapping: TableMapping, names: Sequence[str], pattern: str | None,
         raise UsageError(f"pattern {pattern!r} holds no {{band}}", hint="name the one band, e.g. --bands NDVI")
     renamed = {text: band for band, text in mapping.bands.items()}
     cells: dict[str, Cell] = {}
+    stated: set[str] = set()
     for name in names:
         match = expression.fullmatch(name)
         if match is None or (kinds[0] == "step" and mapping.dates and match["step"] not in mapping.dates):
@@ -264,6 +272,7 @@ def wide_cells(mapping: TableMapping, names: Sequence[str], pattern: str | None,
         text = match.groupdict().get("band")
         band = next(iter(mapping.bands)) if text is None else renamed.get(text, normalise_band(text) or text)
         cells[name] = Cell(band, kinds[0], match[kinds[0]])  # pyright: ignore[reportArgumentType]
+        stated |= {name} if text in renamed else set()
     if mapping.bands:
         cells = {name: cell for name, cell in cells.items() if cell.band in mapping.bands}
     elif any(cell.band in LAND_BANDS for cell in cells.values()):
@@ -272,4 +281,16 @@ def wide_cells(mapping: TableMapping, names: Sequence[str], pattern: str | None,
         raise SchemaError(
             f"{where}: pattern {pattern!r} fits no column of {', '.join(names[:40])}", hint="check --pattern"
         )
-    return cells
+    return _one_each(cells, stated, where)
+
+
+def _one_each(cells: dict[str, Cell], stated: set[str], where: str) -> dict[str, Cell]:
+    """One column for each band and date: of several a stated one, else the preferred."""
+    claims: dict[Cell, list[str]] = {}
+    for name, cell in cells.items():
+        claims.setdefault(cell, []).append(name)
+    chosen: dict[str, Cell] = {}
+    for cell, columns in claims.items():
+        hint = f"choose with --bands {cell.band}=TEXT, the text at {{band}}, or with a narrower --pattern"
+        chosen[_preferred(cell.band, [n for n in columns if n in stated] or columns, where, hint=hint)] = cell
+    return chosen

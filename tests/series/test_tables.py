@@ -184,6 +184,27 @@ def test_named_steps(tmp_path):
     assert dates_of(series) == ["2018-05-15", "2018-06-30"]
 
 
+@pytest.mark.parametrize("pattern", ["{band}_{step}", "{step}_{band}"])
+@pytest.mark.parametrize("others", [("std",), ("count", "median", "max")])
+def test_of_several_columns_for_a_band_and_date_the_mean_is_read(tmp_path, pattern, others):
+    values = dict.fromkeys(others, 0.9) | {"mean": 0.1}
+    values |= {f"{kind}2": 0.8 for kind in others}
+    names = {pattern.format(band=f"B04_{kind}", step="20210605"): [value] for kind, value in values.items()}
+    series, _, _ = run(save(pd.DataFrame({"id": [1], **names}), tmp_path / "t.csv"), tmp_path)
+    np.testing.assert_allclose(series.values[0], [[0.1]])
+    assert dates_of(series) == ["2021-06-05"]
+
+
+def test_of_several_columns_for_a_band_and_date_one_is_named(tmp_path):
+    frame = pd.DataFrame({"id": [1], "B04_min_20210605": [0.1], "B04_max_20210605": [0.2]})
+    table = save(frame, tmp_path / "t.csv")
+    with pytest.raises(SchemaError, match="B04_min_20210605, B04_max_20210605 all look like band B04") as caught:
+        run(table, tmp_path)
+    assert "--bands B04=TEXT, the text at {band}" in (caught.value.hint or "")
+    series, _, _ = run(table, tmp_path, bands={"B04": "B04_max"})
+    np.testing.assert_allclose(series.values[0], [[0.2]])
+
+
 def test_polygons_are_joined_by_id_and_year(tmp_path):
     shapes = [shapely.box(i * 100, 0, i * 100 + 80, 80) for i in range(3)]
     frame = gpd.GeoDataFrame(
