@@ -60,7 +60,8 @@ def import_(
         str | None, typer.Option("--clear-column", help="Column that says whether an observation is clear.")
     ] = None,
     attributes: Annotated[
-        Path | None, typer.Option("--attributes", help="Second table with further columns, joined by id or by row.")
+        Path | None,
+        typer.Option("--attributes", help="Second table with further columns, joined by id (and year) or row."),
     ] = None,
     merge: Merge = None,
     crop_codes: CropCodes = None,

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cropgen.core.errors import DataError, SchemaError
+from cropgen.core.errors import DataError
 from cropgen.core.progress import Reporter
-from cropgen.series.columns import Role, as_text, column, find_column
-from cropgen.series.frames import Table, open_table
+from cropgen.series.attributes import Attributes, SecondTable
+from cropgen.series.columns import as_text, column
+from cropgen.series.frames import open_table
 from cropgen.series.mapping import Columns, TableMapping, resolve
 from cropgen.series.observations import Observations
 from cropgen.series.unfold import unfold
-
-_POSITION = "__position__"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Gathered:
         observations: unsorted, as stored, NaN where a band is missing.
         missing: observations without any value.
         unclear: observations the clear column rules out.
+        without_attributes: ids of rows for which the second table holds nothing, of their year where it has years.
     """
 
     layout: str
@@ -41,6 +41,7 @@ class Gathered:
     observations: Observations
     missing: int
     unclear: int
+    without_attributes: list[str]
 
 
 class _Seasons:
@@ -95,15 +96,17 @@ def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:
         MissingInputError, CorruptInputError, SchemaError, DataError, UsageError: it cannot be used; see the message.
     """
     table = open_table(path, mapping.sheet)
-    extra = _read_attributes(table, mapping)
-    names = [*table.columns, *(c for c in (() if extra is None else extra.columns) if c not in table.columns)]
+    second = SecondTable.read(table, mapping)
+    names = [*table.columns, *(c for c in (() if second is None else second.columns) if c not in table.columns)]
     columns = resolve(mapping, names, str(path))
+    attributes = None if second is None else Attributes.of(second, columns, mapping, table)
+    columns = columns if attributes is None else attributes.columns
     seasons = _Seasons()
     parts: list[Observations] = []
     missing = unclear = 0
     with report.task(f"Reading {path.name}", total=None) as task:
         for chunk in table.chunks([c for c in columns.used if c in table.columns], text=columns.text):
-            frame = chunk if extra is None else _joined(chunk, extra, columns, table)
+            frame = chunk if attributes is None else attributes.join(chunk, mapping, table)
             found = unfold(frame, columns, mapping, str(path))
             ids = frame.index.to_numpy().astype(str) if columns.id is None else as_text(column(frame, columns.id))
             season = seasons.number(ids[found.line], found.year)
@@ -117,42 +120,5 @@ def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:
         raise DataError(f"{path} holds no row", hint="check the export")
     joined = Observations(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("row", "day", "values")))
     frame, relabelled = seasons.frame()
-    return Gathered(columns.layout, columns.bands, frame, relabelled, joined, missing, unclear)
-
-
-def _read_attributes(table: Table, mapping: TableMapping) -> pd.DataFrame | None:
-    """The second table, whole; its path is relative to the folder of the first, or else to the current one."""
-    if mapping.attributes is None:
-        return None
-    beside = table.path.parent / mapping.attributes
-    second = open_table(beside if beside.exists() else Path(mapping.attributes))
-    roles: tuple[Role, ...] = ("id", "label", "name", "region")
-    stated = {"id": mapping.id, "label": mapping.label, "name": mapping.name, "region": mapping.region}
-    text = {stated[role] or find_column(second.columns, role, None, where=str(second.path)) for role in roles}
-    named = {name for name in text if name is not None}
-    return pd.concat(second.chunks(second.columns, text=named), ignore_index=True)
-
-
-def _joined(chunk: pd.DataFrame, extra: pd.DataFrame, columns: Columns, table: Table) -> pd.DataFrame:
-    """A chunk with the columns of the second table that are used, by parcel id or by row.
-
-    Raises:
-        SchemaError: there is no id and the second table has fewer rows.
-    """
-    there = [str(c) for c in extra.columns]
-    wanted = [c for c in columns.used if c in there and c not in chunk.columns]
-    if columns.id is not None and columns.id in chunk.columns:
-        key = find_column(there, "id", columns.id if columns.id in there else None, where="attributes")
-        if key is not None:
-            once = (
-                extra.assign(**{_POSITION: as_text(column(extra, key))}).drop_duplicates(_POSITION).set_index(_POSITION)
-            )
-            found = once.reindex(as_text(column(chunk, columns.id)))
-            return chunk.assign(**{c: column(found, c).array for c in wanted})
-    if int(chunk.index[-1]) >= len(extra):
-        raise SchemaError(
-            f"{table.path}: the attributes hold {len(extra)} rows, fewer than the table, and no id to join by",
-            hint="give both tables an id column, or as many rows",
-        )
-    part = extra.iloc[chunk.index.to_numpy()]
-    return chunk.assign(**{c: column(part, c).array for c in wanted})
+    absent = [] if attributes is None else list(attributes.absent)
+    return Gathered(columns.layout, columns.bands, frame, relabelled, joined, missing, unclear, absent)

@@ -76,7 +76,9 @@ class TableMapping(Section):
     clear: str | None = Field(None, description="column that says whether an observation is clear (long)")
     clear_values: tuple[str, ...] = Field((), description="its values that mean clear; empty: 1 or true")
     attributes: str | None = Field(
-        None, description="second table with further columns, joined by id, or row by row where neither has an id"
+        None,
+        description="second table with further columns, joined by id, by id and year where both have them, or row by "
+        "row where neither has an id",
     )
     sheet: str | None = Field(None, description="sheet of an xlsx file; default: the first")
     legend: str | None = Field(None, description="name of the legend; default: that of the table")

@@ -52,6 +52,7 @@ class ImportReport:
         merged: observations averaged into another of the same parcel and day.
         scale: factor of each band.
         relabelled: ids of parcels with more than one crop in a year; the first is kept.
+        without_attributes: ids of rows for which the second table holds nothing, of their year where it has years.
         without_polygon: ids of rows for which the parcel layer holds no polygon.
         crop_of_other_year: ids of rows without a crop whose polygon the layer holds for another year: its crop is not
             theirs.
@@ -70,6 +71,7 @@ class ImportReport:
     merged: int = 0
     scale: dict[str, float] = field(default_factory=dict)
     relabelled: list[str] = field(default_factory=list)
+    without_attributes: list[str] = field(default_factory=list)
     without_polygon: list[str] = field(default_factory=list)
     crop_of_other_year: list[str] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
@@ -90,6 +92,9 @@ class ImportReport:
         if self.relabelled:
             several = f"{len(self.relabelled)} parcels have several crops in a year; the first is kept"
             report.warn(f"{several} ({shown(self.relabelled)})")
+        if self.without_attributes:
+            lacking = f"{len(self.without_attributes)} parcels have no attributes, or none of their year"
+            report.warn(f"{lacking} ({shown(self.without_attributes)})")
         if self.without_polygon:
             report.warn(f"{len(self.without_polygon)} parcels have no polygon ({shown(self.without_polygon)})")
         if self.crop_of_other_year:
@@ -123,7 +128,11 @@ def import_table(
     guard_output(output, overwrite=overwrite)
     gathered = gather(table, mapping, report)
     result = ImportReport(
-        layout=gathered.layout, missing=gathered.missing, unclear=gathered.unclear, relabelled=gathered.relabelled
+        layout=gathered.layout,
+        missing=gathered.missing,
+        unclear=gathered.unclear,
+        relabelled=gathered.relabelled,
+        without_attributes=gathered.without_attributes,
     )
     observations = _cleaned(gathered, mapping, result)
     seasons = gathered.seasons

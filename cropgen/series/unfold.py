@@ -53,7 +53,7 @@ def _long(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: s
         accepted = {v.casefold() for v in mapping.clear_values} or _TRUE
         clear = np.isin(np.char.lower(as_text(column(frame, columns.clear))), sorted(accepted))
     values = np.stack([_numbers(column(frame, c), mapping, where) for c in columns.band_columns.values()], axis=1)
-    return Unfolded(np.arange(len(frame)), _years_of(day) if year is None else year, day, values, clear)
+    return Unfolded(np.arange(len(frame)), years_of(day) if year is None else year, day, values, clear)
 
 
 def _wide(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: str) -> Unfolded:
@@ -82,7 +82,7 @@ def _wide(frame: pd.DataFrame, columns: Columns, mapping: TableMapping, where: s
     line = np.repeat(np.arange(rows), len(steps))
     return Unfolded(
         line,
-        _years_of(day) if year is None else year[line],
+        years_of(day) if year is None else year[line],
         day,
         np.stack(values, axis=1).reshape(-1, len(columns.bands)),
         np.ones(len(line), bool),
@@ -95,7 +95,8 @@ def _stated_years(frame: pd.DataFrame, columns: Columns, where: str) -> np.ndarr
     return None if columns.year is None else as_years(column(frame, columns.year), where=where)
 
 
-def _years_of(day: np.ndarray) -> np.ndarray:
+def years_of(day: np.ndarray) -> np.ndarray:
+    """(R,) int16 calendar years of days since 1970-01-01."""
     return (day.astype("datetime64[D]").astype("datetime64[Y]").astype(np.int64) + 1970).astype(np.int16)
 
 

@@ -160,6 +160,56 @@ def test_attributes_by_id(tmp_path):
     assert series.region.tolist() == ["south", "north", "north"]
 
 
+TWO_YEARS = pd.DataFrame(
+    {"parcel_id": ["a", "a", "b"], "date": ["2020-06-05", "2021-06-05", "2021-06-05"], "B04": [0.1, 0.2, 0.3]}
+)
+FACTS = pd.DataFrame({"parcel_id": ["a", "a", "b"], "year": [2020, 2021, 2020], "crop": ["wheat", "maize", "rye"]})
+
+
+@pytest.mark.parametrize("table", [TWO_YEARS, TWO_YEARS.assign(year=[2020, 2021, 2021])], ids=["dates", "years"])
+def test_attributes_by_id_and_year(tmp_path, table):
+    report = Silent()
+    save(FACTS, tmp_path / "facts.csv")
+    series, done, store = run(save(table, tmp_path / "t.csv"), tmp_path, report=report, attributes="facts.csv")
+    assert series.year.tolist() == [2020, 2021, 2021]
+    assert [store.legend.codes[i] if i >= 0 else "" for i in series.label] == ["wheat", "maize", ""]
+    assert done.without_attributes == ["b"]
+    assert "1 parcels have no attributes, or none of their year (b)" in report.warnings
+
+
+def test_attributes_of_a_stated_year(tmp_path):
+    save(FACTS, tmp_path / "facts.csv")
+    series, _, store = run(save(TWO_YEARS, tmp_path / "t.csv"), tmp_path, attributes="facts.csv", year=2021)
+    assert series.year.tolist() == [2021, 2021]
+    assert [store.legend.codes[i] if i >= 0 else "" for i in series.label] == ["maize", ""]
+
+
+def test_the_harvest_year_may_be_an_attribute(tmp_path):
+    save(FACTS.iloc[1:].assign(year=2022), tmp_path / "facts.csv")
+    series, _, _ = run(save(TWO_YEARS, tmp_path / "t.csv"), tmp_path, attributes="facts.csv")
+    assert list(zip(series.parcel_id.tolist(), series.year.tolist(), strict=True)) == [("a", 2022), ("b", 2022)]
+
+
+@pytest.mark.parametrize(
+    ("facts", "change", "words"),
+    [
+        (FACTS.drop(columns="year"), {}, "'crop' holds several values for one id: a"),
+        (FACTS, {"year": "year"}, "several values for one id: a"),
+        (FACTS.assign(year=2021), {}, "'crop' holds several values for one id and year: a of 2021"),
+    ],
+)
+def test_attributes_that_contradict_each_other(tmp_path, facts, change, words):
+    save(facts, tmp_path / "facts.csv")
+    with pytest.raises(SchemaError, match=words):
+        run(save(TWO_YEARS, tmp_path / "t.csv"), tmp_path, attributes="facts.csv", **change)
+
+
+def test_attributes_that_repeat_themselves_are_joined_once(tmp_path):
+    save(FACTS.assign(crop=["wheat", None, "rye"]).drop(columns="year"), tmp_path / "facts.csv")
+    series, _, store = run(save(TWO_YEARS, tmp_path / "t.csv"), tmp_path, attributes="facts.csv")
+    assert [store.legend.codes[i] for i in series.label] == ["wheat", "wheat", "rye"]
+
+
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [
