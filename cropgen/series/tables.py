@@ -134,6 +134,8 @@ def import_table(
         relabelled=gathered.relabelled,
         without_attributes=gathered.without_attributes,
     )
+    if gathered.nameless:
+        result.dropped["rows of the table without an id"] = gathered.nameless
     observations = _cleaned(gathered, mapping, result)
     seasons = gathered.seasons
     polygons = None if parcels is None else _join_polygons(seasons, parcels, mapping, result, report)
@@ -226,7 +228,8 @@ def _join_polygons(
 ) -> gpd.GeoSeries:
     """The polygon of each season (None without one); fills code, name, region and place the table left open.
 
-    Code and name are those of the season's year, or of a layer without years.
+    Code and name are those of the season's year, or of a layer without years. An id that stands for parcels of several
+    regions has the polygon of its region.
 
     Raises:
         DataError: no id of the table is in the layer.
@@ -239,6 +242,9 @@ def _join_polygons(
     by_id = pd.Index(once["parcel_id"]).get_indexer(pd.Index(seasons["parcel_id"]))
     row_of_once = np.append(once.index.to_numpy(), -1)
     position = np.where(position >= 0, position, row_of_once[by_id])
+    region = frame["region"].to_numpy(str)[position]
+    doubtful = seasons.duplicated(["parcel_id", "year"], keep=False).to_numpy()
+    position = np.where(doubtful & (region != seasons["region"].to_numpy(str)), -1, position)
     has = position >= 0
     if not has.any():
         raise DataError(
