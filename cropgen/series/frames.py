@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ _EXCEL = (".xlsx", ".xlsm")
 _CSV = (".csv", ".tsv", ".txt")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _CHUNK_ROWS = 200_000
+_NO_VALUE = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+]  # fmt: skip
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
 
 
@@ -45,8 +49,9 @@ class Table:
         """The named columns in runs of at most `rows` rows, indexed by row number.
 
         Arguments:
-            text: columns of a csv file that are read as they are written: 0101 stays 0101. Whole numbers that an export
-                wrote with a decimal point lose it.
+            text: columns of a csv file that are read as they are written: 0101 stays 0101, NA stays NA, and only empty
+                cells are missing. Whole numbers that an export wrote with a decimal point lose it. Of an xlsx file
+                they keep words such as NA too.
 
         Raises:
             CorruptInputError: the file cannot be read to its end.
@@ -62,13 +67,16 @@ class Table:
             exact = [name for name in columns if name in text]
             with pd.read_csv(
                 self.path, sep=self.separator, usecols=columns, chunksize=rows, dtype_backend="numpy_nullable",
-                dtype=dict.fromkeys(exact, "string"),
+                dtype=dict.fromkeys(exact, "string"), keep_default_na=False, na_values=_missing(columns, text),
             ) as reader:  # fmt: skip
                 for frame in reader:
                     plain = {name: frame[name].str.replace(_WHOLE, r"\1", regex=True) for name in exact}
                     yield frame.assign(**plain)
         elif kind == "excel":
-            frame = pd.read_excel(self.path, sheet_name=self.sheet or 0)
+            with pd.ExcelFile(self.path) as book:
+                header = pd.read_excel(book, sheet_name=self.sheet or 0, nrows=0).columns
+                missing = _missing(header, text)
+                frame = pd.read_excel(book, sheet_name=self.sheet or 0, keep_default_na=False, na_values=missing)
             yield frame.rename(columns=str).reindex(columns=columns)
         else:
             first = 0
@@ -78,6 +86,11 @@ class Table:
                 frame.index = pd.RangeIndex(first, first + len(frame))
                 first += len(frame)
                 yield frame
+
+
+def _missing(columns: Iterable[Hashable], text: Collection[str]) -> dict[Hashable, list[str]]:
+    """Column → what means that a value is missing: an empty cell, and words for it where the column is no text."""
+    return {name: [""] if str(name) in text else _NO_VALUE for name in columns}
 
 
 def open_table(path: Path, sheet: str | None = None) -> Table:

@@ -315,3 +315,15 @@ def test_codes_and_ids_of_a_csv_stay_as_written(tmp_path):
     store = SeriesStore.open(tmp_path / "s.zarr")
     assert store.column("parcel_id").tolist() == ["007", "012"]
     assert store.legend.codes == ("0101", "115")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
+def test_codes_and_ids_that_look_like_missing_values_are_kept(tmp_path, name):
+    frame = pd.DataFrame(
+        {"id": ["null", "NA", "nan", "4"], "date": ["2021-05-01"] * 4, "B04": ["0.1", "0.2", "0.3", "NA"],
+         "B08": ["0.5"] * 4, "crop_code": ["NA", "None", "", "n/a"]}
+    )  # fmt: skip
+    series, done, store = run(save(frame, tmp_path / name), tmp_path)
+    assert series.parcel_id.tolist() == ["null", "NA", "nan", "4"]
+    assert [store.legend.codes[i] if i >= 0 else "" for i in series.label] == ["NA", "None", "", "n/a"]
+    assert (done.observations, done.partial) == (3, 1)
