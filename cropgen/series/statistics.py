@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cropgen.core.progress import Reporter, Silent
 from cropgen.series.legend import UNKNOWN
+from cropgen.series.schema import ParcelSeries
 from cropgen.series.store import SeriesStore
 
 if TYPE_CHECKING:
@@ -18,12 +20,13 @@ _BINS = 2048
 
 
 def summarise(store: SeriesStore, report: Reporter | None = None) -> dict[str, Any]:
-    """Counts and ranges of a store, in one pass and bounded memory.
+    """Counts and ranges of a store, in bounded memory: in one pass, or two where a band leaves −1 … 2.
 
     Returns:
         A JSON-able document: rows, parcels, dates, years, regions, extent, `classes` (count and share of the labelled
         rows, over all and per year), `clear_dates` (quantiles per row, mean per row and month), `bands` (minimum,
-        quantiles to 1/2048 of the range, mean and maximum of clear observations), `pixel_sets` where there are any.
+        quantiles to 1/2048 of −1 … 2, or of the band's own range where it leaves that, mean and maximum of clear
+        observations), `pixel_sets` where there are any.
     """
     index = store.index()
     months, bands = _observations(store, report or Silent())
@@ -85,58 +88,75 @@ def _extent(index: pandas.DataFrame) -> list[float] | None:
 def _observations(store: SeriesStore, report: Reporter) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Clear observations per row and calendar month, and the range of each band."""
     months = np.zeros(12, np.int64)
-    histogram = _BandHistogram(len(store.bands))
+    bands = [_BandHistogram() for _ in store.bands]
+    for series in _parts(store, report):
+        month = series.day[series.mask].astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12
+        months += np.bincount(month, minlength=12)
+        for place, band in enumerate(bands):
+            band.add(_seen(series, place))
+    wide = {place: band.over_its_range() for place, band in enumerate(bands) if band.leaves_bins}
+    if wide:
+        for series in _parts(store, report):
+            for place, band in wide.items():
+                band.add(_seen(series, place))
+    rows_seen = max(len(store), 1)
+    found = [wide.get(place, band).document(store.bands[place]) for place, band in enumerate(bands)]
+    return {str(m + 1): float(months[m] / rows_seen) for m in range(12)}, found
+
+
+def _parts(store: SeriesStore, report: Reporter) -> Iterator[ParcelSeries]:
     with report.task("reading series", len(store)) as task:
         for rows in store.chunks(16384):
-            series = store.read(rows)
-            month = series.day[series.mask].astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) % 12
-            months += np.bincount(month, minlength=12)
-            clear = series.mask[..., None] if series.band_mask is None else series.band_mask
-            histogram.add(series.values, np.broadcast_to(clear, series.values.shape))
+            yield store.read(rows)
             task.advance(rows.stop - rows.start)
-    rows_seen = max(len(store), 1)
-    return {str(m + 1): float(months[m] / rows_seen) for m in range(12)}, histogram.document(store.bands)
+
+
+def _seen(series: ParcelSeries, band: int) -> np.ndarray:
+    """Clear values (M,) float64 of a band."""
+    clear = series.mask if series.band_mask is None else series.band_mask[..., band]
+    return series.values[..., band][clear].astype(np.float64)
 
 
 class _BandHistogram:
-    """Range, mean and quantiles of each band; bins cover −1 … 2 and are exact at the ends."""
+    """Range, mean and quantiles of a band; bins cover −1 … 2, or what is stated, and are exact at the ends."""
 
-    _LOW, _HIGH = -1.0, 2.0
+    def __init__(self, low: float = -1.0, high: float = 2.0) -> None:
+        self._from, self._to = low, high
+        self._counts = np.zeros(_BINS, np.int64)
+        self._total = 0.0
+        self._low, self._high = np.inf, -np.inf
 
-    def __init__(self, bands: int) -> None:
-        self._counts = np.zeros((bands, _BINS), np.int64)
-        self._total = np.zeros(bands)
-        self._low = np.full(bands, np.inf)
-        self._high = np.full(bands, -np.inf)
+    @property
+    def leaves_bins(self) -> bool:
+        """Whether a value lies where there is no bin."""
+        return self._low < self._from or self._high > self._to
 
-    def add(self, values: np.ndarray, clear: np.ndarray) -> None:
-        for band in range(values.shape[-1]):
-            seen = values[..., band][clear[..., band]].astype(np.float64)
-            if not len(seen):
-                continue
-            position = np.floor((seen - self._LOW) / (self._HIGH - self._LOW) * _BINS).clip(0, _BINS - 1)
-            self._counts[band] += np.bincount(position.astype(np.int64), minlength=_BINS)
-            self._total[band] += seen.sum()
-            self._low[band] = min(self._low[band], seen.min())
-            self._high[band] = max(self._high[band], seen.max())
+    def over_its_range(self) -> _BandHistogram:
+        """An empty histogram with bins over the range of this one."""
+        return _BandHistogram(self._low, self._high)
 
-    def document(self, names: tuple[str, ...]) -> list[dict[str, Any]]:
-        return [self._band(name, band) for band, name in enumerate(names)]
+    def add(self, seen: np.ndarray) -> None:
+        if not len(seen):
+            return
+        width = (self._to - self._from) or 1.0
+        position = np.floor((seen - self._from) / width * _BINS).clip(0, _BINS - 1)
+        self._counts += np.bincount(position.astype(np.int64), minlength=_BINS)
+        self._total += float(seen.sum())
+        self._low, self._high = min(self._low, float(seen.min())), max(self._high, float(seen.max()))
 
-    def _band(self, name: str, band: int) -> dict[str, Any]:
-        count = int(self._counts[band].sum())
+    def document(self, name: str) -> dict[str, Any]:
+        count = int(self._counts.sum())
         if not count:
             return {"name": name, "observations": 0}
-        share = np.cumsum(self._counts[band]) / count
-        centres = self._LOW + (np.arange(_BINS) + 0.5) * (self._HIGH - self._LOW) / _BINS
+        share = np.cumsum(self._counts) / count
+        centres = self._from + (np.arange(_BINS) + 0.5) * (self._to - self._from) / _BINS
         inner = {f"q{round(100 * q):02d}": float(centres[np.searchsorted(share, q)]) for q in (0.05, 0.5, 0.95)}
-        low, high = float(self._low[band]), float(self._high[band])
-        inner = {key: min(max(value, low), high) for key, value in inner.items()}
+        inner = {key: min(max(value, self._low), self._high) for key, value in inner.items()}
         return {
             "name": name,
             "observations": count,
-            "min": low,
+            "min": self._low,
             **inner,
-            "max": high,
-            "mean": float(self._total[band] / count),
+            "max": self._high,
+            "mean": self._total / count,
         }

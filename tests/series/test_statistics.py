@@ -64,6 +64,31 @@ def test_single_bands_that_are_masked_do_not_count(tmp_path: Path) -> None:
     assert bands[1]["min"] == bands[1]["max"] == pytest.approx(0.6)
 
 
+def test_quantiles_of_bands_that_are_no_reflectance(tmp_path: Path) -> None:
+    """Elevation and backscatter lie far outside −1 … 2, a constant has no range at all."""
+    rng = np.random.default_rng(0)
+    n, t = 40, 25
+    values = np.stack(
+        [rng.uniform(102, 798, (n, t)), rng.normal(-12, 3, (n, t)), rng.random((n, t)), np.full((n, t), 500.0)], axis=-1
+    )
+    series = ParcelSeries.build(
+        bands=("elevation", "VV", "B04", "level"), values=values, mask=rng.random((n, t)) < 0.8,
+        day=np.tile(18628 + np.arange(t), (n, 1)), parcel_id=[str(i) for i in range(n)], year=2021,
+    )  # fmt: skip
+    store = SeriesStore.create(tmp_path / "s.zarr", bands=series.bands, legend=Legend("none", ()))
+    store.append(series.take(slice(0, 25)))
+    store.append(series.take(slice(25, n)))
+    for place, band in enumerate(summarise(store)["bands"]):
+        seen = series.values[..., place][series.mask].astype(float)
+        near = max(seen.max() - seen.min(), 3.0) / 1000
+        assert band["observations"] == len(seen)
+        assert (band["min"], band["max"]) == (seen.min(), seen.max())
+        assert band["mean"] == pytest.approx(seen.mean())
+        for name, share in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95)):
+            lower, upper = (np.quantile(seen, share, method=m) for m in ("lower", "higher"))
+            assert lower - near <= band[name] <= upper + near, (band["name"], name)
+
+
 def test_an_empty_store(tmp_path: Path) -> None:
     store = SeriesStore.create(tmp_path / "s.zarr", bands=("B04",), legend=Legend.from_codes("one", ["a"]))
     summary = summarise(store)
