@@ -160,7 +160,8 @@ def _first_filled(raw: pd.DataFrame, roles: Roles, where: str, remarks: list[str
 
 
 def _is_filled(raw: pd.DataFrame, name: str) -> bool:
-    return bool(column(raw, name).notna().any())
+    """Whether a column has a value that is more than blanks."""
+    return bool((_text(raw, name) != "").any())
 
 
 def _losses(where: str, texts: Mapping[str | None, np.ndarray]) -> list[str]:

@@ -125,8 +125,9 @@ def test_an_id_that_repeats_is_refused_with_a_way_out(tmp_path):
     assert read_parcels(path, ParcelColumns(id="row-number")).frame["parcel_id"].tolist() == ["0", "1"]
 
 
-def test_an_empty_column_of_crops_gives_way(tmp_path):
-    path = layer(tmp_path / "p_2020.gpkg", id=[1, 2], crop_code=[np.nan, np.nan], crop=["a", None])
+@pytest.mark.parametrize("empty", [[np.nan, np.nan], ["", None], ["", " "]], ids=str)
+def test_an_empty_column_of_crops_gives_way(tmp_path, empty):
+    path = layer(tmp_path / "p_2020.gpkg", id=[1, 2], crop_code=empty, crop=["a", None])
     report = Silent()
     assert read_parcels(path, ParcelColumns(), report=report).frame["code"].tolist() == ["a", ""]
     assert any("crop_code is empty; crops are taken from crop" in line for line in report.warnings)
