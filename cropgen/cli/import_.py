@@ -54,7 +54,9 @@ def import_(
     pattern: Annotated[
         str | None, typer.Option("--pattern", help="Names of the value columns (wide), e.g. '{band}_{date}'.")
     ] = None,
-    scale: Annotated[float | None, typer.Option("--scale", help="Reflectance per unit, e.g. 0.0001.")] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Reflectance per unit (spectral bands), e.g. 0.0001.")
+    ] = None,
     nodata: Annotated[float | None, typer.Option("--nodata", help="Value that means missing.")] = None,
     clear_column: Annotated[
         str | None, typer.Option("--clear-column", help="Column that says whether an observation is clear.")

@@ -39,7 +39,9 @@ NameColumn = Annotated[str | None, typer.Option("--name-column", help="Crop name
 RegionColumn = Annotated[str | None, typer.Option("--region-column", help="Region. Default: recognised.")]
 CropCodes = Annotated[
     Path | None,
-    typer.Option("--crop-codes", metavar="TABLE", help="csv of crop codes with HCAT codes, or a folder by country."),
+    typer.Option(
+        "--crop-codes", metavar="TABLE", help="csv of crop codes with HCAT codes; for layers also a folder by country."
+    ),
 ]
 To = Annotated[str | None, typer.Option("--to", metavar="source|hcat", help="Codes kept. Default: source.")]
 YearOrColumn = Annotated[str | None, typer.Option("--year", help="Harvest year, or its column.")]

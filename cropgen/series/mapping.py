@@ -69,7 +69,8 @@ class TableMapping(Section):
     )
     scale: float | dict[str, float] | None = Field(
         None,
-        description="reflectance per unit, or one factor per band; default: 0.0001 where values are no reflectance",
+        description="reflectance per unit, spectral bands only, or one factor per band of any kind; default: 0.0001 "
+        "where values are no reflectance",
     )
     offset: float = Field(0.0, description="added after scaling, spectral bands only")
     nodata: tuple[float, ...] = Field((65535.0, -9999.0, -32768.0), description="values that mean missing")
@@ -82,7 +83,7 @@ class TableMapping(Section):
     )
     sheet: str | None = Field(None, description="sheet of an xlsx file; default: the first")
     legend: str | None = Field(None, description="name of the legend; default: that of the table")
-    crop_codes: str | None = Field(None, description="table of crop codes with their HCAT codes")
+    crop_codes: str | None = Field(None, description="table of crop codes with their HCAT codes, of one country")
     to: Target = Field("source", description="codes kept: those of the source, or those of HCAT")
     parcels: ParcelColumns = Field(ParcelColumns.model_validate({}), description="columns of the parcel polygons")
 

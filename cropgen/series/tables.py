@@ -13,7 +13,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from cropgen.core.errors import DataError, SchemaError
+from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
 from cropgen.series.bands import is_reflectance
@@ -122,10 +122,15 @@ def import_table(
 
     Raises:
         MissingInputError, CorruptInputError, SchemaError, DataError: an input cannot be used; see the message.
-        UsageError: the mapping contradicts itself or the table.
+        UsageError: the mapping contradicts itself or the table, or its crop codes are a folder.
         OutputExistsError: `output` exists and `overwrite` is false.
     """
     guard_output(output, overwrite=overwrite)
+    if mapping.crop_codes is not None and Path(mapping.crop_codes).is_dir():
+        raise UsageError(
+            f"--crop-codes {mapping.crop_codes} is a folder of a table per country, and {table.name} states no country",
+            hint="name the table of its country, e.g. FOLDER/nl_2020.csv",
+        )
     gathered = gather(table, mapping, report)
     result = ImportReport(
         layout=gathered.layout,
@@ -210,13 +215,24 @@ def _plausible(values: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
 
 
 def _scales(mapping: TableMapping, bands: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    """Band → factor: as stated, else 0.0001 for spectral bands whose typical value is no reflectance."""
+    """Band → factor: as stated, else 0.0001 for spectral bands whose typical value is no reflectance.
+
+    Raises:
+        SchemaError: a factor is stated for a band that is not there.
+        UsageError: one factor is stated and no band is spectral.
+    """
     if isinstance(mapping.scale, dict):
         unknown = [band for band in mapping.scale if band not in bands]
         if unknown:
             raise SchemaError(f"scale given for {', '.join(unknown)}; the bands are {', '.join(bands)}")
         return {band: mapping.scale.get(band, 1.0) for band in bands}
     if mapping.scale is not None:
+        if not any(map(is_reflectance, bands)):
+            raise UsageError(
+                f"scale {mapping.scale:g} is for spectral bands, and the table has none: its bands are "
+                f"{', '.join(bands)}",
+                hint=f"give a factor per band in the mapping: scale = {{ {bands[0]} = {mapping.scale:g} }}",
+            )
         return {band: mapping.scale if is_reflectance(band) else 1.0 for band in bands}
     spectral = [i for i, band in enumerate(bands) if is_reflectance(band)]
     stored = bool(spectral) and float(np.nanmedian(values[:, spectral])) > _LARGEST_REFLECTANCE

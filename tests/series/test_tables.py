@@ -48,6 +48,23 @@ def test_crops_are_translated_on_the_way_in(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_folder_of_crop_codes_needs_a_country(tmp_path):
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes/nl_2021.csv").write_text("original_name,HCAT3_code\nwheat,3301010100\n")
+    with pytest.raises(UsageError, match=r"a folder of a table per country, and t\.csv states no country"):
+        run(save(LONG, tmp_path / "t.csv"), tmp_path, crop_codes=str(tmp_path / "codes"), to="hcat")
+
+
+def test_a_factor_for_reflectance_needs_a_spectral_band(tmp_path):
+    frame = pd.DataFrame({"id": [1, 1], "date": ["2021-05-01", "2021-06-01"], "NDVI": [8000, 4000]})
+    table = save(frame, tmp_path / "t.csv")
+    with pytest.raises(UsageError, match=r"scale 0\.0001 is for spectral bands.*its bands are NDVI") as caught:
+        run(table, tmp_path, scale=1e-4)
+    assert "scale = { NDVI = 0.0001 }" in (caught.value.hint or "")
+    series, _, _ = run(table, tmp_path, scale={"NDVI": 1e-4})
+    np.testing.assert_allclose(series.values[0, :, 0], [0.8, 0.4], rtol=1e-6)
+
+
 def test_stated_year_makes_one_season(tmp_path):
     frame = LONG.assign(season=2021)
     series, _, _ = run(save(frame, tmp_path / "t.csv"), tmp_path, year="season")
