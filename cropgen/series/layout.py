@@ -93,7 +93,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     for key, kind in _KEYS.items():
         if not isinstance(attributes.get(key), kind):
             raise SchemaError(f"{path}: attribute {key}: expected {kind.__name__}, got {attributes.get(key)!r}")
-    return {"crs": None, "pixel_sets": None, **attributes}
+    return {"crs": None, "pixel_sets": None, "growth": None, **attributes}
 
 
 def sorted_rows(rows: slice | np.ndarray | None, count: int) -> tuple[slice | np.ndarray, np.ndarray | None]:

@@ -1,7 +1,7 @@
 """The container on disk: a zarr v3 group that grows in shards, with the parcels' geometry beside the arrays.
 
     series.zarr/
-      zarr.json            schema number, bands, legend, source, and the committed extent: rows, dates, fields
+      zarr.json            schema number, bands, legend, source, and the committed extent: rows, dates, growth, fields
       values/ mask/ day/   (parcel, date[, band]) arrays, chunked by parcels; band_mask/ and pixels/ where known
       pixel_values/ …      (parcel, date, pixel[, pixel_band]) pixel sets where there are any, with pixel_mask/ and
                            parcel_shape/; read only when asked for
@@ -32,6 +32,7 @@ from zarr.codecs import ZstdCodec
 from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError
 from cropgen.core.files import atomic_output, require_input
 from cropgen.core.locking import sole_writer
+from cropgen.series.chunk_files import Growth, grown, growth_of_files, missing_chunk
 from cropgen.series.geometry_parts import GEOMETRY, read_parts, same_crs, write_part
 from cropgen.series.layout import (
     AXES,
@@ -65,6 +66,7 @@ class SeriesStore:
     def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
         self.path = path
         self._attributes = attributes
+        self._told: tuple[int, Growth] = (0, [])
         self.bands: tuple[str, ...] = tuple(attributes["bands"])
         self.legend = Legend.from_json(attributes["legend"])
 
@@ -88,7 +90,7 @@ class SeriesStore:
             raise OutputExistsError(f"{path} exists", hint="choose another folder, or pass --overwrite")
         attributes = {
             "cropgen_series": SCHEMA_VERSION, "bands": list(bands), "legend": legend.to_json(), "crs": crs,
-            "source": source or {}, "rows": 0, "dates": 0, "fields": [], "digest": "",
+            "source": source or {}, "rows": 0, "dates": 0, "growth": [], "fields": [], "digest": "",
         }  # fmt: skip
         with atomic_output(path) as part:
             zarr.create_group(part, zarr_format=3, attributes=attributes)
@@ -219,11 +221,9 @@ class SeriesStore:
         if not parts:
             return None
         index = self.index()[["parcel_id", "year"]]
-        for first, frame in parts.items():
-            frame.index = pandas.RangeIndex(first, first + len(frame))
-        frames = list(parts.values())
-        shapes = pandas.concat(frames).geometry.reindex(index.index)
-        return geopandas.GeoDataFrame(index, geometry=shapes, crs=frames[0].crs)
+        placed = [frame.set_index(pandas.RangeIndex(first, first + len(frame))) for first, frame in parts.items()]
+        shapes = pandas.concat(placed).geometry.reindex(index.index)
+        return geopandas.GeoDataFrame(index, geometry=shapes, crs=placed[0].crs)
 
     def dataset(self) -> xarray.Dataset:
         """The store as a lazy xarray data set over (parcel, date, band); nothing is read until it is asked for."""
@@ -350,15 +350,16 @@ class SeriesStore:
                 array[rows_before, : mask.shape[1]] = np.repeat(mask[..., None], len(self.bands), axis=-1)
 
     def _commit(self, series: ParcelSeries, fields: dict[str, np.ndarray], crs: str | None) -> None:
-        update = {
+        update: dict[str, Any] = {
             "rows": len(self) + len(series),
             "dates": max(self.dates, series.values.shape[1]),
             "fields": [n for n in DTYPES if n in fields or self._has(n)],
             "digest": chained_digest(self._attributes["digest"], fields),
             "crs": crs,
         }
-        if self.pixels:
-            update["pixel_sets"] = self._pixel_sets
+        stated = self._attributes["growth"]
+        update |= {"growth": grown(stated, len(self), update["dates"])} if stated is not None else {}
+        update |= {"pixel_sets": self._pixel_sets} if self.pixels else {}
         self._group("r+").attrs.update(update)
         self._attributes = {**self._attributes, **update}
 
@@ -385,13 +386,15 @@ class SeriesStore:
         return PixelSets(bands=self.pixel_bands, **content).select_bands(bands)
 
     def _check_chunks(self, array: zarr.Array, name: str, rows: slice | np.ndarray) -> None:
-        size = array.chunks[0]
-        if isinstance(rows, slice):
-            touched = np.arange(rows.start // size, -(-rows.stop // size)) if rows.stop > rows.start else np.array([])
-        else:
-            touched = np.unique(rows // size)
-        for position in touched.astype(int).tolist():
-            parts = [str(position)] + ["0"] * (array.ndim - 1)
-            chunk = self.path.joinpath(name, "c", *parts)
-            if not chunk.is_file():
-                raise CorruptInputError(f"{self.path}: array {name}: chunk {'/'.join(parts)} is missing", hint=REMAKE)
+        growth = self._growth() if by_date(name) and self.dates > array.chunks[1] else []
+        if chunk := missing_chunk(self.path / name, array.chunks, rows, growth):
+            raise CorruptInputError(f"{self.path}: array {name}: chunk {chunk} is missing", hint=REMAKE)
+
+    def _growth(self) -> Growth:
+        """Where the rows grew to more dates; told from the files, once, where the store does not say it."""
+        if self._attributes["growth"] is not None:
+            return self._attributes["growth"]
+        if self._told[0] != len(self):
+            chunks = {n: self._check_array(self._group("r"), n).chunks for n in self._fields if by_date(n)}
+            self._told = len(self), growth_of_files(self.path, chunks, len(self), self.dates)
+        return self._told[1]

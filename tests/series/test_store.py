@@ -270,6 +270,37 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
         read()
 
 
+def chunks_of_dates(path: Path, name: str) -> dict[str, Path]:
+    found = {file.relative_to(path / name / "c").as_posix(): file for file in (path / name / "c").rglob("*")}
+    return {place: file for place, file in found.items() if file.is_file()}
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "older"])
+@pytest.mark.parametrize("shards", [((3, 3), (4, 6)), ((1024, 500), (3, 700), (2, 1100)), ((1030, 500), (1020, 900))])
+def test_every_chunk_of_the_dates_is_needed(tmp_path: Path, shards: tuple[tuple[int, int], ...], stated: bool) -> None:
+    """Rows that came before the store grew have no chunk of later dates; without any other a row cannot be read."""
+    store = made(tmp_path / "s.zarr", *(rows(n, t, 10_000 * k) for k, (n, t) in enumerate(shards)))
+    whole = store.read()
+    if not stated:
+        path = store.path / "zarr.json"
+        document = json.loads(path.read_text())
+        del document["attributes"]["growth"]
+        path.write_text(json.dumps(document))
+    same(SeriesStore.open(store.path).read(), whole)
+    for name in ("values", "mask", "day"):
+        files = chunks_of_dates(store.path, name)
+        assert any(place.split("/")[1] != "0" for place in files)
+        for place, file in files.items():
+            content = file.read_bytes()
+            file.unlink()
+            with pytest.raises(CorruptInputError, match=f"array {name}: chunk {place} is missing"):
+                SeriesStore.open(store.path).read()
+            file.write_bytes(content)
+    opened = SeriesStore.open(store.path)
+    opened.append(rows(2, 1200, 90_000))
+    assert len(opened.read()) == len(whole) + 2
+
+
 @pytest.mark.parametrize("moment", ["day", "geometry"])
 def test_an_interrupted_append_leaves_the_store_as_it_was(tmp_path: Path, moment: str) -> None:
     first, second = rows(5, 3), rows(4, 6, 5)
