@@ -41,7 +41,7 @@ from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaErro
 from cropgen.core.recipe import Section
 from cropgen.datasets.cropharvest_labels import DAYS, TASKS, Grouping, Labels, Task, season
 from cropgen.datasets.reader import Prepared, Request, Shard, StoreSpec, fill_store
-from cropgen.series.official import split_path
+from cropgen.series.official import rows_digest, split_path
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.splits import Split
 from cropgen.series.store import SeriesStore
@@ -297,9 +297,9 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
 def _write_splits(store: SeriesStore, labels: Labels) -> None:
     """For each task the rows it learns from and is tested on."""
     place = pd.Index(store.column("parcel_id"))
-    region = store.column("region")
+    region, digest = store.column("region"), rows_digest(store)
     for name, task in TASKS.items():
         found = place.get_indexer(pd.Index(labels.learnt(task)))
-        facts = {"kind": "published", "task": name, "box": list(task.box)}
+        facts = {"kind": "published", "task": name, "box": list(task.box), "rows_digest": digest}
         split = Split(np.unique(found[found >= 0]), np.flatnonzero(region == task.tests), facts)
         split.save(split_path(store.path, name))

@@ -40,7 +40,7 @@ from cropgen.datasets.reader import NoOptions, Prepared, Request, Shard, StoreSp
 from cropgen.series.bands import SENTINEL2
 from cropgen.series.hcat import hcat_of, with_hcat
 from cropgen.series.legend import Legend
-from cropgen.series.official import split_path
+from cropgen.series.official import rows_digest, split_path
 from cropgen.series.schema import ParcelSeries
 from cropgen.series.splits import Split
 from cropgen.series.store import SeriesStore
@@ -185,6 +185,7 @@ def _members(files: Path, name: str, pattern: str) -> Members:
 def _write_splits(files: Path, store: SeriesStore, report: Reporter) -> None:
     """The published splits beside a store, as positions in it."""
     place = pd.Index(store.column("parcel_id"))
+    digest = rows_digest(store)
     absent = 0
 
     def rows(names: list[str]) -> np.ndarray:
@@ -199,7 +200,7 @@ def _write_splits(files: Path, store: SeriesStore, report: Reporter) -> None:
             source = rows(lists.read(folder, "pretrain/region_split.json", ("train", "val")))
             for shots, path in lists.shots(folder):
                 train, validation, test = (rows(lists.read(folder, path, (side,))) for side in ("train", "val", "test"))
-                facts = {"kind": "published", "case": folder, "shots": shots}
+                facts = {"kind": "published", "case": folder, "shots": shots, "rows_digest": digest}
                 learnt = {f"{case}-{shots}": np.union1d(source, train)}
                 if case == "lv-ee":
                     learnt[f"ee-{shots}"] = train

@@ -2,7 +2,8 @@
 
 A data set's manifest states its protocols as `[[protocols]]` tables; a reader leaves them in the store under
 `source["protocols"]`. Years and regions say most of them; where a benchmark publishes lists of parcels, the reader
-leaves them beside the store as `splits/<split>.json` (`cropgen.series.splits.Split.save`).
+leaves them beside the store as `splits/<split>.json` (`cropgen.series.splits.Split.save`), which says of which rows it
+speaks: `facts["rows_digest"]` is their `rows_digest`.
 
     [[protocols]]
     name = "breizhcrops-fold1"
@@ -15,6 +16,8 @@ leaves them beside the store as `splits/<split>.json` (`cropgen.series.splits.Sp
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -213,11 +216,31 @@ def split_path(store_path: Path, name: str) -> Path:
     return store_path.parent / SPLITS / f"{name}.json"
 
 
+def rows_digest(store: SeriesStore) -> str:
+    """Hex SHA-256 of region, parcel id and year of the rows of a store, in their order; transforms keep it."""
+    digest = hashlib.sha256()
+    for name in ("region", "parcel_id", "year"):
+        digest.update(json.dumps(store.column(name).tolist()).encode())
+    return digest.hexdigest()
+
+
 def official_rows(store: SeriesStore, protocol: OfficialProtocol, index: pandas.DataFrame) -> OfficialRows:
     """The rows of each side of a protocol, its split read where it names one.
 
     Raises:
-        MissingInputError, CorruptInputError, SchemaError, DataError: see `Split.load` and `OfficialProtocol.rows`.
+        MissingInputError, CorruptInputError, SchemaError, DataError: see `Split.load` and `OfficialProtocol.rows`; or
+            the split was made for other rows than those of the store.
     """
-    split = None if protocol.split is None else Split.load(split_path(store.path, protocol.split))
-    return protocol.rows(index, split)
+    return protocol.rows(index, None if protocol.split is None else _read_split(store, protocol.split))
+
+
+def _read_split(store: SeriesStore, name: str) -> Split:
+    """A split of a store; of one that does not say for which rows it was made, only the range can be checked."""
+    path = split_path(store.path, name)
+    split = Split.load(path)
+    if split.facts.get("rows_digest") not in (None, rows_digest(store)):
+        raise SchemaError(
+            f"{path} was made for other rows than those of {store.path}",
+            hint="fetch the data set again, or make the store again in a folder of its own",
+        )
+    return split

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from cropgen.core.errors import UsageError
-from cropgen.core.files import atomic_output, guard_output
+from cropgen.core.files import atomic_output, guard_output, remove, sha256_tree
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import Section
 from cropgen.series.composites import Periods, Statistic, composite, require_bands
@@ -54,15 +54,17 @@ def transform_store(
         output: the new store.
 
     Raises:
-        UsageError: nothing to do, an option is none, or filling without periods to fill.
+        UsageError: nothing to do, an option is none, filling without periods to fill, or the splits beside `output` are
+            those of another store.
         DataError: the store cannot be read, or has no clear date.
-        OutputExistsError: `output` exists and `overwrite` is false.
+        OutputExistsError: `output` exists, or splits are beside it, and `overwrite` is false.
     """
     report = report or Silent()
     periods, smoother = _checked(store, options)
     guard_output(output, overwrite=overwrite)
     if output.resolve() == store.path.resolve():
         raise UsageError(f"{output} is the store that is read", hint="name another output")
+    _check_splits(store.path, output, overwrite=overwrite)
     if store.pixels:
         report.warn(f"{store.path}: pixel sets are not transformed and left behind")
     if periods is not None:
@@ -117,12 +119,44 @@ def _dates(store: SeriesStore, report: Reporter) -> Iterator[tuple[np.ndarray, n
             task.advance(rows.stop - rows.start)
 
 
-def _keep_splits(old: Path, new: Path) -> None:
-    """Published lists of parcels stand beside a store; rows are the same in both."""
+def _check_splits(old: Path, new: Path, *, overwrite: bool) -> None:
+    """Refuse a folder whose splits cannot give way to those of a store.
+
+    Raises:
+        UsageError: they are those of another store in the folder.
+        OutputExistsError: they are in the way, and `overwrite` is false.
+    """
     there, here = old.parent / SPLITS, new.parent / SPLITS
-    if there.is_dir() and there.resolve() != here.resolve() and not here.exists():
+    if not here.is_dir() or _alike(there, here):
+        return
+    others = [each for each in new.parent.glob("*.zarr") if each.resolve() != new.resolve()]
+    if others and there.is_dir():
+        raise UsageError(
+            f"{here} holds the splits of {others[0]}, and {old} has others of its own",
+            hint="give each a folder of its own: choose another output with -o",
+        )
+    if not others and there.is_dir():
+        guard_output(here, overwrite=overwrite)
+
+
+def _keep_splits(old: Path, new: Path) -> None:
+    """Published lists of parcels stand beside a store; rows are the same in both. Those of a store that was replaced
+    are replaced too, unless another store is beside them."""
+    there, here = old.parent / SPLITS, new.parent / SPLITS
+    if _alike(there, here):
+        return
+    if there.is_dir():
         with atomic_output(here) as part:
             shutil.copytree(there, part)
+    elif not any(each.resolve() != new.resolve() for each in new.parent.glob("*.zarr")):
+        remove(here)
+
+
+def _alike(there: Path, here: Path) -> bool:
+    """Whether two folders of splits are one, hold the same, or are both absent."""
+    if there.resolve() == here.resolve() or not (there.is_dir() or here.is_dir()):
+        return True
+    return there.is_dir() and here.is_dir() and sha256_tree(there) == sha256_tree(here)
 
 
 def observed(series: ParcelSeries, source: dict[str, Any]) -> np.ndarray:

@@ -11,8 +11,10 @@ from cropgen.series.official import (
     find_official,
     official_protocols,
     official_rows,
+    rows_digest,
     split_path,
 )
+from cropgen.series.schema import ParcelSeries
 from cropgen.series.splits import Split
 from cropgen.series.store import SeriesStore
 
@@ -92,6 +94,25 @@ def test_a_store_brings_its_protocols_and_splits(tmp_path):
         official_rows(store, protocol, INDEX)
     Split(np.array([0]), np.array([1]), {"source": "published"}, np.array([2])).save(split_path(path, "s1"))
     assert rows_of(official_rows(store, protocol, INDEX)) == [[0], [2], [1]]
+
+
+def test_a_split_made_for_other_rows_is_refused(tmp_path):
+    def made(name, ids):
+        series = ParcelSeries.build(
+            bands=("B04",), values=np.zeros((len(ids), 1, 1)), mask=np.ones((len(ids), 1), bool),
+            day=np.full((len(ids), 1), 18_700), parcel_id=ids, year=2021, region="r",
+        )  # fmt: skip
+        store = SeriesStore.create(tmp_path / name, bands=("B04",), legend=Legend.from_codes("toy", ["a"]))
+        store.append(series)
+        return store
+
+    one, two = made("one.zarr", ["a", "b", "c"]), made("two.zarr", ["a", "c", "b"])
+    protocol = OfficialProtocol.from_json({"name": "shots-1", "title": "x", "split": "s1"})
+    facts = {"source": "published", "rows_digest": rows_digest(one)}
+    Split(np.array([0]), np.array([1]), facts, np.array([2])).save(split_path(one.path, "s1"))
+    assert rows_of(official_rows(one, protocol, one.index())) == [[0], [2], [1]]
+    with pytest.raises(SchemaError, match=r"s1\.json was made for other rows than those of .*two\.zarr"):
+        official_rows(two, protocol, two.index())
 
 
 def test_wrong_tables_are_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import geopandas as gpd
 import numpy as np
@@ -61,6 +62,41 @@ def test_everything_but_the_series_is_kept(store, tmp_path):
         {"composite": "10D", "statistic": "mean", "smooth": None, "interpolate": "none", "of": store.fingerprint()}
     ]
     assert (tmp_path / "out/splits/train.json").read_text() == "{}"
+
+
+def beside(store: SeriesStore, text: str) -> None:
+    (store.path.parent / "splits").mkdir()
+    (store.path.parent / "splits/train.json").write_text(text)
+
+
+def test_splits_are_replaced_along_with_the_store(store, tmp_path):
+    month, out = TransformOptions(composite="month"), tmp_path / "out/series.zarr"
+    other = transform_store(store, tmp_path / "other/series.zarr", month)
+    plain = transform_store(store, tmp_path / "plain/series.zarr", month)
+    beside(store, "one")
+    beside(other, "two")
+    transform_store(store, out, month)
+    transform_store(other, out, month, overwrite=True)
+    assert (tmp_path / "out/splits/train.json").read_text() == "two"
+    transform_store(other, out.with_name("again.zarr"), month)
+    with pytest.raises(UsageError, match=r"splits holds the splits of .*out/again\.zarr"):
+        transform_store(store, out, month, overwrite=True)
+    transform_store(plain, out, month, overwrite=True)
+    assert (tmp_path / "out/splits/train.json").read_text() == "two"
+    shutil.rmtree(out.with_name("again.zarr"))
+    transform_store(plain, out, month, overwrite=True)
+    assert not (tmp_path / "out/splits").exists()
+
+
+def test_splits_without_a_store_are_in_the_way(store, tmp_path):
+    beside(store, "one")
+    (tmp_path / "out/splits").mkdir(parents=True)
+    out, month = tmp_path / "out/series.zarr", TransformOptions(composite="month")
+    with pytest.raises(OutputExistsError, match="splits exists"):
+        transform_store(store, out, month)
+    assert not out.exists()
+    transform_store(store, out, month, overwrite=True)
+    assert (tmp_path / "out/splits/train.json").read_text() == "one"
 
 
 @pytest.mark.parametrize(
