@@ -98,7 +98,7 @@ def _number_text(number: float) -> str:
 
 
 def as_years(values: pd.Series, *, where: str) -> np.ndarray:
-    """Years (N,) int16 of a column of years or of dates.
+    """Years (N,) int16 of a column of years or of dates; a time with an offset counts for its year in UTC.
 
     Raises:
         SchemaError: a value is neither.
@@ -109,7 +109,7 @@ def as_years(values: pd.Series, *, where: str) -> np.ndarray:
         numbers = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
         if ((numbers >= 1900) & (numbers <= 2200)).all():
             return numbers.astype(np.int16)
-    dates = pd.Series(pd.to_datetime(values.astype(str), errors="coerce", format="mixed"))
+    dates = pd.Series(pd.to_datetime(values.astype(str), errors="coerce", format="mixed", utc=True))
     if dates.isna().any():
         wrong = values.to_numpy()[dates.isna().to_numpy()][0]
         raise SchemaError(

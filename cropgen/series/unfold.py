@@ -118,7 +118,9 @@ def _numbers(values: pd.Series, mapping: TableMapping, where: str) -> np.ndarray
 
 
 def to_days(values: pd.Series, date_format: str | None, where: str) -> np.ndarray:
-    """(R,) int32 days since 1970-01-01 of dates: stated format, ISO, or whole numbers YYYYMMDD.
+    """(R,) int32 days since 1970-01-01 (UTC) of dates: stated format, ISO, or whole numbers YYYYMMDD.
+
+    A time with an offset from UTC counts for its day in UTC, one without any for the day it states.
 
     Raises:
         SchemaError: a value is not such a date.
@@ -128,8 +130,8 @@ def to_days(values: pd.Series, date_format: str | None, where: str) -> np.ndarra
     elif date_format is None and pd.api.types.is_numeric_dtype(values.dtype):
         dates = pd.to_datetime(pd.Series(as_text(values), values.index), format="%Y%m%d", errors="coerce")
     else:
-        dates = pd.to_datetime(values.astype(str), format=date_format or "ISO8601", errors="coerce")
-    found = pd.Series(dates).dt.tz_localize(None) if getattr(dates.dtype, "tz", None) is not None else dates
+        dates = pd.to_datetime(values.astype(str), format=date_format or "ISO8601", errors="coerce", utc=True)
+    found = dates if getattr(dates.dtype, "tz", None) is None else dates.dt.tz_convert("UTC").dt.tz_localize(None)
     missing = np.asarray(pd.isna(found))
     if missing.any():
         raise SchemaError(

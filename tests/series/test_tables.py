@@ -79,6 +79,31 @@ def test_repeated_observations_are_averaged(tmp_path):
     assert series.values[1, 1, 0] == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("dates", "days", "year"),
+    [
+        (["2021-02-05T10:00:00+01:00", "2021-02-06T10:00:00+02:00"], ["2021-02-05", "2021-02-06"], 2021),
+        (["2021-02-05T10:00:00Z", "2021-02-06"], ["2021-02-05", "2021-02-06"], 2021),
+        (["2021-02-05T00:30:00+02:00", "2021-02-05T23:30:00-02:00"], ["2021-02-04", "2021-02-06"], 2021),
+        (["2021-01-01T00:30:00+02:00", "2020-12-30"], ["2020-12-30", "2020-12-31"], 2020),
+    ],
+)  # fmt: skip
+def test_days_are_those_of_utc(tmp_path, name, dates, days, year):
+    table = save(pd.DataFrame({"id": [1, 1], "date": dates, "B04": [0.1, 0.2]}), tmp_path / name)
+    for column in (None, "date"):
+        series, _, _ = run(table, tmp_path, year=column)
+        assert dates_of(series) == days
+        assert series.year.tolist() == [year]
+
+
+def test_a_column_of_times_in_a_zone_is_of_utc(tmp_path):
+    times = pd.to_datetime(["2021-02-05 00:30", "2021-02-06 12:00"]).tz_localize("Europe/Paris")
+    frame = pd.DataFrame({"id": [1, 1], "date": times, "B04": [0.1, 0.2]})
+    series, _, _ = run(save(frame, tmp_path / "t.parquet"), tmp_path)
+    assert dates_of(series) == ["2021-02-04", "2021-02-06"]
+
+
 def test_clear_column(tmp_path):
     frame = LONG.assign(scl=[4, 9, 5, 4, 8])
     series, done, _ = run(save(frame, tmp_path / "t.csv"), tmp_path, clear="scl", clear_values=("4", "5"))
