@@ -66,6 +66,25 @@ def column(frame: pd.DataFrame, name: str) -> pd.Series:
     return cast("pd.Series", frame[name])
 
 
+def factorized(values: pd.Series, *, where: str) -> tuple[np.ndarray, pd.Index]:
+    """Which distinct value each of a column (N,) is, −1 where it is missing, and the distinct values.
+
+    Raises:
+        SchemaError: a value is a list.
+    """
+    import pandas as pd
+
+    try:
+        place, distinct = pd.factorize(values)
+    except TypeError as error:
+        wrong = next(np.asarray(item).tolist() for item in values if np.ndim(item))
+        raise SchemaError(
+            f"{where}: column {values.name!r} holds lists such as {wrong}, expected one value per parcel",
+            hint="name another column, e.g. with --label-column, or write one value per parcel",
+        ) from error
+    return place, pd.Index(distinct)
+
+
 def as_text(values: pd.Series) -> np.ndarray:
     """Identifiers and codes as text (N,) unicode: whole numbers without a decimal point, missing values as "".
 

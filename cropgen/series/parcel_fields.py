@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pyogrio.raw import open_arrow
 
 from cropgen.core.growing import GrowingArray
-from cropgen.series.columns import column
+from cropgen.series.columns import column, factorized
 from cropgen.series.parcel_columns import Roles
 from cropgen.series.parcel_files import (
     EncodingEvidence,
@@ -71,9 +71,9 @@ def spool_fields(
         size: rows held at a time.
 
     Raises:
-        DataError: the columns cannot be read.
+        DataError: the columns cannot be read, or hold lists.
     """
-    writer, begin = _Writer(roles, ids, rows, rows_of), ids.tell()
+    writer, begin = _Writer(roles, ids, rows, rows_of, str(layer.file.path)), ids.tell()
     if not roles.needed:
         count = max(layer.features, 0)
         return writer.write(pd.DataFrame(index=pd.RangeIndex(a, min(a + size, count))) for a in range(0, count, size))
@@ -152,12 +152,13 @@ def _is_text(batch: pa.RecordBatch) -> bool:
 class _Writer:
     """Writes the ids and kinds of rows that come in stretches."""
 
-    def __init__(self, roles: Roles, ids: BinaryIO, rows: Path, rows_of: str) -> None:
+    def __init__(self, roles: Roles, ids: BinaryIO, rows: Path, rows_of: str, where: str) -> None:
         self._parts = roles.id
         self._kind_columns = [name for name in roles.needed if name not in roles.id or name in _besides(roles)]
         self._ids = ids
         self._rows = rows
         self._rows_of = rows_of
+        self._where = where
         self._evidence = {name: EncodingEvidence() for name in self._parts}
 
     @property
@@ -172,7 +173,7 @@ class _Writer:
         Arguments:
             wrong: what to put right in the columns of ids.
         """
-        kinds = _Kinds(self._kind_columns)
+        kinds = _Kinds(self._kind_columns, self._where)
         with GrowingArray(self._rows, ROW) as rows:
             for frame in frames:
                 part = np.zeros(len(frame), ROW)
@@ -227,8 +228,9 @@ def _texts(frame: pd.DataFrame, parts: tuple[str, ...], rows_of: str, first: int
 class _Kinds:
     """The distinct combinations of some columns, numbered as they are met."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], where: str) -> None:
         self._columns = list(columns)
+        self._where = where
         self._known: dict[tuple[object, ...], int] = {}
         self._parcels: list[int] = []
 
@@ -237,7 +239,7 @@ class _Kinds:
         joined = np.zeros(len(frame), np.int64)
         held = []
         for name in self._columns:
-            place, distinct = pd.factorize(frame[name])
+            place, distinct = factorized(column(frame, name), where=self._where)
             held.append((place, [*distinct.tolist(), None]))
             joined = np.unique(joined, return_inverse=True)[1] * (len(distinct) + 1) + place + 1
         _, first, inverse, count = np.unique(joined, return_index=True, return_inverse=True, return_counts=True)

@@ -291,7 +291,7 @@ def decode_again(frame: pd.DataFrame, path: Path) -> list[str]:
     """Put text right in a frame that was decoded by the wrong table; one line for each column that was."""
     remarks = []
     for name in [c for c in frame.columns if c != getattr(frame, "active_geometry_name", None)]:
-        if not pd.api.types.is_string_dtype(frame[name].dtype):
+        if pd.api.types.infer_dtype(frame[name], skipna=True) != "string":
             continue
         place, distinct = pd.factorize(frame[name])
         truth = true_encoding([str(text) for text in distinct])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cropgen.core.errors import UsageError
-from cropgen.series.columns import as_text, as_years, column, merge_codes
+from cropgen.series.columns import as_text, as_years, column, factorized, merge_codes
 from cropgen.series.crop_codes import translate
 from cropgen.series.hcat import with_hcat
 from cropgen.series.legend import Legend
@@ -118,7 +118,7 @@ def kind_table(
     remarks: list[str] = []
     label = _first_filled(raw, roles, where, remarks)
     roles = replace(roles, label=label)
-    code, name = _text(raw, label), _text(raw, roles.name)
+    code, name = _text(raw, label, where), _text(raw, roles.name, where)
     remarks += _losses(where, {label: code, roles.name: name})
     code = name if label is None else code
     years = (
@@ -134,15 +134,15 @@ def kind_table(
         code, name, hcat = means.applied(columns.to)
     if columns.merge:
         code, name = merged_classes(code, name, columns.merge)
-    frame = pd.DataFrame({"year": years, "region": _text(raw, roles.region), "code": code, "name": name})
+    frame = pd.DataFrame({"year": years, "region": _text(raw, roles.region, where), "code": code, "name": name})
     return ParcelTable(frame, roles, hcat, tuple(remarks))
 
 
-def _text(raw: pd.DataFrame, name: str | None) -> np.ndarray:
+def _text(raw: pd.DataFrame, name: str | None, where: str) -> np.ndarray:
     """A column as text (N,) object, equal texts one object; "" where there is no column."""
     if name is None:
         return np.full(len(raw), "", dtype=object)
-    place, distinct = pd.factorize(column(raw, name), use_na_sentinel=True)
+    place, distinct = factorized(column(raw, name), where=where)
     texts = np.append(as_text(pd.Series(distinct)).astype(object), "")
     return texts[place]
 
@@ -150,18 +150,18 @@ def _text(raw: pd.DataFrame, name: str | None) -> np.ndarray:
 def _first_filled(raw: pd.DataFrame, roles: Roles, where: str, remarks: list[str]) -> str | None:
     """The column of crop codes, or the first of those that could be meant where it is empty."""
     label = roles.label
-    if label is None or raw.empty or _is_filled(raw, label):
+    if label is None or raw.empty or _is_filled(raw, label, where):
         return label
-    filled = next((other for other in roles.others.get("label", ()) if _is_filled(raw, other)), None)
+    filled = next((other for other in roles.others.get("label", ()) if _is_filled(raw, other, where)), None)
     if filled is None and roles.name is None:
         return label
     remarks.append(f"{where}: column {label} is empty; crops are taken from {filled or roles.name}")
     return filled
 
 
-def _is_filled(raw: pd.DataFrame, name: str) -> bool:
+def _is_filled(raw: pd.DataFrame, name: str, where: str) -> bool:
     """Whether a column has a value that is more than blanks."""
-    return bool((_text(raw, name) != "").any())
+    return bool((_text(raw, name, where) != "").any())
 
 
 def _losses(where: str, texts: Mapping[str | None, np.ndarray]) -> list[str]:
