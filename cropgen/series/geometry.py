@@ -3,6 +3,7 @@
 missing coordinate system      error
 null or empty geometry         dropped
 points and lines               dropped
+infinite coordinate            dropped
 invalid polygon                repaired (make_valid; its polygonal part is kept)
 id missing                     dropped, reported by its row
 id and year given twice        the same geometry: one is kept; another geometry: error
@@ -44,9 +45,10 @@ _AT_A_TIME = 8192
 _NULL = "null or empty geometry"
 _NO_ID = "no id"
 _FLAT = "not a polygon"
+_ENDLESS = "a coordinate that is no number"
 _HOPELESS = "nothing left after repair"
 _AGAIN = "repeats a parcel with the same id and geometry"
-REASONS = (_NULL, _NO_ID, _FLAT, _HOPELESS, _AGAIN)
+REASONS = (_NULL, _NO_ID, _FLAT, _ENDLESS, _HOPELESS, _AGAIN)
 """Why parcels are left out, in the order in which it is found."""
 
 
@@ -122,7 +124,8 @@ def read_parcels(
 
     Raises:
         MissingInputError, CorruptInputError: a file is not there or cannot be read.
-        SchemaError: no geometry, no coordinate system, a named column is missing, or an id means two parcels.
+        SchemaError: no geometry, no coordinate system, a named column is missing or holds lists, or an id means two
+            parcels.
         DataError: no usable parcel.
         UsageError: no year is known, or an option is none.
     """
@@ -201,7 +204,7 @@ def _placed(frame: gpd.GeoDataFrame, path: Path, crs: str | None) -> tuple[gpd.G
         UsageError: `crs` is none.
     """
     system, said = coordinate_system(frame.crs, path, crs)
-    check_degrees(float(np.abs(frame.total_bounds).max()), system, path)
+    check_degrees(farthest_of(frame.geometry.to_numpy()), system, path)
     return frame.set_crs(system, allow_override=True), said
 
 
@@ -245,6 +248,12 @@ def check_degrees(farthest: float, system: CRS, path: Path) -> None:
         )
 
 
+def farthest_of(shapes: np.ndarray) -> float:
+    """The largest coordinate of geometries, whatever its sign; those that are no numbers do not count."""
+    bounds = np.abs(shapely.bounds(shapes))
+    return float(bounds.max(initial=0.0, where=np.isfinite(bounds)))
+
+
 def are_degrees(farthest: float, system: CRS) -> bool:
     """Whether coordinates up to `farthest` can be of a system: only those of a geographic one are bounded."""
     return not (system.is_geographic and farthest > _MOST_DEGREES)
@@ -273,8 +282,12 @@ def clean_polygons(
     flat = ~missing & ~unnamed & (shapely.get_dimensions(shapes) < 2)
     issues.drop(_FLAT, ids[flat])
     keep = np.flatnonzero(~missing & ~unnamed & ~flat)
+    broken = ~shapely.is_valid(shapes[keep])
+    endless = np.zeros(len(keep), bool)
+    endless[broken] = ~_finite(shapes[keep[broken]])
+    issues.drop(_ENDLESS, ids[keep[endless]])
+    keep, broken = keep[~endless], broken[~endless]
     shapes = shapes[keep]
-    broken = ~shapely.is_valid(shapes)
     shapes[broken] = shapely.make_valid(shapes[broken])
     mixed = broken | (shapely.get_type_id(shapes) == _COLLECTION)
     shapes[mixed] = [polygonal(shape) for shape in shapes[mixed]]
@@ -282,6 +295,14 @@ def clean_polygons(
     issues.drop(_HOPELESS, ids[keep][hopeless])
     issues.repaired.extend(ids[keep][broken & ~hopeless].tolist())
     return keep[~hopeless], shapes[~hopeless]
+
+
+def _finite(shapes: np.ndarray) -> np.ndarray:
+    """(N,) bool: every coordinate is a number."""
+    coordinates, of = shapely.get_coordinates(shapes, return_index=True)
+    finite = np.ones(len(shapes), bool)
+    finite[of[~np.isfinite(coordinates).all(1)]] = False
+    return finite
 
 
 def polygonal(shape: Any) -> Any:

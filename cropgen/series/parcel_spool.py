@@ -16,7 +16,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import shapely
 from pyproj import CRS
 
 from cropgen.core.errors import CorruptInputError
@@ -33,6 +32,7 @@ from cropgen.series.geometry import (
     check_degrees,
     clean_polygons,
     coordinate_system,
+    farthest_of,
     require_rows,
     require_usable,
     unique_rows,
@@ -272,7 +272,7 @@ def _spool(
     def batches() -> Iterator[tuple[int, np.ndarray]]:
         nonlocal done, farthest
         for shapes in polygon_batches(source.layer, batch):
-            farthest = float(np.fmax.reduce(np.abs(shapely.bounds(shapes)), axis=None, initial=farthest))
+            farthest = max(farthest, farthest_of(shapes))
             done += len(shapes)
             if done <= len(rows) and are_degrees(farthest, source.crs):
                 yield done - len(shapes), shapes

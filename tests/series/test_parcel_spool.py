@@ -15,7 +15,7 @@ from geopandas.testing import assert_geodataframe_equal
 from cropgen.core.errors import CorruptInputError, CropgenError, DataError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.series import parcel_spool
-from cropgen.series.geometry import ParcelColumns, ParcelLayer, read_parcels
+from cropgen.series.geometry import ParcelColumns, ParcelLayer, read_layer, read_parcels
 from cropgen.series.parcel_spool import SpooledLayer, spool_parcels
 from cropgen.series.polygon_file import SHAPES
 
@@ -24,6 +24,7 @@ HIGH = shapely.Polygon([(20, 0, 1), (30, 0, 2), (30, 10, 3)])
 TWO = shapely.MultiPolygon([shapely.box(40, 0, 50, 10), shapely.box(60, 0, 70, 10)])
 MIXED = shapely.GeometryCollection([shapely.box(80, 0, 90, 10), shapely.LineString([(0, 0), (1, 1)])])
 FLAT = shapely.Polygon([(0, 0), (5, 5), (0, 0)])
+TAGS = ParcelColumns(label="tags")
 HOLE = shapely.box(0, 100, 50, 150).difference(shapely.box(10, 110, 20, 120))
 GOOD = shapely.box(100, 0, 110, 10)
 DEFECTS = [
@@ -109,6 +110,30 @@ def test_files_are_joined_in_the_system_of_the_first(tmp_path, batch):
              squares(tmp_path / "c_2022.shp")]  # fmt: skip
     assert_same(paths, ParcelColumns(), tmp_path / "spool", batch)
     assert_same(paths, ParcelColumns(merge={"w*": "cereal", "rye": "cereal"}), tmp_path / "spool", batch)
+
+
+@pytest.mark.parametrize("epsg", [32631, 4326])
+def test_a_polygon_with_an_infinite_corner_is_left_out(tmp_path, epsg):
+    endless = shapely.Polygon([(0, 0), (np.inf, 10), (10, 0), (0, 10)])
+    frame = {"id": ["a", "b", "c"], "crop": ["rye", "maize", "rye"]}
+    shapes = [shapely.box(0, 0, 1, 1), endless, BOW]
+    gpd.GeoDataFrame(frame, geometry=shapes, crs=epsg).to_parquet(tmp_path / "p_2020.parquet")
+    found = read_parcels(tmp_path / "p_2020.parquet", ParcelColumns())
+    assert found.frame["parcel_id"].tolist() == ["a", "c"]
+    assert (found.issues.dropped, found.issues.repaired) == ({"a coordinate that is no number": ["b"]}, ["c"])
+    assert_same(tmp_path / "p_2020.parquet", ParcelColumns(), tmp_path / "spool", 2)
+
+
+def test_lists_are_no_crops_and_no_matter_elsewhere(tmp_path):
+    shapes = [shapely.box(i, 0, i + 1, 1) for i in range(2)]
+    frame = {"id": ["a", "b"], "crop": ["Mähwiese".encode().decode("latin-1"), "rye"], "tags": [["x", "y"], ["z"]]}
+    path = tmp_path / "p_2020.geojson"
+    gpd.GeoDataFrame(frame, geometry=shapes, crs=4326).to_file(path)
+    assert read_layer(path)["crop"].tolist() == ["Mähwiese", "rye"]
+    assert_same(path, ParcelColumns(), tmp_path / "spool", 7)
+    for read in (lambda: read_parcels(path, TAGS), lambda: spool_parcels(path, TAGS, tmp_path / "spool")):
+        with pytest.raises(SchemaError, match=r"p_2020\.geojson: column 'tags' holds lists such as \['x', 'y'\]"):
+            read()
 
 
 def test_a_parcel_twice_with_another_polygon_is_refused(tmp_path):
