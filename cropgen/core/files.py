@@ -20,11 +20,13 @@ _CHUNK = 1 << 20
 
 
 def guard_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace an output that exists.
+    """Refuse to replace an output that exists, or a link to nothing.
 
     Raises:
-        OutputExistsError: `path` exists and `overwrite` is false.
+        OutputExistsError: `path` exists and `overwrite` is false, or it is a link to what is not there.
     """
+    if path.is_symlink() and not path.exists():
+        raise OutputExistsError(f"{path} is a link to {path.readlink()}, which is not there", hint="remove the link")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists", hint="choose another output with -o, or pass --overwrite")
 
@@ -62,7 +64,7 @@ def remove(path: Path) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    if target.is_dir() and not target.is_symlink():
+    if target.is_dir():
         retired = _temporary_beside(target)
         target.replace(retired)
         source.replace(target)
@@ -76,11 +78,12 @@ def atomic_output(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path`, on failure it is removed.
 
     The body may create a file or a folder at the yielded path. Its suffix equals that of `path`, because drivers
-    choose a format by it.
+    choose a format by it. Where `path` is a link to a folder, that folder is replaced and the link stays.
 
     Raises:
         CropgenError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    path = path.resolve() if path.is_symlink() and path.is_dir() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _temporary_beside(path)
     try:

@@ -79,6 +79,28 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_is_replaced_where_a_link_points(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "store").mkdir(parents=True)
+    (tmp_path / "disk" / "store" / "one").write_text("one")
+    link = tmp_path / "here" / "link"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "disk" / "store")
+    with atomic_output(link) as part:
+        part.mkdir()
+        (part / "two").write_text("two")
+    assert link.is_symlink()
+    assert [p.name for p in (tmp_path / "disk" / "store").iterdir()] == ["two"]
+    assert list(link.parent.iterdir()) == [link]
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["store"]
+
+
+def test_a_link_to_nothing_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="gone, which is not there"):
+            guard_output(tmp_path / "link", overwrite=overwrite)
+
+
 def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
     with atomic_output(tmp_path / "a.gpkg") as part:
         assert part.suffix == ".gpkg"
