@@ -63,9 +63,15 @@ class TableMapping(Section):
     dates: dict[str, str] = Field(
         default_factory=dict, description="date of each {step}: YYYY-MM-DD, or MM-DD in the row's year"
     )
-    start: str | None = Field(None, description="date of {step} 0, or the column that holds it")
+    start: str | None = Field(
+        None,
+        description="date of {step} 0, or the column that holds it; of a calendar interval, any day of its first "
+        "period",
+    )
     interval: Literal["month", "half-month", "dekad"] | int = Field(
-        "month", description="time between steps: a calendar unit or a number of days"
+        "month",
+        description="time between steps: a number of days from `start` on, or a calendar unit, whose first day a step "
+        "has",
     )
     scale: float | dict[str, float] | None = Field(
         None,

@@ -185,7 +185,11 @@ def _in_year(first: np.ndarray, text: str, where: str) -> np.ndarray:
 
 
 def _after(start: np.ndarray, steps: int, interval: Any) -> np.ndarray:
-    """The day `steps` intervals after `start`; calendar intervals count periods of 1, 2 or 3 parts of a month."""
+    """The day `steps` intervals after `start`.
+
+    Calendar intervals count periods of 1, 2 or 3 parts of a month from the one that holds `start`, each dated by its
+    first day.
+    """
     if isinstance(interval, int):
         return start + steps * interval
     parts, length = {"month": (1, 31), "half-month": (2, 15), "dekad": (3, 10)}[interval]

@@ -180,6 +180,18 @@ def test_numbered_steps(tmp_path, interval, expected):
     assert series.year.tolist() == [2021]
 
 
+@pytest.mark.parametrize(
+    ("interval", "expected"), [("month", "2021-01-01"), ("half-month", "2021-01-16"), ("dekad", "2021-01-21"),
+                               (10, "2021-01-27")],
+)  # fmt: skip
+def test_step_0_is_the_first_day_of_its_period(tmp_path, interval, expected):
+    frame = pd.DataFrame({"id": [1], "B04_0": [0.1]})
+    series, _, _ = run(save(frame, tmp_path / "t.csv"), tmp_path, pattern="{band}_{step}", start="2021-01-27",
+                       interval=interval)  # fmt: skip
+    assert dates_of(series) == [expected]
+    assert "of a calendar interval, any day of its first period" in TableMapping.model_fields["start"].description
+
+
 def test_named_steps(tmp_path):
     frame = pd.DataFrame({"id": [1], "Year": [2018], "may1_B4_mean": [0.1], "june2_B4_mean": [0.2]})
     series, _, _ = run(save(frame, tmp_path / "t.csv"), tmp_path, pattern="{step}_{band}_mean",
