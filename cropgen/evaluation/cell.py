@@ -32,7 +32,7 @@ from cropgen.evaluation.learn import (
     training_section,
 )
 from cropgen.evaluation.memory import PeakMemory
-from cropgen.evaluation.plan import Exam, Training
+from cropgen.evaluation.plan import Exam, Training, protocol_view
 from cropgen.evaluation.prior import reweighed
 from cropgen.evaluation.score import Answers, macro_f1_over_legend, score
 from cropgen.evaluation.tune import tune
@@ -40,6 +40,7 @@ from cropgen.models.catalog import find
 from cropgen.series.legend import UNKNOWN
 from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
+from cropgen.series.transforms import StandardisedStore, open_series
 from cropgen.series.view import SeriesView
 
 VALIDATION_SHARE = 0.25
@@ -61,6 +62,7 @@ class Bench:
     index: pd.DataFrame
     fit: Fit
     _kept: dict[Any, tuple[Material | None, list[Check]]] = field(default_factory=dict)
+    _ended: dict[tuple[str, bool], SeriesStore] = field(default_factory=dict)
 
     def run(self, training: Training, key: str, report: Reporter) -> tuple[TrainingRecord, Arrays]:
         """Train and test one model on one fold, on one thread, so that the result does not depend on the machine's
@@ -129,8 +131,22 @@ class Bench:
             self._kept[mine] = material, checks
         return self._kept[mine]
 
-    def _seen(self, until: str) -> SeriesStore:
-        return SeriesView(self.store, until=_end(until)) if until else self.store
+    def _seen(self, until: str, *, cut: bool = False) -> SeriesStore:
+        """The store as it is known at an end of the season: cut, and standardised, where it is, by what is seen.
+
+        Arguments:
+            cut: for a model of whole seasons, to whose level and spread they are brought.
+        """
+        if not until:
+            return self.store
+        if (until, cut) not in self._ended:
+            store, by = self.store, self.recipe.data.standardise
+            if by != "none":
+                whole = open_series(store.path, by) if cut else None
+                common = whole.standardisation.common if isinstance(whole, StandardisedStore) else None
+                store = protocol_view(self.recipe, open_series(store.path, by, common, until=_end(until)))
+            self._ended[until, cut] = SeriesView(store, until=_end(until))
+        return self._ended[until, cut]
 
     def _tuned(
         self, training: Training, section: DataSection, material: Material, report: Reporter
@@ -161,9 +177,10 @@ class Bench:
         began = time.monotonic()
         label = self.index["label"].to_numpy()
         rows = exam.test.rows[label[exam.test.rows] > UNKNOWN]
-        answers = answer(learnt, self._seen(exam.until), label, training.fold.block, rows)
+        store = self._seen(exam.until, cut=exam.cut)
+        answers = answer(learnt, store, label, training.fold.block, rows)
         seconds = time.monotonic() - began
-        return replace(answers, crps=foresee(learnt, self._seen(exam.until), rows)), seconds
+        return replace(answers, crps=foresee(learnt, store, rows)), seconds
 
     def _row(
         self, training: Training, exam: Exam, learnt: Learnt, material: Material, scores: dict[str, Any],

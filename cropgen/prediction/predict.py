@@ -27,11 +27,10 @@ from cropgen.prediction.options import PredictOptions
 from cropgen.prediction.prior_shift import PriorShift, class_prior, estimate_streaming, read_prior, uniform_prior
 from cropgen.prediction.smoothing import smooth_stream
 from cropgen.prediction.stream import PARQUET_SUFFIXES, ParcelStream, open_parcels, open_store
-from cropgen.series.layout import read_attributes
 from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
-from cropgen.series.transforms import Spread, Standardisation, StandardisedStore, load_spread, open_series
-from cropgen.series.view import SeriesView, with_pixel_sets
+from cropgen.series.transforms import load_spread, open_series
+from cropgen.series.view import with_pixel_sets
 
 _FAR = 0.25
 
@@ -161,19 +160,9 @@ def open_like(
         until: the last day whose observations are looked at to standardise; the rows are not cut. None: all are.
     """
     model, common = load_model(run), load_spread(run, SeriesStore.open(store).bands)
-    series = _standardised(store, common, until, report)
+    series = open_series(store, "none" if common is None else "region-year", common, report, until)
     _check_bands(model, series)
     return model, with_pixel_sets(series, model.spec.pixel_bands) if model.spec.pixel_bands else series
-
-
-def _standardised(path: Path, common: Spread | None, until: SeasonEnd | None, report: Reporter) -> SeriesStore:
-    """A store on the level and spread of a training; None leaves it as it is."""
-    if common is None or until is None:
-        return open_series(path, "none" if common is None else "region-year", common, report)
-    seen = SeriesView(SeriesStore.open(path), until=until)
-    with report.task("standardising", total=None):
-        learnt = Standardisation.fit((seen.read(rows) for rows in seen.chunks()), common)
-    return StandardisedStore(path, read_attributes(path), learnt)
 
 
 def _season_end(options: PredictOptions) -> SeasonEnd | None:

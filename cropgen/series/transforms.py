@@ -28,6 +28,7 @@ from cropgen.core.progress import Reporter, Silent
 from cropgen.series.layout import read_attributes
 from cropgen.series.pixel_sets import UNIT, PixelSets, to_units
 from cropgen.series.schema import ParcelSeries
+from cropgen.series.season import SeasonEnd
 from cropgen.series.store import SeriesStore
 
 Standardise = Literal["none", "region-year"]
@@ -115,7 +116,9 @@ class Standardisation:
                 moments = Moments.of(series.values, _clear(series))
                 found[key] = found[key].merged(moments) if key in found else moments
         if not any(m.count.any() for m in found.values()):
-            raise DataError("no clear date in the series", hint="check the clear classes and the cloud mask")
+            raise DataError(
+                "no clear date to standardise by", hint="check the clear classes, the cloud mask and --until"
+            )
         return cls(bands, {key: m.spread() for key, m in found.items()}, common or _pooled(list(found.values())))
 
     def apply(self, series: ParcelSeries) -> ParcelSeries:
@@ -185,7 +188,11 @@ class StandardisedStore(SeriesStore):
 
 
 def open_series(
-    path: Path, standardise: Standardise = "none", common: Spread | None = None, report: Reporter | None = None
+    path: Path,
+    standardise: Standardise = "none",
+    common: Spread | None = None,
+    report: Reporter | None = None,
+    until: SeasonEnd | None = None,
 ) -> SeriesStore:
     """Open a store, to be read as it is or standardised by the statistics of its own region-years.
 
@@ -193,6 +200,7 @@ def open_series(
 
     Arguments:
         common: level and spread to bring every region-year to: those of the training; None takes the store's own.
+        until: the last day whose observations count in the statistics; the rows are not cut. None: all do.
 
     Raises:
         DataError: the store cannot be read, or nothing was clearly observed in it.
@@ -205,7 +213,7 @@ def open_series(
 
         def parts() -> Iterable[ParcelSeries]:
             for rows in store.chunks(_CHUNK):
-                yield store.read(rows)
+                yield store.read(rows) if until is None else until.cut(store.read(rows))
                 task.advance(rows.stop - rows.start)
 
         learnt = Standardisation.fit(parts(), common)

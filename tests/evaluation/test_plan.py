@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from cropgen.core import sources
 from cropgen.core.errors import DataError, UsageError
@@ -10,6 +13,7 @@ from cropgen.evaluation import plan as planning
 from cropgen.evaluation.document import read_evaluation
 from cropgen.evaluation.evaluate import evaluate, lay_out
 from cropgen.evaluation.plan import Keys, check_recipe, model_modules, plan
+from cropgen.series.store import SeriesStore
 from cropgen.training.fit import FitResult
 
 from .test_evaluate_recipe import Nearest, Trainer
@@ -56,6 +60,26 @@ def test_early_season_trains_for_every_end_and_cuts_the_test_of_the_whole_season
     for contrast in prefix:
         expected = rows[contrast.until, True].macro_f1 - rows[contrast.until, False].macro_f1
         assert contrast.difference == pytest.approx(expected)
+
+
+def test_early_season_is_standardised_by_what_was_seen(store, tmp_path):
+    series = store.read()
+    late = series.mask & (series.season_day > 75)
+    other = SeriesStore.create(tmp_path / "other" / "series.zarr", bands=store.bands, legend=store.legend)
+    level = 0.3 * (series.region == "east")[:, None, None]
+    other.append(replace(series, values=(series.values + level * late[..., None]).astype(np.float32)))
+    wanted = recipe(
+        protocol="early-season", until=("75",), data=DataSection(series="toy", standardise="region-year"),
+    )  # fmt: skip
+    seen = []
+    for path in (store.path, other.path):
+        watcher = Watcher()
+        found = read_evaluation(evaluate(wanted, path, tmp_path / path.parent.name, fit=watcher))
+        seen.append((watcher.asked[1][2].labelled.values, {(row.until, row.cut): row for row in found.rows}))
+    (values, rows), (same, others) = seen
+    assert torch.equal(values, same)
+    assert rows["75", False].nll == others["75", False].nll
+    assert rows["", False].nll != others["", False].nll
 
 
 def test_an_end_before_the_first_observation_fails_alone(store, tmp_path):
