@@ -196,7 +196,9 @@ def _from_table(frame: pd.DataFrame, path: Path) -> Weather:
             f"{path}: expected a column of {missing}, got {', '.join(map(str, frame.columns)) or 'nothing'}",
             hint="name the columns date, temperature and precipitation",
         )
-    day = pd.to_datetime(frame[time], errors="coerce").to_numpy().astype("datetime64[D]")
+    times = pd.Series(frame[time])
+    times = times.astype(str) if pd.api.types.is_numeric_dtype(times.dtype) else times
+    day = pd.to_datetime(times, errors="coerce").to_numpy().astype("datetime64[D]")
     if not len(day) or np.isnat(day).any():
         raise SchemaError(f"{path}: column {time} holds no date in some lines", hint="write dates as YYYY-MM-DD")
     number = day.astype(np.int64)

@@ -78,6 +78,12 @@ def test_tables_and_grids_of_weather_agree(tmp_path: Path) -> None:
         np.testing.assert_allclose(weather.at(rows), np.stack([expected, expected], -1), atol=1e-4)
 
 
+def test_dates_of_weather_may_be_written_as_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "w.csv"
+    path.write_text("date,temperature\n20210601,3\n20210602,5\n")
+    assert open_weather(path).at(series([[0, 1]]))[0, :, 0].tolist() == [3, 4]
+
+
 def test_weather_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     path = tmp_path / "w.csv"
     with pytest.raises(MissingInputError):
@@ -86,6 +92,7 @@ def test_weather_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         ("date,wind\n2021-06-01,3\n", "temperature or precipitation"),
         ("when,temperature\n2021-06-01,3\n", "a date"),
         ("date,temperature\nsoon,3\n", "no date in some lines"),
+        ("date,temperature\n20210601,3\n20219901,3\n", "no date in some lines"),
         ("date,temperature\n2021-06-01,3\n2021-06-01,4\n", "several lines for one day"),
         ("date,temperature\n2021-06-01,3\n2021-06-02,-\n", "column temperature: expected numbers, got '-' in 1 lines"),
         ("date,lon,lat,temperature\n2021-06-01,west,50,3\n", "column lon: expected numbers, got 'west'"),
