@@ -179,8 +179,6 @@ def train(
     Raises:
         UsageError: a choice cannot be run. DataError: the store cannot be used.
     """
-    from cropgen.training.train import execute, plan
-
     report = report or Silent()
     if resume and request.recipe is not None:
         raise UsageError("--resume and --recipe exclude each other", hint="--resume repeats the recipe of the run")
@@ -191,6 +189,8 @@ def train(
     else:
         recipe = _requested_recipe(workspace, request)
         run = RunFolder(workspace.runs / (request.name or new_run_name(recipe.model.name, recipe.data.labels)))
+    from cropgen.training.train import execute, plan
+
     rows = plan(recipe, workspace.root, report)
     if dry_run:
         return _result(run, recipe, rows, 0.0, {}, dry_run=True)

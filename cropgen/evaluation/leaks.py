@@ -27,7 +27,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import KDTree
 
 from cropgen.core.errors import CropgenError, DataError
 from cropgen.evaluation.document import Check
@@ -212,6 +211,8 @@ def _digests(store: SeriesStore, rows: np.ndarray) -> Iterator[bytes]:
 
 def _near(index: pd.DataFrame, rows: np.ndarray, held: np.ndarray, metres: float) -> np.ndarray:
     """Ascending rows that lie nearer than `metres` to a row of `held`, by the chord between their positions."""
+    from scipy.spatial import KDTree
+
     lon, lat = (np.deg2rad(index[name].to_numpy(float)) for name in ("lon", "lat"))
     place = _EARTH_RADIUS_M * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
     known = np.isfinite(place.sum(1))

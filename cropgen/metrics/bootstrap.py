@@ -18,11 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from cropgen.core.errors import DataError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Score = Callable[[np.ndarray], np.ndarray]
 """(...) scores of counts (..., K, K), which classes that never occur do not change."""
@@ -88,6 +91,8 @@ def _table(
     unit: np.ndarray, units: int, true: np.ndarray, predicted: np.ndarray, classes: int, share: np.ndarray
 ) -> csr_array:
     """(U, K·K) confusion counts of each unit, a row counting as often as its share says; few of them are not 0."""
+    from scipy.sparse import csr_array
+
     cell = true.astype(np.int64) * classes + predicted
     return csr_array((share, (unit, cell)), shape=(units, classes * classes))
 

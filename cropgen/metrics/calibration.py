@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from cropgen.core.errors import DataError
 
@@ -39,6 +37,8 @@ def negative_log_likelihood(log_posterior: np.ndarray, true: np.ndarray) -> floa
 
 def temper(log_posterior: np.ndarray, temperature: float) -> np.ndarray:
     """(N, K) log softmax(log p / T): surer below T = 1, less sure above, with the same order of classes."""
+    from scipy.special import log_softmax
+
     return np.asarray(log_softmax(np.asarray(log_posterior, float) / temperature, axis=1))
 
 
@@ -58,6 +58,8 @@ def best_temperature(log_posterior: np.ndarray, true: np.ndarray) -> float:
     References: On Calibration of Modern Neural Networks, Guo, Pleiss, Sun and Weinberger, 2017; Conjugate Priors for
     Exponential Families, Diaconis and Ylvisaker, 1979.
     """
+    from scipy.optimize import minimize_scalar
+
     log_posterior, true = _checked(log_posterior, true)
     target = _IMAGINED_ROWS / len(true) * np.exp(temper(log_posterior, 1))
     target[np.arange(len(true)), true] += 1

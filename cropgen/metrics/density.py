@@ -23,13 +23,14 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr
 
 QUANTUM = 1e-4
 
 
 def _expected_distance(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """A(m, s²) = E|Y| for Y ~ N(m, s²); |m| where s is 0."""
+    from scipy.special import ndtr
+
     deviation = np.sqrt(variance)
     z = np.divide(mean, deviation, out=np.zeros(np.broadcast(mean, deviation).shape), where=deviation > 0)
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)

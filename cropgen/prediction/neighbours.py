@@ -27,8 +27,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.spatial import KDTree
 
 _EARTH_RADIUS_M = 6_371_008.8
 _MOST_PER_TILE = 20_000
@@ -83,6 +81,8 @@ def neighbour_pairs(place: np.ndarray, reach_m: float, most: int) -> np.ndarray:
         place: (N, D) metres; rows that are not finite have no neighbours.
         reach_m: largest distance.
     """
+    from scipy.spatial import KDTree
+
     known = np.flatnonzero(np.isfinite(place).all(1))
     if len(known) < 2:
         return np.zeros((0, 2), np.int64)
@@ -106,6 +106,8 @@ def marginals(log_posterior: np.ndarray, pairs: np.ndarray, potential: np.ndarra
         potential: (K, K) symmetric λ c.
         rounds: of messages.
     """
+    from scipy.sparse import csr_matrix
+
     rows, classes = log_posterior.shape
     source, target = np.concatenate([pairs, pairs[:, ::-1]]).T
     back = np.roll(np.arange(len(source)), len(pairs))

@@ -65,6 +65,7 @@ def ended_by(root: Path, ended: Ended) -> set[str]:
     return failed
 
 
+@pytest.mark.slow
 def test_copies_of_a_parcel_under_another_id(tmp_path: Path) -> None:
     root = workspace(tmp_path, copies=40)
     ended = call(*WORDS, "--workspace", root, "--neighbour-m", "0")

@@ -117,6 +117,7 @@ def test_seasons_are_drawn_from_a_run(workspace: Path, tmp_path: Path) -> None:
     assert "base knows no crop 9999" in refused.err
 
 
+@pytest.mark.slow
 def test_a_dynamical_model_is_given_the_site_of_each_parcel(workspace: Path, tmp_path: Path) -> None:
     learn = ("train", "--workspace", workspace, "--site", "lon,lat", "--name", "sites")
     refused = call(*learn, "--model", "tgem")

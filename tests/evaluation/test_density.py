@@ -89,6 +89,7 @@ def test_models_without_a_closed_form_have_no_score(model: Any) -> None:
     np.testing.assert_array_equal(withheld_crps(pool, batch), withheld_crps(model, batch))
 
 
+@pytest.mark.slow
 def test_what_is_known_of_the_place_of_a_parcel_stays_known() -> None:
     batch = replace(seasons(24, 4), site=torch.arange(24.0)[:, None])
     other = replace(batch, site=batch.site.flip(0))

@@ -26,8 +26,8 @@ def plain(document):
     return document.model_copy(update={"rows": rows, "provenance": {}})
 
 
-@pytest.mark.parametrize("engine", [Engine("processes", 2), pytest.param(Engine("dask", 2), marks=pytest.mark.slow)],
-                         ids=lambda engine: engine.kind)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [Engine("processes", 2), Engine("dask", 2)], ids=lambda engine: engine.kind)
 def test_results_do_not_depend_on_the_engine(store, tmp_path, engine):
     if engine.kind == "dask":
         pytest.importorskip("distributed")

@@ -94,6 +94,7 @@ def late_by_height(count: int, seed: int, *, known: bool) -> tuple[Batch, Tensor
     return batch, torch.from_numpy(y)
 
 
+@pytest.mark.slow
 def test_a_site_that_shifts_the_season_is_learnt() -> None:
     two = InputSpec(SPEC.bands, SPEC.calendar, Legend.from_codes("two", ["1", "2"]))
     data = TrainingData(late_by_height(200, 0, known=True)[0])
