@@ -15,6 +15,7 @@ from .test_bad_input import refused
 BLOCKS = ("--block-km", "0.1", "--seeds", "0")
 
 
+@pytest.mark.slow
 def test_dry_run_lists_every_training(workspace: Path, tmp_path: Path) -> None:
     words = (
         "evaluate", "--protocol", "early-season", "--until", "120,06-30", "--model", "rf,tgem", "--labels", "50%,100%",

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from cropgen.datasets.catalog import find_dataset
 from cropgen.series.store import SeriesStore
 from tests.data.manifests import local_manifest
@@ -26,6 +28,7 @@ def shards_done(ledger: Path) -> int:
     return entries[0]["shards"] if entries else 0
 
 
+@pytest.mark.slow
 def test_a_preparation_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     tiles = timesen2crop.make(1, (*find_dataset("timesen2crop").regions, "2019_33UVP"), per_class=2)
     timesen2crop.write_zip(tmp_path / "served", tiles)

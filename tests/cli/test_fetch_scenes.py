@@ -60,6 +60,7 @@ def series_of(scenes: Path, parcels: Path, output: Path) -> SeriesStore:
     return SeriesStore.open(output)
 
 
+@pytest.mark.slow
 def test_from_catalogue_to_series(tmp_path: Path, server: FileServer) -> None:
     """What is aggregated from the windows is what would be aggregated from the whole scenes, to the last bit."""
     url = region_of(server, "05", "15").serve_api()

@@ -24,6 +24,7 @@ def fetch(root: Path, name: str, *words: str) -> Ended:
         return call("fetch", name, *words, *where)
 
 
+@pytest.mark.slow
 def test_declared_parcels_are_fetched_and_aggregated(tmp_path: Path) -> None:
     every = eurocrops.fields(1, 60, (ORIGIN[0], ORIGIN[1] - 700))
     made = [f for f in every if f.outline is not None and f.outline.bounds[2] < ORIGIN[0] + 800]
@@ -68,6 +69,7 @@ def test_few_shot_parcels_are_fetched_with_their_splits(tmp_path: Path) -> None:
     assert splits == {f"{case}-{shots}" for case in ("ee", "lv-ee", "lv-pt-ee") for shots in eurocropsml.SHOTS}
 
 
+@pytest.mark.slow
 def test_points_are_fetched_and_a_task_is_evaluated(tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     made, _ = cropharvest.write(tmp_path / "served", count=16)

@@ -36,6 +36,7 @@ def test_training_resumes_to_the_same_weights(workspace: Path) -> None:
     assert all((first[key] == second[key]).all() for key in first)
 
 
+@pytest.mark.slow
 def test_prediction_leaves_nothing(tmp_path: Path) -> None:
     many = 20_000
     table = write_table(tmp_path / "fields.csv", 48)

@@ -49,6 +49,7 @@ def test_choices_that_cannot_be_met(workspace: Path, tmp_path: Path, words: tupl
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_standardised_from_training_to_prediction(workspace: Path, tmp_path: Path) -> None:
     trained = call(
         "train", "--model", "tgem", "--standardise", "region-year", "--name", "level", "--workspace", workspace
