@@ -29,6 +29,7 @@ def test_missing_column(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_unknown_model_option_and_value(workspace: Path) -> None:
     refused(call("train", "--model", "ssvea", "--workspace", workspace), 2, "unknown model 'ssvea'")
     refused(call("train", "--model", "tgem", "--set", "em_step=3", "--workspace", workspace), 2, "em_step")
@@ -64,6 +65,7 @@ def test_layer_elsewhere(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("data/*/*"))
 
 
+@pytest.mark.slow
 def test_empty_layer(workspace: Path, tmp_path: Path) -> None:
     frame = gpd.read_file(workspace / "parcels.gpkg").iloc[:0]
     frame.to_file(tmp_path / "none.gpkg", driver="GPKG")

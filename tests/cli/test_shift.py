@@ -9,6 +9,7 @@ import pytest
 from .conftest import call
 
 
+@pytest.mark.slow
 def test_shares_are_estimated_and_told(workspace: Path, tmp_path: Path) -> None:
     words = ("predict", workspace / "parcels.gpkg", "--run", "base", "--workspace", workspace)
     ended = call(*words, "--prior", "em", "-o", tmp_path / "em.gpkg", "--json")

@@ -57,6 +57,7 @@ def test_every_verb_has_help(verb: str) -> None:
     assert "--workspace" in ended.out
 
 
+@pytest.mark.slow
 def test_inventory_as_json(workspace: Path) -> None:
     listed = call("models", "--json").json()
     assert listed["cropgen"] == 1
@@ -73,6 +74,7 @@ def test_inventory_as_json(workspace: Path) -> None:
     assert {row["name"] for row in call("fetch", "--json").json()["result"]} >= {"demo", "breizhcrops"}
 
 
+@pytest.mark.slow
 def test_dry_runs_write_nothing(workspace: Path, tmp_path: Path) -> None:
     before = sorted(p for p in workspace.rglob("*"))
     for words in (
@@ -150,6 +152,7 @@ def test_training_is_repeated_from_its_recipe(workspace: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_scenes_to_prediction_to_report(workspace: Path, tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "scenes", tuple(f"2021{m:02d}15" for m in range(1, 13)))
     parcels = write_parcels(tmp_path / "fields.gpkg", 24)
