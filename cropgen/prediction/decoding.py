@@ -5,19 +5,18 @@ Shapefiles and MapInfo tables state their encoding beside the text, or not at al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyogrio.raw import open_arrow
 
 from cropgen.core.errors import CorruptInputError
-from cropgen.series.parcel_files import EncodingEvidence, FileLayer, encoding_remark
+from cropgen.series.parcel_fields import is_text, ogr_batches
+from cropgen.series.parcel_files import FALLBACK_ENCODING, EncodingEvidence, FileLayer, encoding_remark, fallback_remark
 
 _STATED_BESIDE = ("ESRI Shapefile", "MapInfo File")
-_FALLBACK = "cp1252"
 _BATCH = 1 << 16
 
 
@@ -59,13 +58,12 @@ def decoding_of(layer: FileLayer, info: Mapping[str, Any]) -> Decoding:
         return Decoding()
     path, beside = layer.file.path, info["driver"] in _STATED_BESIDE
     evidence = {name: EncodingEvidence() for name in columns}
-    for batch in _texts(layer, columns):
+    for batch in ogr_batches(layer, columns, _BATCH):
         for name in columns:
             texts = batch.column(name)
-            if not _is_text(texts):
+            if not is_text(texts):
                 if beside:
-                    said = f"{path}: text is not in the encoding the file states; read as {_FALLBACK}"
-                    return Decoding(_FALLBACK, remarks=(said,))
+                    return Decoding(FALLBACK_ENCODING, remarks=(fallback_remark(path),))
                 raise CorruptInputError(
                     f"cannot read parcels from {path}: column {name} holds text that is not UTF-8",
                     hint="save the layer with UTF-8 text, for example as GeoPackage",
@@ -75,17 +73,3 @@ def decoding_of(layer: FileLayer, info: Mapping[str, Any]) -> Decoding:
                 evidence[name].add(texts.filter(foreign).to_pylist())
     found = {name: verdict for name, one in evidence.items() if (verdict := one.verdict) is not None}
     return Decoding(None, found, tuple(encoding_remark(path, name, right) for name, (_, right) in found.items()))
-
-
-def _texts(layer: FileLayer, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    options: dict[str, Any] = {"layer": layer.name, "columns": columns, "read_geometry": False, **layer.file.options}
-    with open_arrow(layer.file.address, batch_size=_BATCH, use_pyarrow=True, **options) as (_, stream):
-        yield from stream
-
-
-def _is_text(texts: pa.Array) -> bool:
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True

@@ -117,13 +117,13 @@ def _streamed(layer: FileLayer, columns: Sequence[str], size: int) -> Iterator[p
         CorruptInputError: they cannot be read.
         UnicodeError: text is not in the encoding that the file states.
     """
-    batches = _of_parquet(layer, columns, size) if layer.file.is_parquet else _of_ogr(layer, columns, size)
+    batches = _of_parquet(layer, columns, size) if layer.file.is_parquet else ogr_batches(layer, columns, size)
     while True:
         with readable(layer.file.path):
             batch = next(batches, None)
         if batch is None:
             return
-        if not _is_text(batch):
+        if not is_text(batch):
             raise UnicodeError
         yield pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)[list(columns)]
 
@@ -134,16 +134,18 @@ def _of_parquet(layer: FileLayer, columns: Sequence[str], size: int) -> Iterator
         yield from file.iter_batches(batch_size=size, columns=list(columns))
 
 
-def _of_ogr(layer: FileLayer, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+def ogr_batches(layer: FileLayer, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+    """Columns of a layer as GDAL reads them, so many rows at a time."""
     options: dict[str, Any] = {"layer": layer.name, "columns": list(columns), "read_geometry": False}
     options |= {"batch_size": size, "use_pyarrow": True, **layer.file.options}
     with open_arrow(layer.file.address, **options) as (_, stream):
         yield from stream
 
 
-def _is_text(batch: pa.RecordBatch) -> bool:
+def is_text(content: pa.RecordBatch | pa.Array) -> bool:
+    """Whether all text is UTF-8."""
     try:
-        batch.validate(full=True)
+        content.validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True

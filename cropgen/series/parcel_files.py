@@ -42,7 +42,7 @@ _OPEN_OPTIONS: dict[str, dict[str, str]] = {
     ".gml": {"GML_ATTRIBUTES_TO_OGR_FIELDS": "YES", "WRITE_GFS": "NO"},
     ".csv": {"GEOM_POSSIBLE_NAMES": "wkt,geometry,geom,the_geom,wkt_geom,shape", "KEEP_GEOM_COLUMNS": "NO"},
 }
-_FALLBACK = "cp1252"
+FALLBACK_ENCODING = "cp1252"
 _SEVERAL_HINT = "name one of them with --layer"
 _WHOLE_HINT = "check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet"
 
@@ -253,8 +253,8 @@ def read_fields(
         try:
             frame = pyogrio.read_dataframe(file.address, encoding=encoding, **options)
         except UnicodeDecodeError:
-            frame = pyogrio.read_dataframe(file.address, encoding=_FALLBACK, **options)
-            remarks.append(f"{file.path}: text is not in the encoding the file states; read as {_FALLBACK}")
+            frame = pyogrio.read_dataframe(file.address, encoding=FALLBACK_ENCODING, **options)
+            remarks.append(fallback_remark(file.path))
     if encoding is None:
         remarks += decode_again(frame, file.path)
     if geometry and (not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None):
@@ -336,6 +336,11 @@ def true_encoding(texts: Iterable[str]) -> tuple[str, str] | None:
     evidence = EncodingEvidence()
     evidence.add(texts)
     return evidence.verdict
+
+
+def fallback_remark(path: Path) -> str:
+    """One line on text that is not in the encoding its file states."""
+    return f"{path}: text is not in the encoding the file states; read as {FALLBACK_ENCODING}"
 
 
 def encoding_remark(path: Path, column: str, encoding: str) -> str:
