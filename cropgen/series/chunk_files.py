@@ -4,7 +4,7 @@ A shard is written with as many dates as the longest row of the store has by the
 there from the rows on at which the store grew to them. Its attributes say where that was, in `growth`: pairs of a first
 row and the dates that are written from it on. Of a store that does not say so its files tell: chunks of later dates
 that any array has for some rows, every array must have for these and for all later rows, and for the last row it must
-have all.
+have all. What a killed writer left beside its chunks, under names that are no numbers, is none of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def growth_of_files(path: Path, chunks: Mapping[str, Sequence[int]], rows: int, 
     """
     found = [(rows - 1, dates)]
     for name, (height, width, *_) in chunks.items():
-        for file in (path / name / "c").glob("*/*"):
+        for file in (path / name / "c").glob("[0-9]*/[0-9]*"):
+            if not file.name.isdecimal():
+                continue
             row, date = int(file.parent.name) * height, int(file.name) * width
             if row < rows and date < dates:
                 found.append((min(row + height, rows) - 1, date + 1))

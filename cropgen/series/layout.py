@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.series.schema import SCHEMA_VERSION, ParcelSeries
@@ -48,6 +49,25 @@ def by_date(name: str) -> bool:
 def shape_of(name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Shape of an array of the store, from the sizes of its axes."""
     return tuple(sizes[axis] for axis in AXES[name])
+
+
+def array_of(group: zarr.Group, name: str, path: Path, expected: tuple[int, ...]) -> zarr.Array:
+    """An array of the store at `path`, checked to hold its rows and dates.
+
+    Raises:
+        CorruptInputError: it is missing, no array, or smaller than `expected`.
+    """
+    try:
+        array = group[name]
+    except KeyError as error:
+        raise CorruptInputError(f"{path}: array {name} is missing", hint=REMAKE) from error
+    except ValueError as error:
+        raise CorruptInputError(f"{path}: array {name} cannot be read: {error}", hint=REMAKE) from error
+    if not isinstance(array, zarr.Array):
+        raise CorruptInputError(f"{path}: {name}: expected an array, got a group", hint=REMAKE)
+    if array.ndim != len(expected) or any(has < needs for has, needs in zip(array.shape, expected, strict=True)):
+        raise CorruptInputError(f"{path}: array {name}: expected shape {expected}, got {array.shape}", hint=REMAKE)
+    return array
 
 
 def chunks_of(name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ from cropgen.series.layout import (
     PIXEL_SETS,
     REMAKE,
     TEXT,
+    array_of,
     by_date,
     chained_digest,
     chunks_of,
@@ -226,11 +227,18 @@ class SeriesStore:
         return geopandas.GeoDataFrame(index, geometry=shapes, crs=placed[0].crs)
 
     def dataset(self) -> xarray.Dataset:
-        """The store as a lazy xarray data set over (parcel, date, band); nothing is read until it is asked for."""
+        """The store as a lazy xarray data set over (parcel, date, band); nothing is read until it is asked for.
+
+        Raises:
+            CorruptInputError: a chunk is missing; xarray would read it as cloud.
+        """
         import xarray
 
         if not len(self):
             return xarray.Dataset(coords={"band": list(self.bands)})
+        group = self._group("r")
+        for name in self._attributes["fields"]:
+            self._check_chunks(self._check_array(group, name), name, slice(0, len(self)))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f".*{GEOMETRY}.*")
             whole = xarray.open_zarr(self.path, consolidated=False, chunks=None, zarr_format=3)
@@ -275,20 +283,7 @@ class SeriesStore:
             yield
 
     def _check_array(self, group: zarr.Group, name: str) -> zarr.Array:
-        try:
-            array = group[name]
-        except KeyError as error:
-            raise CorruptInputError(f"{self.path}: array {name} is missing", hint=REMAKE) from error
-        except ValueError as error:
-            raise CorruptInputError(f"{self.path}: array {name} cannot be read: {error}", hint=REMAKE) from error
-        expected = self._shape_of(name, len(self), self.dates)
-        if not isinstance(array, zarr.Array):
-            raise CorruptInputError(f"{self.path}: {name}: expected an array, got a group", hint=REMAKE)
-        if array.ndim != len(expected) or any(has < needs for has, needs in zip(array.shape, expected, strict=True)):
-            raise CorruptInputError(
-                f"{self.path}: array {name}: expected shape {expected}, got {array.shape}", hint=REMAKE
-            )
-        return array
+        return array_of(group, name, self.path, self._shape_of(name, len(self), self.dates))
 
     def _check_shard(self, series: ParcelSeries, geometry: geopandas.GeoSeries | None) -> str | None:
         if series.bands != self.bands:

@@ -293,9 +293,12 @@ def test_every_chunk_of_the_dates_is_needed(tmp_path: Path, shards: tuple[tuple[
         for place, file in files.items():
             content = file.read_bytes()
             file.unlink()
-            with pytest.raises(CorruptInputError, match=f"array {name}: chunk {place} is missing"):
-                SeriesStore.open(store.path).read()
+            for reading in (SeriesStore.read, SeriesStore.dataset):
+                with pytest.raises(CorruptInputError, match=f"array {name}: chunk {place} is missing"):
+                    reading(SeriesStore.open(store.path))
             file.write_bytes(content)
+            file.with_name(f"{file.name}.0a1b.partial").write_bytes(content[:9])
+    same(SeriesStore.open(store.path).read(), whole)
     opened = SeriesStore.open(store.path)
     opened.append(rows(2, 1200, 90_000))
     assert len(opened.read()) == len(whole) + 2
