@@ -32,6 +32,7 @@ from cropgen.cli import (
     transform,
 )
 from cropgen.cli.session import DOCUMENT_VERSION, Session
+from cropgen.core.cores import share_out
 from cropgen.core.errors import CropgenError, UsageError
 from cropgen.core.paths import Workspace
 
@@ -144,6 +145,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    share_out(os.environ)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -19,7 +19,6 @@ number of parcels decides how much memory they take.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from cropgen.core.collecting import older_objects_spared
+from cropgen.core.cores import cores
 from cropgen.core.engine import Engine, Outcome, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
@@ -129,7 +129,7 @@ def aggregate(
     guard_output(output, overwrite=overwrite or resume)
     engine = engine or Engine()
     with older_objects_spared(), short_turns(), WorkFolder.beside(output, resume=resume) as work:
-        idle = engine.kind == "serial" and _cores() > 1 and not work.worth_keeping
+        idle = engine.kind == "serial" and cores() > 1 and not work.worth_keeping
         try:
             with work.parcels() as spool, Lookahead(wanted=idle) as ahead:
                 plan, source = _prepare(scenes, parcels, options, spool, ahead, report)
@@ -206,7 +206,7 @@ def _prepare(
             ahead.begin(usable, bands, place.system, place.box)
 
     layer = spool_parcels(
-        parcels, options.parcels, spool, default_year=only_year(usable), report=report, threads=_cores(), begun=begun
+        parcels, options.parcels, spool, default_year=only_year(usable), report=report, threads=cores(), begun=begun
     )
     polygons = layer.parcels.polygons
     require_overlap(polygons, usable)
@@ -243,9 +243,9 @@ def _plan_year(
         wanted: dict[Grids, set[int]] = {}
         for acquisition, grids in acquisitions:
             wanted.setdefault(grids, set()).add(acquisition.day)
-        tiles, split = find_tiles(wanted, SeasonParcels(parcels.polygons), options, work, _cores())
+        tiles, split = find_tiles(wanted, SeasonParcels(parcels.polygons), options, work, cores())
         samples = keep_samples(tiles, parcels.ids, options.pixels, work)
-    threads = max(_cores() // engine.jobs, 1) if engine.kind != "dask" else 1
+    threads = max(cores() // engine.jobs, 1) if engine.kind != "dask" else 1
     units = []
     for acquisition, grids in acquisitions:
         if grids in tiles:
@@ -284,10 +284,6 @@ def _shards(stops: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
             yield first, min(first + most, stop)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _run(years: Sequence[_Year], engine: Engine, report: Reporter) -> None:
     """Do the units that are not done.
 
@@ -320,8 +316,8 @@ def _outcomes(units: Sequence[Unit], engine: Engine) -> Iterator[Outcome[None]]:
     out; those that keep pixels, which need more memory, one after another."""
     if engine.kind != "serial" or not units:
         return run_units(aggregate_unit, units, engine)
-    beside = 1 if any(unit.sample is not None for unit in units) else min(_cores(), len(units))
-    shared = [replace(unit, threads=max(_cores() // beside, 1)) for unit in units]
+    beside = 1 if any(unit.sample is not None for unit in units) else min(cores(), len(units))
+    shared = [replace(unit, threads=max(cores() // beside, 1)) for unit in units]
 
     def done(number: int) -> Outcome[None]:
         return replace(next(run_units(aggregate_unit, shared[number : number + 1])), position=number)
