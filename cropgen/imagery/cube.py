@@ -31,7 +31,8 @@ _ROW = ("y", "lat", "latitude", "northing")
 _COLUMN = ("x", "lon", "longitude", "easting")
 _BAND = ("bands", "band", "variable", "channel")
 _BLOCK_VALUES = 4_000_000
-_READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
+_READ_ERRORS = (OSError, RuntimeError, ValueError, LookupError, TypeError)
+_CLASSIC = (b"CDF\x01", b"CDF\x02")
 
 
 class CubeVariable:
@@ -166,13 +167,19 @@ def _key(place: _Place, time: np.datetime64, again: int) -> str:
 def _open(path: Path) -> _File:
     try:
         if path.is_file():
-            dataset = xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False)
+            dataset = xr.open_dataset(path, engine=_engine(path), mask_and_scale=False)
         else:
             dataset = xr.open_dataset(path, engine="zarr", mask_and_scale=False, consolidated=False, chunks=None)
     except _READ_ERRORS as error:
         raise _corrupt(path, "", error) from error
     attributes = [dict(variable.attrs) for variable in dataset.variables.values()]
     return _File(path, dict(_bands(dataset, path)), (*attributes, dict(dataset.attrs)))
+
+
+def _engine(path: Path) -> str:
+    """What reads a file: NetCDF-4 is HDF5; GDAL writes the classic format unless told otherwise."""
+    with path.open("rb") as file:
+        return "scipy" if file.read(4) in _CLASSIC else "h5netcdf"
 
 
 def _bands(dataset: xr.Dataset, path: Path) -> Iterator[tuple[str, xr.DataArray]]:

@@ -27,6 +27,7 @@ _INFLATE = {8: imagecodecs.deflate_decode, 32946: imagecodecs.deflate_decode, 50
 _PREDICTORS = _PLAIN, _DIFFERENCES = (1, 2)
 _BITS = (8, 16, 32, 64)
 _FILES = 64
+_READ_ERRORS = (OSError, ValueError, RuntimeError, tifffile.TiffFileError)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_window(path: Path | str, window: Window) -> np.ndarray | None:
         return None
     try:
         return _read(path, blocks, window)
-    except (OSError, ValueError, RuntimeError):
+    except _READ_ERRORS:
         return None
 
 
@@ -82,7 +83,7 @@ def _blocks_of(path: Path) -> _Blocks | None:
     try:
         state = path.stat()
         return _blocks(path, state.st_size, state.st_mtime_ns)
-    except (OSError, ValueError, RuntimeError):
+    except _READ_ERRORS:
         return None
 
 

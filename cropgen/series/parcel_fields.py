@@ -104,7 +104,7 @@ def _put_right(layer: FileLayer, kinds: pd.DataFrame, wrong: _Encodings) -> list
     said = {name: encoding_remark(path, name, right) for name, (_, right) in wrong.items()}
     for name in kinds.columns:
         one = pd.DataFrame({name: kinds[name]})
-        for line in decode_again(one, path):
+        for line in decode_again(one, [name], path):
             said[name] = line
         kinds[name] = one[name]
     return [said[name] for name in layer.fields if name in said]

@@ -256,7 +256,7 @@ def read_fields(
             frame = pyogrio.read_dataframe(file.address, encoding=FALLBACK_ENCODING, **options)
             remarks.append(fallback_remark(file.path))
     if encoding is None:
-        remarks += decode_again(frame, file.path)
+        remarks += decode_again(frame, [name for name in layer.fields if name in frame], file.path)
     if geometry and (not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None):
         raise SchemaError(f"{file.path} has no geometry column", hint="give a layer of polygons")
     return frame, remarks
@@ -287,10 +287,10 @@ def main_geometry(schema: pa.Schema) -> tuple[str, dict[str, Any]]:
     return facts["primary_column"], facts["columns"][facts["primary_column"]]
 
 
-def decode_again(frame: pd.DataFrame, path: Path) -> list[str]:
-    """Put text right in a frame that was decoded by the wrong table; one line for each column that was."""
+def decode_again(frame: pd.DataFrame, columns: Sequence[str], path: Path) -> list[str]:
+    """Put text right in columns that were decoded by the wrong table; one line for each that was."""
     remarks = []
-    for name in [c for c in frame.columns if c != getattr(frame, "active_geometry_name", None)]:
+    for name in columns:
         if pd.api.types.infer_dtype(frame[name], skipna=True) != "string":
             continue
         place, distinct = pd.factorize(frame[name])

@@ -14,7 +14,7 @@ import shapely
 import xarray as xr
 from pyproj import CRS
 
-from cropgen.core.errors import CorruptInputError, SchemaError
+from cropgen.core.errors import CorruptInputError, CropgenError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.imagery.masks import CloudMask
@@ -69,10 +69,24 @@ def expect(series, red) -> None:
 
 def test_two_resolutions_in_two_files_are_one_source(tmp_path, red, classes):
     (tmp_path / "c").mkdir()
-    cube(10, 8, {"B04": red}).to_netcdf(tmp_path / "c" / "s2_10m.nc")
-    cube(20, 4, {"SCL": classes}).to_netcdf(tmp_path / "c" / "s2_20m.nc")
+    cube(10, 8, {"B04": red}).to_netcdf(tmp_path / "c" / "s2_10m.nc", engine="h5netcdf")
+    cube(20, 4, {"SCL": classes}).to_netcdf(tmp_path / "c" / "s2_20m.nc", engine="h5netcdf")
     expect(run(tmp_path / "c", tmp_path), red)
     expect(run([tmp_path / "c" / "s2_10m.nc", tmp_path / "c" / "s2_20m.nc"], tmp_path), red)
+
+
+@pytest.mark.parametrize("kind", ["NETCDF3_CLASSIC", "NETCDF3_64BIT"])
+def test_the_classic_format(tmp_path, red, classes, kind):
+    """GDAL writes it unless told otherwise; cut anywhere, the file is damaged and nothing else."""
+    full = np.repeat(np.repeat(classes, 2, 1), 2, 2)
+    data = cube(10, 8, {"B04": red.astype("int16"), "SCL": full.astype("int8")})
+    data.to_netcdf(tmp_path / "c.nc", engine="scipy", format=kind, unlimited_dims=["t"])
+    expect(run(tmp_path / "c.nc", tmp_path), red)
+    content = (tmp_path / "c.nc").read_bytes()
+    for length in (4, 5, 9, 30, 200, 1000, 2000, len(content) // 2, len(content) - 3):
+        (tmp_path / "c.nc").write_bytes(content[:length])
+        with pytest.raises(CropgenError, match=r"c\.nc"):
+            run(tmp_path / "c.nc", tmp_path)
 
 
 def test_zarr_with_other_names(tmp_path, red, classes):
@@ -91,12 +105,12 @@ def test_band_axis_and_rows_from_the_south(tmp_path, red, classes):
         {"reflectance": (("t", "bands", "y", "x"), stacked, {"crs": UTM})},
         coords={"t": TIMES, "bands": ["B04", "SCL"], "y": NORTH - centre[::-1], "x": WEST + centre},
     )
-    data.to_netcdf(tmp_path / "c.nc")
+    data.to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
     expect(run(tmp_path / "c.nc", tmp_path, PLAIN.model_copy(update={"scale": 1e-4})), red)
 
 
 def test_windows_and_blocks_of_dates(tmp_path, red, classes, monkeypatch):
-    cube(10, 8, {"B04": red, "B08": red + 1}).to_netcdf(tmp_path / "c.nc")
+    cube(10, 8, {"B04": red, "B08": red + 1}).to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
     for values in (1, 40, 10_000):
         monkeypatch.setattr("cropgen.imagery.cube._BLOCK_VALUES", values)
         source = open_scenes(tmp_path / "c.nc", Silent())
@@ -109,8 +123,8 @@ def test_windows_and_blocks_of_dates(tmp_path, red, classes, monkeypatch):
 def test_places_apart_stay_apart(tmp_path, red):
     (tmp_path / "c").mkdir()
     one = cube(10, 8, {"B04": red})
-    one.to_netcdf(tmp_path / "c" / "one.nc")
-    one.assign_coords(x=one["x"] + 1000).to_netcdf(tmp_path / "c" / "two.nc")
+    one.to_netcdf(tmp_path / "c" / "one.nc", engine="h5netcdf")
+    one.assign_coords(x=one["x"] + 1000).to_netcdf(tmp_path / "c" / "two.nc", engine="h5netcdf")
     source = open_scenes(tmp_path / "c", Silent())
     assert len(source.acquisitions) == 6
     assert len({a.layers["B04"].grid for a in source.acquisitions}) == 2
@@ -121,7 +135,7 @@ def test_cubes_of_one_name_over_two_places(tmp_path, red):
     for folder, west, bands in (("a", 0, ("B04",)), ("b", 1000, ("B04", "B08"))):
         (tmp_path / "c" / folder).mkdir(parents=True)
         data = cube(10, 8, dict.fromkeys(bands, red))
-        data.assign_coords(x=data["x"] + west).to_netcdf(tmp_path / "c" / folder / "openEO.nc")
+        data.assign_coords(x=data["x"] + west).to_netcdf(tmp_path / "c" / folder / "openEO.nc", engine="h5netcdf")
     source = open_scenes(tmp_path / "c", Silent())
     assert [a.key for a in source.acquisitions][:2] == ["a/openEO 2021-05-01T10:50:31", "b/openEO 2021-05-01T10:50:31"]
     report = Silent()
@@ -137,8 +151,8 @@ def test_a_time_stamp_that_is_repeated_is_an_acquisition_each_time(tmp_path, red
     classes[1] = 4
     times = TIMES[[0, 0, 2]]
     (tmp_path / "c").mkdir()
-    cube(10, 8, {"B04": twice}).assign_coords(t=times).to_netcdf(tmp_path / "c" / "s2_10m.nc")
-    cube(20, 4, {"SCL": classes}).assign_coords(t=times).to_netcdf(tmp_path / "c" / "s2_20m.nc")
+    cube(10, 8, {"B04": twice}).assign_coords(t=times).to_netcdf(tmp_path / "c" / "s2_10m.nc", engine="h5netcdf")
+    cube(20, 4, {"SCL": classes}).assign_coords(t=times).to_netcdf(tmp_path / "c" / "s2_20m.nc", engine="h5netcdf")
     keys = [a.key for a in open_scenes(tmp_path / "c", Silent()).acquisitions]
     assert keys == ["s2_10m 2021-05-01T10:50:31", "s2_10m 2021-05-01T10:50:31 (2)", "s2_10m 2021-05-11T10:50:31"]
     expect(run(tmp_path / "c", tmp_path), red)
@@ -148,14 +162,14 @@ def test_cube_faults(tmp_path, red):
     (tmp_path / "broken.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 50)
     with pytest.raises(CorruptInputError, match=r"broken\.nc"):
         open_scenes(tmp_path / "broken.nc", Silent())
-    cube(10, 8, {"B04": red}).drop_vars("crs").to_netcdf(tmp_path / "nowhere.nc")
+    cube(10, 8, {"B04": red}).drop_vars("crs").to_netcdf(tmp_path / "nowhere.nc", engine="h5netcdf")
     with pytest.raises(SchemaError, match="coordinate system"):
         open_scenes(tmp_path / "nowhere.nc", Silent())
-    xr.Dataset({"label": (("y", "x"), red[0])}).to_netcdf(tmp_path / "flat.nc")
+    xr.Dataset({"label": (("y", "x"), red[0])}).to_netcdf(tmp_path / "flat.nc", engine="h5netcdf")
     with pytest.raises(SchemaError, match="no band over time"):
         open_scenes(tmp_path / "flat.nc", Silent())
     uneven = cube(10, 8, {"B04": red})
-    uneven.assign_coords(x=WEST + (uneven["x"] - WEST) ** 1.5).to_netcdf(tmp_path / "uneven.nc")
+    uneven.assign_coords(x=WEST + (uneven["x"] - WEST) ** 1.5).to_netcdf(tmp_path / "uneven.nc", engine="h5netcdf")
     with pytest.raises(SchemaError, match="evenly"):
         open_scenes(tmp_path / "uneven.nc", Silent())
 
