@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cropgen.series.calendar import Calendar
 from cropgen.series.schema import ParcelSeries
@@ -93,18 +92,23 @@ class Batch:
             raise ValueError(f"cannot pad {self.mask.shape[1]} dates to {dates}")
         return replace(
             self,
-            values=functional.pad(self.values, (0, 0, 0, extra)),
-            mask=functional.pad(self.mask, (0, extra)),
-            day=functional.pad(self.day, (0, extra)),
-            slot=functional.pad(self.slot, (0, extra), value=-1),
-            pixels=functional.pad(self.pixels, (0, 0, 0, 0, 0, extra)),
-            pixel_mask=functional.pad(self.pixel_mask, (0, 0, 0, extra)),
+            values=_longer(self.values, extra),
+            mask=_longer(self.mask, extra),
+            day=_longer(self.day, extra),
+            slot=_longer(self.slot, extra, -1),
+            pixels=_longer(self.pixels, extra),
+            pixel_mask=_longer(self.pixel_mask, extra),
         )
 
     def until(self, day: float) -> Batch:
         """The same rows with every date after `day` (days since 1 January) masked: an early-season view."""
         mask = self.mask & (self.day <= day)
         return replace(self, values=self.values * mask[..., None], mask=mask)
+
+
+def _longer(dates: Tensor, extra: int, fill: float = 0) -> Tensor:
+    """(N, T, …) with so many further dates of one value; axes after it may be empty."""
+    return torch.cat([dates, dates.new_full((len(dates), extra, *dates.shape[2:]), fill)], 1)
 
 
 def make_batch(series: ParcelSeries, calendar: Calendar, classes: np.ndarray | None = None) -> Batch:

@@ -7,6 +7,7 @@ small, and codes stay text: national codes may have leading zeros, letters, or t
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,8 +44,7 @@ class Legend:
     classes: tuple[CropClass, ...]
 
     def __post_init__(self) -> None:
-        codes = [c.code for c in self.classes]
-        repeated = sorted({c for c in codes if codes.count(c) > 1})
+        repeated = sorted(code for code, times in Counter(self.codes).items() if times > 1)
         if repeated:
             raise SchemaError(f"legend {self.name}: codes given twice: {', '.join(repeated)}", hint="make codes unique")
 
