@@ -25,7 +25,7 @@ def cores(groups: Path = _GROUPS, own: Path = _OWN) -> int:
         groups: where the control groups of Linux are, of version 2 or 1.
         own: file that says which of them holds this process.
     """
-    return max(1, min([allowed(), *(ceil(share) for share in _shares(groups, own))]))
+    return max(1, min([allowed(), *map(ceil, _shares(groups, own))]))
 
 
 def share_out(environment: MutableMapping[str, str]) -> None:
@@ -33,8 +33,8 @@ def share_out(environment: MutableMapping[str, str]) -> None:
 
     What the user chose in `OMP_NUM_THREADS` stays.
     """
-    if cores() < allowed():
-        environment.setdefault("OMP_NUM_THREADS", str(cores()))
+    if (count := cores()) < allowed():
+        environment.setdefault("OMP_NUM_THREADS", str(count))
 
 
 def _shares(groups: Path, own: Path) -> Iterator[float]:

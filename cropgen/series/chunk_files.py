@@ -31,7 +31,7 @@ def growth_of_files(path: Path, chunks: Mapping[str, Sequence[int]], rows: int, 
     """
     found = [(rows - 1, dates)]
     for name, (height, width, *_) in chunks.items():
-        for file in (path / name / "c").glob("[0-9]*/[0-9]*"):
+        for file in (path / name / "c").glob("*/*"):
             if not file.name.isdecimal():
                 continue
             row, date = int(file.parent.name) * height, int(file.name) * width

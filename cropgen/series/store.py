@@ -238,7 +238,7 @@ class SeriesStore:
             return xarray.Dataset(coords={"band": list(self.bands)})
         group = self._group("r")
         for name in self._attributes["fields"]:
-            self._check_chunks(self._check_array(group, name), name, slice(0, len(self)))
+            self._whole_array(group, name, slice(0, len(self)))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=f".*{GEOMETRY}.*")
             whole = xarray.open_zarr(self.path, consolidated=False, chunks=None, zarr_format=3)
@@ -362,9 +362,8 @@ class SeriesStore:
         if not len(self):
             empty = np.zeros(self._shape_of(name, 0, 0), np.str_ if name in TEXT else DTYPES[name])
             return empty if rows is None or isinstance(rows, slice) else empty[rows]
-        array = self._check_array(self._group("r"), name)
         wanted, inverse = sorted_rows(rows, len(self))
-        self._check_chunks(array, name, wanted)
+        array = self._whole_array(self._group("r"), name, wanted)
         dates = (slice(0, self.dates),) if by_date(name) else ()
         try:
             content = array[(wanted, *dates)] if isinstance(wanted, slice) else array.oindex[(wanted, *dates)]
@@ -380,10 +379,13 @@ class SeriesStore:
         content: dict[str, Any] = {part: self._read_field(name, rows) for name, part in PIXEL_SETS.items()}
         return PixelSets(bands=self.pixel_bands, **content).select_bands(bands)
 
-    def _check_chunks(self, array: zarr.Array, name: str, rows: slice | np.ndarray) -> None:
+    def _whole_array(self, group: zarr.Group, name: str, rows: slice | np.ndarray) -> zarr.Array:
+        """An array that has every chunk of these rows."""
+        array = self._check_array(group, name)
         growth = self._growth() if by_date(name) and self.dates > array.chunks[1] else []
         if chunk := missing_chunk(self.path / name, array.chunks, rows, growth):
             raise CorruptInputError(f"{self.path}: array {name}: chunk {chunk} is missing", hint=REMAKE)
+        return array
 
     def _growth(self) -> Growth:
         """Where the rows grew to more dates; told from the files, once, where the store does not say it."""
