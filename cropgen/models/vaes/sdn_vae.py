@@ -16,6 +16,7 @@ from cropgen.models.layers.flows.autoregressive import Autoregressive
 from cropgen.models.layers.flows.conditioners import CausalConvolution
 from cropgen.models.layers.flows.layer import Seen
 from cropgen.models.layers.flows.univariate import Affine
+from cropgen.models.layers.residual import cast_seasons
 from cropgen.models.layers.temporal_conv import DATE_FEATURES, date_harmonics, grid_features
 from cropgen.models.layers.vae.averaging import WeightAverage
 from cropgen.models.layers.vae.level_bounds import LevelledModel
@@ -26,6 +27,7 @@ from cropgen.models.layers.vae.spatial import ResidualSpatialDependency
 from cropgen.series.batches import Batch
 
 _LOG_STD_BOUND = 3.0
+_REMEASURED = 20
 
 
 class SDNVAEOptions(VariationalOptions):
@@ -122,7 +124,8 @@ class SDNVAE(LevelledModel):
         ELBO_y = E_q [log p(e | z, y) − Σ_l log q(z_l | ·) / p(z_l | ·)]
 
     m_l tells where a level saw an observation; elsewhere q is p. The flow runs over the slots of a level in time. Paths
-    run once for all classes, the class enters the last perceptron. What answers are the moving averages of the weights.
+    run once for all classes, the class enters the last perceptron. What answers are the moving averages of the weights,
+    by which validation rows judge too; the running statistics of the recognition head are measured again for them.
     With start=none the mixture of discretised logistics is a likelihood too. z is (S, B, 1, Σ_l T_l Z).
 
     References:
@@ -169,11 +172,37 @@ class SDNVAE(LevelledModel):
             self.average.follow(self)
         return super().objective(batch, generator)
 
+    def log_posterior(self, batch: Batch) -> Tensor:
+        if self.average is None:
+            return super().log_posterior(batch)
+        with self.average.answering(self):
+            return super().log_posterior(batch)
+
     def finish(self, data: TrainingData, context: Context) -> None:
         if self.average is not None:
             self.average.follow(self)
             self.average.replace(self)
+            self._remeasure_activations(context.generator("activations"))
         super().finish(data, context)
+
+    @torch.no_grad()
+    def _remeasure_activations(self, generator: torch.Generator) -> None:
+        """Give the recognition head the running statistics of the averaged weights: those it has are of the others."""
+        norms = [part for part in self.recognition.modules() if isinstance(part, nn.BatchNorm1d)]
+        if self._bank is None or not norms:
+            return
+        learning, momenta = self.training, [norm.momentum for norm in norms]
+        self.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None
+        for _ in range(_REMEASURED):
+            drawn = self._bank.draw(self.chosen.labelled_batch, self.chosen.unlabelled_batch, generator)
+            self._features(cast_seasons(drawn, self.shift.device, self.shift.dtype), None)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.train(learning)
 
     def read(self, seasons: Seasons) -> list[Read]:
         """What the levels see of the seasons, the finest first."""

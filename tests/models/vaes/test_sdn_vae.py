@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
 from cropgen.models.base import Context
+from cropgen.models.layers.bank import Bank
 from cropgen.models.layers.vae.averaging import WeightAverage
 from cropgen.models.layers.vae.spatial import ResidualSpatialDependency, SpatialDependency, Sweep
 from cropgen.models.vaes.sdn_vae import SDNVAE, Level
@@ -131,8 +132,47 @@ def test_an_average_of_weights_by_hand() -> None:
         average.follow(model)
         kept = min(0.5, (1 + step) / (10 + step))
         expected = value if expected is None else kept * expected + (1 - kept) * value
+    with average.answering(model):
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == 1.0
     average.replace(model)
     assert model.weight.item() == pytest.approx(expected)
+    with average.answering(model):
+        assert model.weight.item() == pytest.approx(expected)
+
+
+def test_validation_rows_judge_what_will_answer() -> None:
+    """What early stopping sees of the model while it learns is what the averaged weights say."""
+    model = cast(SDNVAE, disturbed("sdn-vae"))
+    begun = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        expected = model.log_posterior(TEST)
+        cast(WeightAverage, model.average).follow(model)
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+        assert torch.equal(model.log_posterior(TEST), expected)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, 1.5 * begun[name])
+
+
+def test_activations_are_measured_again_under_the_averaged_weights() -> None:
+    """The running statistics of the head are means over the bank, not what other weights left."""
+    model = cast(SDNVAE, disturbed("sdn-vae", steps=5)).float()
+    model.prepare(DATA, Context(seed=0))
+    bank = cast(Bank, model._bank)
+    norm = next(part for part in model.recognition.modules() if isinstance(part, nn.BatchNorm1d))
+    seen: list[Tensor] = []
+    hook = norm.register_forward_hook(lambda _, given, __: seen.append(given[0].detach()))
+    with torch.no_grad():
+        model._features(bank.labelled, None)
+    hook.remove()
+    wanted = seen[0].mean((0, 2))
+    cast(Tensor, norm.running_mean).fill_(99.0)
+    cast(WeightAverage, model.average).follow(model)
+    model.finish(DATA, Context(seed=0))
+    assert (cast(Tensor, norm.running_mean) - wanted).abs().max() < 0.2 * seen[0].std()
+    assert norm.momentum == pytest.approx(0.1)
+    assert not norm.training
 
 
 def test_what_answers_is_the_average_of_the_weights() -> None:

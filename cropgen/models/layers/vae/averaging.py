@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +46,24 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def replace(self, model: nn.Module) -> None:
-        """Give the averages to the model; without a step nothing happens."""
+        """Give the averages to the model and begin anew; without a step nothing happens."""
         if int(self.steps):
             for name, parameter in model.named_parameters():
                 parameter.copy_(self.get_buffer(self._key(name)))
+            self.steps.zero_()
+
+    @contextmanager
+    def answering(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averages inside and its own weights again behind; without a step it keeps its own."""
+        if not int(self.steps):
+            yield
+            return
+        steps, own = self.steps.clone(), [parameter.detach().clone() for parameter in model.parameters()]
+        self.replace(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, kept in zip(model.parameters(), own, strict=True):
+                    parameter.copy_(kept)
+            self.steps.copy_(steps)
