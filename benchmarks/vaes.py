@@ -49,7 +49,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"vae, {kind}": ("vae", {**_CATEGORICAL, "relaxation": kind}) for kind in ("gumbel", "straight-through", "igr")},
     "vae, exact": ("vae", {**_CATEGORICAL, "latent": 1, "relaxation": "exact"}),
     **{f"vae, {name}": ("vae", {**_CATEGORICAL, "relaxation": "none", "estimator": name, "draws": 4})
-       for name in ("nvil", "vimco", "wake")},
+       for name in ("nvil", "vimco", "sleep")},
+    "vae, wake": ("vae", {**_CATEGORICAL, "relaxation": "none", "estimator": "wake", "draws": 4, "hybrid": 0.0}),
     "vae, dates": ("vae", {"decoder": "dates"}),
     "vae, skip": ("vae", {"collapse": "skip", "decoder": "dates"}),
     **{f"vae, {kind}": ("vae", {"collapse": kind})

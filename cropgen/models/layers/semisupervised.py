@@ -9,6 +9,10 @@ With J_y(x) = log p(x, y) or a lower bound of it, F the mean number of observed 
     recognition   −log q(y | x)                                labelled
     distillation  −Σ_y sg[p(y | x)] log q(y | x)               unlabelled; Bayes teaches the head
 
+J is an estimate from draws of the latent. Its value at the draw stands in the two losses that are not linear in it, so
+by Jensen's inequality the mean of log Σ_y exp J_y lies above that of the exact J and need not be a bound; scores are
+importance-weighted and are one.
+
 What classifies is the start, Bayes' rule, the head, or their product; `choose_rule` lets held-out rows judge.
 
 References:

@@ -35,6 +35,8 @@ class M1Options(VAEOptions):
     def _stages_are_apart(self) -> M1Options:
         if self.consistency or self.class_balance:
             raise ValueError("the latent of m1 is learnt without a class: it needs consistency=0 and class_balance=0")
+        losses = ("generative", "marginal", "hybrid", "recognition", "distillation", "decide")
+        self.unread("in m1, whose stages have one loss each and one classifier", *losses)
         return self
 
 

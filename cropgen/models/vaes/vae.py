@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from cropgen.models.base import Context, InputSpec, TrainingData
-from cropgen.models.layers.vae.bounds import Baseline, Draws, log_mean_exp, nvil, vimco, wake
+from cropgen.models.base import Context, InputSpec, Objective, TrainingData
+from cropgen.models.layers.bank import Seasons, whitened
+from cropgen.models.layers.vae.bounds import Baseline, Draws, iwae, log_mean_exp, nvil, sleep, vimco, wake
 from cropgen.models.layers.vae.categorical import MOST_COMBINATIONS, CategoricalGradient, CategoricalLatent
 from cropgen.models.layers.vae.decoders import DateDecoder
 from cropgen.models.layers.vae.latents import GaussianLatent, Latent, LatentDraws, NoLatent
@@ -20,19 +22,21 @@ from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.models.layers.vae.posteriors import PosteriorKind
 from cropgen.models.layers.vae.priors import PriorKind, VampPrior
 from cropgen.models.layers.vae.remedies import AggressivePhase, latent_use
+from cropgen.series.batches import Batch
 
 _ENCODER_STEPS = 5
 _MEASURED_EVERY = 10
 _PATIENCE = 3
+_DREAMS = 32
 
 
 class VAEOptions(VariationalOptions):
     """Options of `vae` and of the rows with one latent vector a season."""
 
-    estimator: Literal["elbo", "stl", "iwae", "dreg", "jvi", "nvil", "vimco", "wake"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+    estimator: Literal["elbo", "stl", "iwae", "dreg", "jvi", "nvil", "vimco", "wake", "sleep"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         "elbo",
-        description="of the gradient of the bound that is learnt from; nvil, vimco and wake are for true categorical "
-        "draws, latent_kind=categorical with relaxation=none",
+        description="of the gradient of the bound that is learnt from; nvil, vimco, wake and sleep are for true "
+        "categorical draws, latent_kind=categorical with relaxation=none",
     )
     prior: PriorKind = Field("standard", description="p(z) of a continuous latent")
     prior_components: int = Field(8, ge=1, description="components of prior=mog and prior=vamp")
@@ -67,15 +71,15 @@ class VAEOptions(VariationalOptions):
 
     @model_validator(mode="after")
     def _latent_fits(self) -> VAEOptions:
-        scored = self.estimator in ("nvil", "vimco", "wake")
-        if self.latent_kind == "none" and (self.estimator != "elbo" or self.collapse != "none"):
-            raise ValueError(
-                "latent_kind=none has nothing to estimate or to keep in use: estimator=elbo, collapse=none"
-            )
+        scored = self.estimator in ("nvil", "vimco", "wake", "sleep")
+        if self.latent_kind == "none":
+            self.unread("with latent_kind=none", "estimator", "collapse", "prior", "posterior", "beta", "draws")
         if self.latent_kind == "continuous" and scored:
             raise ValueError(f"estimator={self.estimator} is for true categorical draws: set latent_kind=categorical")
         if self.estimator in ("stl", "dreg") and (self.posterior != "diagonal" or self.latent_kind == "categorical"):
             raise ValueError(f"estimator={self.estimator} needs a continuous latent with posterior=diagonal")
+        if self.prior == "vamp" and self.posterior != "diagonal":
+            raise ValueError("prior=vamp is a mean of posteriors whose density is known anywhere: posterior=diagonal")
         if self.estimator == "vimco" and self.draws < 2:
             raise ValueError("estimator=vimco needs draws of at least 2")
         if self.latent_kind == "categorical":
@@ -86,7 +90,12 @@ class VAEOptions(VariationalOptions):
         if self.prior != "standard" or self.posterior != "diagonal":
             raise ValueError("latent_kind=categorical is uniform at first and needs prior=standard, posterior=diagonal")
         if scored != (self.relaxation == "none"):
-            raise ValueError("relaxation=none and the estimators nvil, vimco and wake need each other")
+            raise ValueError("relaxation=none and the estimators nvil, vimco, wake and sleep need each other")
+        if self.estimator == "wake" and self.hybrid:
+            raise ValueError(
+                "estimator=wake draws q(z|x,y) to where its draws weigh most, and the cross-entropy of Bayes' rule "
+                "would drive it away for the classes that are wrong: set hybrid=0"
+            )
         if self.estimator in ("iwae", "jvi") and self.relaxation not in ("gumbel", "igr"):
             raise ValueError(f"estimator={self.estimator} needs relaxation=gumbel or igr")
         if self.relaxation == "exact" and self.categories**self.latent > MOST_COMBINATIONS:
@@ -95,6 +104,8 @@ class VAEOptions(VariationalOptions):
             )
         if self.relaxation == "exact" and (self.beta != 1 or self.collapse != "none"):
             raise ValueError("relaxation=exact has no divergence to weigh: set beta=1 and collapse=none")
+        if self.relaxation == "exact":
+            self.unread("with relaxation=exact, which draws nothing", "draws")
 
     @model_validator(mode="after")
     def _remedy_fits(self) -> VAEOptions:
@@ -105,6 +116,8 @@ class VAEOptions(VariationalOptions):
                 raise ValueError(f"collapse={self.collapse} needs a continuous latent with posterior=diagonal")
             if self.collapse == "pretrain" and self.estimator != "elbo":
                 raise ValueError("collapse=pretrain needs estimator=elbo")
+        if self.collapse == "auxiliary" and self.estimator == "dreg":
+            raise ValueError("estimator=dreg weighs every gradient of its draws: take iwae beside collapse=auxiliary")
         return self
 
 
@@ -117,6 +130,8 @@ class VAE(VariationalModel):
     those of training parcels), or a flow; T the identity or a flow; p(e | ·) Gaussian with the variances exp v,
     Student-t, or a mixture of discretised logistics; z may be categorical. f are the features of the recognition head,
     computed once for all classes. The bound is E_q log p(e | y, z) − KL(q ‖ p) or that of the estimator (see `bounds`).
+    With estimator=sleep the density learns by L_S and q by −log q(z | x, y) of seasons that the density draws, complete
+    and then hidden where those of up to 32 parcels of the mini-batch are.
     g, the departure of q from N(0, I) and that of p(z) from it begin at zero, so the model begins exactly at the tied
     Gaussian; with start=none it is the textbook auto-encoder of standardised bands, whose decoder gives mean and scale.
 
@@ -206,13 +221,15 @@ class VAE(VariationalModel):
 
     def decode(self, z: Tensor, day: Tensor) -> Tensor:
         """(…, K, G, P) for z (…, K or 1, W) and days (…, G)."""
-        told = (z, day) if isinstance(self.decoder, DateDecoder) else (z,)
-        if self._encoder_alone():
-            held = {name: value.detach() for name, value in self.decoder.named_parameters()}
-            raw = functional_call(self.decoder, held, told)
-        else:
-            raw = self.decoder(*told)
-        return raw if isinstance(self.decoder, DateDecoder) else raw.unflatten(-1, (self.slots, -1))
+        if isinstance(self.decoder, DateDecoder):
+            return self.decoder(z, day)
+        return self.decoder(z).unflatten(-1, (self.slots, -1))
+
+    def class_scores(self, seasons: Seasons, features: Tensor, generator: torch.Generator | None) -> Tensor:
+        if generator is None or not self._encoder_alone():
+            return super().class_scores(seasons, features, generator)
+        with self._density_held():
+            return super().class_scores(seasons, features, generator)
 
     def explain(self, rows: Rows, noise: Tensor) -> Explained:
         found = self._explained(rows, self.latent.learnt(rows.features, noise))
@@ -241,18 +258,53 @@ class VAE(VariationalModel):
         options = self.parts
         if options.latent_kind == "categorical" and options.relaxation == "exact":
             return log_mean_exp(explained.log_weight)
-        if options.estimator not in ("nvil", "vimco", "wake"):
+        if options.estimator not in ("nvil", "vimco", "wake", "sleep"):
             return super().bound(explained)
-        shape = explained.log_likelihood.shape
-        draws = Draws(
-            explained.z.detach(), explained.log_likelihood + explained.log_prior, explained.log_q.expand(shape)
-        )
+        log_joint = explained.log_likelihood + explained.log_prior
+        draws = Draws(explained.z.detach(), log_joint, explained.log_q.expand(log_joint.shape))
+        if options.estimator == "sleep":
+            return iwae(replace(draws, log_q=draws.log_q.detach()))
         if options.estimator != "nvil":
             return {"vimco": vimco, "wake": wake}[options.estimator](draws)
         if explained.baseline is None:
             return nvil(draws, torch.zeros(()))
         loss = self.baseline.loss(draws.log_weight, explained.baseline) / self.size
         return nvil(draws, explained.baseline.detach(), self.baseline.scale) - (loss - loss.detach())
+
+    def regularised(self, found: Objective, batch: Batch, generator: torch.Generator) -> Objective:
+        found = super().regularised(found, batch, generator)
+        if self.parts.estimator != "sleep":
+            return found
+        seasons = self._seasons(batch)
+        seasons = seasons.take(seasons.observed > 0)
+        if not len(seasons):
+            return found
+        few = self._drawn(seasons.x.new_ones(len(seasons)), min(len(seasons), _DREAMS), generator)
+        asleep = -sleep(self._log_q_of_dreams(seasons.take(few), generator)).mean()
+        return Objective(found.total + asleep, {**found.terms, "sleep": asleep})
+
+    def _log_q_of_dreams(self, seasons: Seasons, generator: torch.Generator) -> Tensor:
+        """(1, B) log q(z | x, y) of seasons drawn from the density, hidden where the given ones are.
+
+        A class that is not known is drawn from π.
+        """
+        if not isinstance(self.latent, CategoricalLatent):
+            raise TypeError("only categorical latents learn asleep")
+        with torch.no_grad():
+            y = self._drawn(self.tied.log_prior.exp(), len(seasons), generator, again=True)
+            y = torch.where(seasons.y >= 0, seasons.y, y)
+            z = self.latent.sample(y, generator, 1.0).to(self.shift.dtype)
+            e = self.innovations_of(self._decoded_at(z, y, seasons.day), y, generator, 1.0)
+            x = (e @ self.tied.chol.T + self.tied.overall_mean).view_as(seasons.x) * seasons.mask[..., None]
+            dream = whitened(self.tied, x, seasons.mask, seasons.day, y, seasons.site)
+        log_q = self.latent.log_q(self._features(dream, generator), z)
+        return log_q[torch.arange(len(y)), y if log_q.shape[1] > 1 else torch.zeros_like(y)][None]
+
+    @staticmethod
+    def _drawn(share: Tensor, count: int, generator: torch.Generator, *, again: bool = False) -> Tensor:
+        """(count,) indices drawn by their share, each once or `again` and again."""
+        on = share.to(generator.device)
+        return torch.multinomial(on, count, replacement=again, generator=generator).to(share.device)
 
     def _second_reconstruction(self, rows: Rows, z: Tensor) -> Tensor:
         """(B, 1) nats, the same for all classes, of the season told by a linear map of the latent."""
@@ -276,26 +328,46 @@ class VAE(VariationalModel):
         return self.parts.free_bits if self.parts.collapse == "pretrain" else super().free_nats
 
     def _encoder_alone(self) -> bool:
-        """Whether this step leaves the decoder as it is."""
+        """Whether this step leaves the density as it is."""
         lagging = self.parts.collapse == "aggressive" and self.training and not self.phase.over
         return lagging and int(self.updates) % _ENCODER_STEPS != 0
 
+    @contextmanager
+    def _density_held(self) -> Iterator[None]:
+        """What is computed inside gives a gradient to q alone: decoder, prior, class means and scales are held."""
+        inference = [self.recognition, *(m for n, m in self.latent.named_children() if n in ("encoder", "posterior"))]
+        learns = {id(parameter) for part in inference for parameter in part.parameters()}
+        held = [parameter for parameter in self.parameters() if id(parameter) not in learns and parameter.requires_grad]
+        for parameter in held:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in held:
+                parameter.requires_grad_(True)
+
     @torch.no_grad()
     def _measure(self, rows: Rows) -> None:
-        """Tell the phase how much the latent knows of these rows, now and then."""
+        """Tell the phase how much the latent knows of these rows, now and then; of the labelled ones if q is told y."""
         if int(self.updates) % _MEASURED_EVERY or not isinstance(self.latent, GaussianLatent):
             return
         mean, log_std, _ = self.latent.encode(rows.features)
-        each = torch.arange(len(rows), device=mean.device)
-        y = rows.seasons.y.clamp(min=0) if mean.shape[1] > 1 else torch.zeros_like(each)
-        noise = torch.randn_like(mean[:, 0])
-        self.phase.observe(latent_use(mean[each, y], log_std[each, y], noise).information)
+        y = rows.seasons.y if mean.shape[1] > 1 else torch.zeros_like(rows.seasons.y)
+        each = (y >= 0).nonzero()[:, 0]
+        if not len(each):
+            return
+        chosen = each, y[each]
+        self.phase.observe(latent_use(mean[chosen], log_std[chosen], torch.randn_like(mean[each, 0])).information)
 
     def decode_mean(self, rows: Rows) -> Tensor | None:
         z = self.latent.mean(rows.features)
         return None if z is None else self.decode(z, rows.seasons.day)
 
     def decode_prior(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        z = self.latent.sample(y, generator, temperature).to(self.shift.dtype)[:, None]
-        raw = self.decode(z, self.start_days.to(z.dtype).expand(len(y), -1))
+        z = self.latent.sample(y, generator, temperature).to(self.shift.dtype)
+        return self._decoded_at(z, y, self.start_days.to(z.dtype).expand(len(y), -1))
+
+    def _decoded_at(self, z: Tensor, y: Tensor, day: Tensor) -> Tensor:
+        """(B, G, P) what the decoder says of latents (B, W) for the class of each row, on days (B, G)."""
+        raw = self.decode(z[:, None], day)
         return raw[torch.arange(len(y)), y if raw.shape[1] > 1 else torch.zeros_like(y)]

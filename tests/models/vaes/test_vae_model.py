@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from cropgen.models.base import Context, TrainingData
 from cropgen.models.catalog import find, load
 from cropgen.models.layers.bank import concatenate_seasons
 from cropgen.models.layers.vae import model as base
+from cropgen.models.layers.vae.bounds import log_mean_exp
+from cropgen.models.vaes.m1 import M1
 from cropgen.models.vaes.m1m2 import M1M2
 from cropgen.models.vaes.vae import VAE
 from tests.models.vaes.rows import built as of_crops
@@ -163,12 +166,77 @@ def test_an_encoder_that_lags_is_trained_alone_until_it_knows_no_more() -> None:
     scramble(model, ("latent", "decoder"), 0.2, 1)
     for step, together in ((1, False), (4, False), (5, True), (6, False)):
         objective_at(model, step)
-        assert (model.decoder.answer.weight.grad is not None) == together
+        for held in (*model.decoder.parameters(), model.shift, model.log_var):
+            assert (held.grad is not None) == together
+            assert held.requires_grad
         assert model.latent.encoder.answer.weight.grad is not None  # type: ignore[union-attr]
     model.phase.since.fill_(model.phase.patience)
     objective_at(model, 7)
     assert model.decoder.answer.weight.grad is not None
     assert "phase.best" in model.state_dict()
+
+
+def test_a_lag_is_measured_on_rows_whose_class_is_told() -> None:
+    model, told = build(VAE, collapse="aggressive").train(), []
+    scramble(model, ("latent",), 0.5, 1)
+    model.phase.observe = told.append  # type: ignore[method-assign]
+    model.updates.fill_(10)
+    free, known = seasons_of(model, parcels(6)), seasons_of(model, parcels(4, known=True, seed=5))
+    for seasons in (free, known, concatenate_seasons([free, known])):
+        torch.manual_seed(0)
+        model.class_scores(seasons, model.eval()._features(seasons, None), None)
+        rows = model.rows(seasons, model._features(seasons, None))
+        model._measure(rows)
+    assert len(told) == 2
+    assert told[0] == told[1] > 0
+
+
+def test_asleep_q_learns_the_posterior_of_what_the_density_draws() -> None:
+    """Three categories that shift the season: the exact posterior is a softmax of three densities."""
+    settings = {"latent_kind": "categorical", "categories": 3, "latent": 1, "relaxation": "none", "draws": 2}
+    model = build(VAE, **settings, estimator="sleep")
+    scramble(model, ("decoder",), 0.6, 1)
+    batch = parcels(64, known=True)
+    drawn = model.sample(batch.y, torch.Generator().manual_seed(9)).detach()
+    batch = replace(batch, values=drawn * batch.mask[..., None])
+    seasons, one_hot = seasons_of(model, batch), torch.eye(3, dtype=DTYPE)[:, None, None]
+    own = torch.arange(64), batch.y
+
+    def divergence() -> float:
+        with torch.no_grad():
+            features = model._features(seasons, None)
+            rows = model.rows(seasons, features)
+            joint = model.emitted(rows, model.decode(one_hot, seasons.day))
+            exact = torch.log_softmax(joint, 0)
+            q = torch.stack([model.latent.log_q(features, z.expand(64, -1)) for z in one_hot[:, 0]])  # type: ignore[operator]
+            return float((exact.exp() * (exact - q)).sum(0)[own].mean())
+
+    before = divergence()
+    learns = [*model.latent.parameters(), *model.recognition.parameters()]
+    optimiser, generator = torch.optim.Adam(learns, 2e-2), torch.Generator().manual_seed(0)
+    for _ in range(120):
+        optimiser.zero_grad()
+        (-model._log_q_of_dreams(seasons, generator)).mean().backward()
+        optimiser.step()
+    assert before > 0.2
+    assert divergence() < 0.25 * before
+    assert model.decoder.answer.weight.grad is None
+
+
+def test_asleep_the_bound_teaches_the_density_alone() -> None:
+    settings = {"latent_kind": "categorical", "categories": 3, "relaxation": "none", "draws": 4}
+    model = build(VAE, **settings, estimator="sleep")
+    scramble(model, ("decoder", "latent"), 0.4, 1)
+    seasons = seasons_of(model, parcels(6, known=True))
+    features = model._features(seasons, None)
+    explained = model.explain(model.rows(seasons, features), model.drawn_noise(6, torch.Generator().manual_seed(0)))
+    bound = model.bound(explained)
+    assert torch.allclose(bound, log_mean_exp(explained.log_weight))
+    bound.sum().backward()
+    assert all(parameter.grad is None for parameter in model.latent.parameters())
+    assert model.decoder.answer.weight.grad is not None
+    found = model.objective(whitened(seasons), torch.Generator().manual_seed(1))
+    assert float(found.terms["sleep"].detach()) > 0
 
 
 def test_a_second_reconstruction_adds_the_same_to_every_class() -> None:
@@ -257,7 +325,13 @@ REFUSED: list[dict[str, Any]] = [
     {"latent_kind": "categorical", "relaxation": "straight-through", "estimator": "iwae"},
     {"latent_kind": "categorical", "estimator": "dreg"},
     {"latent_kind": "categorical", "collapse": "pretrain"},
+    {"latent_kind": "categorical", "relaxation": "none", "estimator": "wake"},
+    {"latent_kind": "categorical", "relaxation": "gumbel", "estimator": "sleep", "hybrid": 0.0},
+    {"latent_kind": "categorical", "relaxation": "exact", "latent": 1, "draws": 9},
     {"latent_kind": "none", "collapse": "linear"},
+    {"latent_kind": "none", "prior": "mog"},
+    {"prior": "vamp", "posterior": "planar"},
+    {"estimator": "dreg", "draws": 4, "collapse": "auxiliary"},
     {"collapse": "skip"},
     {"collapse": "bounded-field"},
     {"collapse": "pretrain", "estimator": "stl"},
@@ -266,10 +340,14 @@ REFUSED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", REFUSED, ids=str)
 def test_parts_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(
-        UsageError, match=r"needs|take elbo|sums|need each other|no divergence|nothing to estimate|is for true"
-    ):
+    words = r"needs|take elbo|sums|each other|no divergence|change nothing|is for true|set hybrid|anywhere|take iwae"
+    with pytest.raises(UsageError, match=words):
         validate(VAE.Settings, settings, where="options of vae")
+
+
+def test_what_nothing_reads_is_refused_with_what_to_leave_it_at() -> None:
+    with pytest.raises(UsageError, match=r"hybrid, decide would change nothing in m1.*leave hybrid=1.0, decide=auto"):
+        validate(M1.Settings, {"hybrid": 0.0, "decide": "q"}, where="options of m1")
 
 
 def test_a_row_refuses_parts_it_does_not_have() -> None:

@@ -5,7 +5,9 @@ With weights w_s = p(x, z_s) / q(z_s | x), z_s ~ q, and shares w̃_s = w_s / Σ_
     ELBO = E log w_1  ≤  L_S = E log 1/S Σ_s w_s  ≤  log p(x)
 
 Every function gives one number a row: its value is the bound of that row, never averaged over rows before the
-logarithm, and its gradient estimates the gradient of a bound, both to be maximised.
+logarithm, and its gradient estimates the gradient of a bound, both to be maximised. "Unbiased" is said of that bound
+itself; in a loss that is not linear in it, such as log Σ_y exp J_y, only draws with their whole gradient (`elbo`,
+`iwae`, `jvi`) give the gradient of the loss at the draw.
 
     elbo    E log w                     draws with a gradient
     stl     E log w                     without the score ∇_φ log q, whose mean is 0; exact where q is the posterior
@@ -15,7 +17,7 @@ logarithm, and its gradient estimates the gradient of a bound, both to be maximi
     nvil    E log w                     draws without a gradient; a baseline
     vimco   L_S                         draws without a gradient; every draw's baseline is made of the others
     wake    θ: L_S; φ: −KL(p(z|x) ‖ q)  draws without a gradient
-    sleep   φ: −KL(p(z|x) ‖ q)          x and z drawn from the model
+    sleep   φ: −KL(p(z|x) ‖ q)          x and z drawn from the model; θ learns by L_S beside it
 
 References:
     Auto-Encoding Variational Bayes, Kingma and Welling, 2014 (elbo);

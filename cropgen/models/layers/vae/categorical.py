@@ -85,6 +85,11 @@ class CategoricalLatent(Latent):
             raise TypeError("a latent that is summed out has no posterior network")
         return self.encoder(features[:, None]).unflatten(-1, (self.variables, -1))
 
+    def log_q(self, features: Tensor, z: Tensor) -> Tensor:
+        """(B, K) log q(z | x, y) of true draws z (B, Z M), with the gradient of q."""
+        hard = z[:, None].unflatten(-1, (self.variables, -1))
+        return (hard * torch.log_softmax(self._logits(features), -1)).sum((-1, -2))
+
     def learnt(self, features: Tensor, noise: Tensor) -> LatentDraws:
         if self.relaxation == "exact":
             return self._summed(features)

@@ -99,6 +99,13 @@ class VariationalOptions(ResidualOptions):
             raise ValueError("estimator=jvi needs draws of at least 2")
         return self
 
+    def unread(self, where: str, *names: str) -> None:
+        """Refuse options that are not at their defaults where nothing reads them."""
+        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if changed:
+            kept = ", ".join(f"{name}={type(self).model_fields[name].default}" for name in changed)
+            raise ValueError(f"{', '.join(changed)} would change nothing {where}: leave {kept}")
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -316,7 +323,10 @@ class VariationalModel(ResidualModel):
         return self.rows(seasons, self._features(seasons, None))
 
     def draw_innovations(self, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-        raw = self.decode_prior(y, generator, temperature)
+        return self.innovations_of(self.decode_prior(y, generator, temperature), y, generator, temperature)
+
+    def innovations_of(self, raw: Tensor, y: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
+        """(B, D) innovations of complete seasons drawn from what the decoder says (B, G, P) of classes y (B,)."""
         centre = (self.full_offset() + self.shift)[y]
         return centre + self.emission.sample(raw, self.log_var, generator, temperature)
 

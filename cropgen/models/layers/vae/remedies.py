@@ -156,7 +156,7 @@ class AggressivePhase(nn.Module):
         return int(self.since) >= self.patience
 
     def observe(self, information: float) -> None:
-        """Take a measurement of held-out rows; once over, the phase does not begin again."""
+        """Take a measurement of rows that came by; once over, the phase does not begin again."""
         if self.over:
             return
         if information > float(self.best):
