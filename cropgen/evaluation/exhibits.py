@@ -139,19 +139,27 @@ def _phenology(model: str, variant: str, one: Done, quantity: str) -> Iterator[P
 
 
 def _dynamics(model: str, variant: str, done: Sequence[Done]) -> Dynamics:
-    """Of all trainings of a model: root of the mean square of the errors, and the mean of the KL."""
+    """Of all trainings of a model: root of the mean square of the errors, and the mean of the KL.
+
+    A calendar spans what its training saw, so slots are matched by their day; trainings whose slots are of another
+    length than those of the first are left out.
+    """
+    slot = done[0][2]["dynamics_slot_days"]
+    alike = [one for one in done if one[2]["dynamics_slot_days"] == slot]
+    days = np.unique(np.concatenate([arrays["dynamics_day"] for _, _, arrays in alike]))
 
     def of(name: str, power: int) -> tuple[float | None, ...]:
-        each = np.stack([arrays[f"dynamics_{name}"] for _, _, arrays in done]) ** power
+        each = np.full((len(alike), len(days)), np.nan)
+        for line, (_, _, arrays) in zip(each, alike, strict=True):
+            line[np.searchsorted(days, arrays["dynamics_day"])] = arrays[f"dynamics_{name}"] ** power
         told = np.isfinite(each)
         mean = np.where(told, each, 0).sum(0) / np.maximum(told.sum(0), 1)
         return _line(np.where(told.any(0), mean ** (1 / power), np.nan))
 
-    training, _, arrays = done[0]
     return Dynamics(
-        model=model, variant=variant, train=", ".join(dict.fromkeys(t.fold.train for t, _, _ in done)),
-        labels=training.labels, parcels=sum(int(each["dynamics_parcels"]) for _, _, each in done),
-        day=tuple(round(float(d), 1) for d in arrays["dynamics_day"]), one_step=of("one_step", 2),
+        model=model, variant=variant, train=", ".join(dict.fromkeys(t.fold.train for t, _, _ in alike)),
+        labels=alike[0][0].labels, parcels=sum(int(each["dynamics_parcels"]) for _, _, each in alike),
+        day=tuple(round(float(d), 1) for d in days), one_step=of("one_step", 2),
         free_running=of("free_running", 2), kl=of("kl", 1),
     )  # fmt: skip
 

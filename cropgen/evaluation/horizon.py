@@ -79,8 +79,9 @@ def follow(learnt: Learnt, store: SeriesStore, label: np.ndarray, rows: np.ndarr
         rows: (M,) rows that were tested on; at most 60 of the classes the model knows are read.
 
     Returns:
-        `dynamics_day`, `dynamics_one_step`, `dynamics_free_running` and `dynamics_kl` (G,), and `dynamics_parcels`; the
-        first third of the slots are the warm-up. Nothing for a model that is not dynamical or foresees nothing.
+        `dynamics_day`, `dynamics_one_step`, `dynamics_free_running` and `dynamics_kl` (G,), `dynamics_slot_days` (the
+        length of a slot), and `dynamics_parcels`; the first third of the slots are the warm-up. Nothing for a model
+        that is not dynamical or foresees nothing.
     """
     model = learnt.result.model
     known = rows[np.isin(label[rows], learnt.classes)]
@@ -94,6 +95,7 @@ def follow(learnt: Learnt, store: SeriesStore, label: np.ndarray, rows: np.ndarr
         return {}
     return {
         "dynamics_day": calendar.start_days() + calendar.slot_days / 2,
+        "dynamics_slot_days": np.array(calendar.slot_days),
         "dynamics_one_step": found.one_step,
         "dynamics_free_running": found.free_running,
         "dynamics_kl": divergence(model, batch),

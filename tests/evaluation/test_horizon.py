@@ -93,7 +93,7 @@ def test_errors_of_several_trainings_are_put_together() -> None:
     arrays = [
         {"dynamics_day": np.array([15.0, 45.0]), "dynamics_one_step": np.array([np.nan, error]),
          "dynamics_free_running": np.array([np.nan, np.nan]), "dynamics_kl": np.array([kl, np.nan]),
-         "dynamics_parcels": np.array(5)}
+         "dynamics_parcels": np.array(5), "dynamics_slot_days": np.array(30.4)}
         for error, kl in ((0.1, 1.0), (0.7, 2.0))
     ]  # fmt: skip
     record: Any = None
@@ -102,6 +102,25 @@ def test_errors_of_several_trainings_are_put_together() -> None:
     assert found.free_running == (None, None)
     assert found.kl == (1.5, None)
     assert (found.parcels, found.train) == (10, "2021")
+
+
+def test_trainings_on_calendars_of_other_spans_are_matched_by_day() -> None:
+    def done(train: str, day: list[float], error: list[float], slot: float = 30.4) -> Any:
+        training: Any = SimpleNamespace(fold=SimpleNamespace(train=train), labels="10%")
+        arrays = {f"dynamics_{name}": np.array(error) for name in ("one_step", "free_running", "kl")}
+        return training, None, arrays | {
+            "dynamics_day": np.array(day), "dynamics_parcels": np.array(5), "dynamics_slot_days": np.array(slot)
+        }  # fmt: skip
+
+    found = _dynamics("srnn", "", [
+        done("2021", [45.0, 75.0, 105.0], [np.nan, 0.1, 0.2]),
+        done("2022", [15.0, 45.0, 75.0], [np.nan, 0.4, 0.7]),
+        done("2023", [45.0, 60.0], [0.9, 0.9], slot=15.2),
+    ])  # fmt: skip
+    assert found.day == (15.0, 45.0, 75.0, 105.0)
+    assert found.one_step == found.free_running == (None, 0.4, 0.5, 0.2)
+    assert found.kl == (None, 0.4, 0.4, 0.2)
+    assert (found.parcels, found.train) == (10, "2021, 2022")
 
 
 def test_a_page_shows_how_a_season_is_followed() -> None:
