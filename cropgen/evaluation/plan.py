@@ -16,7 +16,7 @@ from cropgen.evaluation.learn import used_rows
 from cropgen.evaluation.official import official_folds
 from cropgen.evaluation.protocols import PROTOCOLS, Fold, Ground, TestSet, folds
 from cropgen.models.calibration import require_validation
-from cropgen.models.catalog import CATALOG, find, load
+from cropgen.models.catalog import ALIASES, CATALOG, find, load
 from cropgen.models.inputs import reads_pixel_sets
 from cropgen.series.official import find_official, official_protocols
 from cropgen.series.season import SeasonEnd
@@ -201,11 +201,12 @@ class Keys:
 
 
 def model_modules(section: Contender) -> set[str]:
-    """Modules of a model and of every model that its options name."""
+    """Modules of a model and of every model that its options name, by an alias too."""
     entry = find(section.name)
     targets = {e.name: f"cropgen.models.{e.target.partition(':')[0]}" for e in CATALOG}
     options = load(entry).Settings.model_validate(section.options).model_dump(mode="json")
-    return {targets[name] for name in (entry.name, *_texts(options)) if name in targets}
+    named = (ALIASES.get(text, text) for text in (entry.name, *_texts(options)))
+    return {targets[name] for name in named if name in targets}
 
 
 def _texts(document: Any) -> Iterator[str]:

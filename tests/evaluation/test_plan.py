@@ -188,6 +188,7 @@ def test_models_named_by_options_count():
         "cropgen.models.pool", "cropgen.models.flows.realnvp", "cropgen.models.discriminative.tempcnn"
     }  # fmt: skip
     assert "cropgen.models.classical.tgem" in model_modules(Contender(name="pool", options={"generative": "tgem"}))
+    assert "cropgen.models.flows.realnvp" in model_modules(Contender(name="pool", options={"generative": "flow"}))
     for name in planning._DECIDES + planning._ONLY_NAMES:
         assert sources._file_of(name).is_file()
 
