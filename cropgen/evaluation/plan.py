@@ -117,8 +117,9 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
     """Refuse what cannot be run before anything is read.
 
     Raises:
-        UsageError: a model is unknown or named twice, an end of the season is none, choices exclude each other, or
-            there is nothing to calibrate on, or no model that takes the site covariates.
+        UsageError: a model is unknown, a model, seed, label share or end of the season is named twice or none is, an
+            end of the season is none, choices exclude each other, or there is nothing to calibrate on, or no model
+            that takes the site covariates.
     """
     names = [(find(section.name).name, section.variant) for section in recipe.models]
     repeated = sorted({name for name, variant in names if names.count((name, variant)) > 1})
@@ -127,6 +128,7 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
             f"model {repeated[0]} is named twice" if repeated else "no model is named",
             hint="name each model once; aliases count as what they stand for; --vary compares options of one",
         )
+    _require_each_once(recipe)
     require_site_reader(recipe.models, recipe.data.site)
     if recipe.protocol in PROTOCOLS:
         for section in recipe.models:
@@ -142,6 +144,17 @@ def check_recipe(recipe: EvaluateRecipe) -> None:
             f"{recipe.protocol} says itself which years and regions are learnt from and tested on",
             hint="leave out --years and --regions",
         )
+
+
+def _require_each_once(recipe: EvaluateRecipe) -> None:
+    """Refuse seeds, label shares and ends of the season that come twice, and none of the first two."""
+    for what, values in (("seed", recipe.seeds), ("label share", recipe.labels), ("end of the season", recipe.until)):
+        again = [value for place, value in enumerate(values) if value in values[:place]]
+        if again or not (values or what == "end of the season"):
+            raise UsageError(
+                f"{what} {again[0]} is named twice" if again else f"no {what} is named",
+                hint=f"name each {what} once: a training counts once in means and intervals",
+            )
 
 
 def plan(recipe: EvaluateRecipe, store: SeriesStore, index: pd.DataFrame) -> Iterator[Training]:

@@ -126,6 +126,10 @@ def test_variants_stand_side_by_side(store, tmp_path):
         ({"until": ("June",)}, "expected a day as MM-DD"),
         ({"models": (Contender(name="rf"), Contender(name="rf"))}, "rf is named twice"),
         ({"models": ()}, "no model is named"),
+        ({"seeds": (0, 1, 0)}, "seed 0 is named twice"),
+        ({"seeds": ()}, "no seed is named"),
+        ({"labels": ("10%", "10%")}, "label share 10% is named twice"),
+        ({"until": ("90", "90")}, "end of the season 90 is named twice"),
         ({"data": DataSection(series="toy", site=("lat",))}, "no model here takes site covariates"),
     ],
 )
