@@ -13,7 +13,9 @@ provenance  fingerprints, versions and the recipe: what it takes to repeat it
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -23,6 +25,7 @@ from pydantic import ValidationError
 
 from cropgen.core.errors import CorruptInputError, OutputExistsError, SchemaError
 from cropgen.core.files import atomic_output, remove, require_input, write_text
+from cropgen.core.locking import sole_writer
 from cropgen.core.recipe import EvaluateRecipe, Section
 
 EVALUATION_SCHEMA = 2
@@ -337,6 +340,17 @@ class Ledger:
         self.folder = folder
         self.document = folder / "evaluation.json"
         self._cells = folder / "cells"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder while trainings are kept in it.
+
+        Raises:
+            UsageError: another process is writing it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with sole_writer(self.folder / ".lock", self.folder, "wait for it, or choose another folder with -o"):
+            yield
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
         """Make the folder ready.

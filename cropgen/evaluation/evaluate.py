@@ -117,16 +117,23 @@ def evaluate(
 
     Raises:
         OutputExistsError: the folder holds an evaluation and neither `resume` nor `overwrite` is given.
-        UsageError: a model or option is unknown.
+        UsageError: a model or option is unknown, or another process writes into the folder.
         DataError: the data cannot support the protocol.
         UnfinishedError: some trainings failed; the document holds the others and says why.
         CropgenError: a leak was found; the document is written and says where.
     """
     report = report or Silent()
     table = lay_out(recipe, store_path, fit, report)
-    ledger, versions = Ledger(folder), environment()
-    ledger.begin(resume=resume, overwrite=overwrite)
-    failed = _run(table, store_path, ledger, report, engine or Engine())
+    ledger = Ledger(folder)
+    with ledger.lock():
+        ledger.begin(resume=resume, overwrite=overwrite)
+        return _fill(table, store_path, ledger, report, engine or Engine())
+
+
+def _fill(table: Table, store_path: Path, ledger: Ledger, report: Reporter, engine: Engine) -> Path:
+    """Run what is not in the ledger and write the document."""
+    versions = environment()
+    failed = _run(table, store_path, ledger, report, engine)
     done = [(t, *kept) for t, key in zip(table.trainings, table.keys, strict=True) if (kept := ledger.read(key))]
     if failed and not done:
         raise next(iter(failed.values()))

@@ -283,3 +283,14 @@ def test_a_model_with_site_covariates_is_scored_and_reweighed(store, tmp_path):
     (row,) = found.rows
     assert row.crps is not None
     assert row.bits_per_value is not None
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(store, tmp_path):
+    class Another(Trainer):
+        def __call__(self, *parts, **how):
+            with pytest.raises(UsageError, match="written by another process"):
+                run(store, tmp_path / "out", overwrite=True)
+            return super().__call__(*parts, **how)
+
+    found = run(store, tmp_path / "out", Another(), protocol="blocks", parts=2)
+    assert [row.train for row in found.rows] == ["part 1 of 2", "part 2 of 2"]
