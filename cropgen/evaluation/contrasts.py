@@ -8,7 +8,7 @@ sides block by block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,21 +65,25 @@ class Sheet:
         return self.labels, self.until, self.cut, self.target
 
 
-def contrasts(sheets: list[Sheet], classes: int) -> tuple[Contrast, ...]:
+def contrasts(sheets: list[Sheet], classes: int, models: Sequence[tuple[str, str]] = ()) -> tuple[Contrast, ...]:
     """Every contrast the sheets allow; see `cropgen.evaluation.document.Contrast`.
 
     Arguments:
         sheets: answers on held-out parcels.
         classes: size of the store's legend.
+        models: models and variants as named; the others are compared with the first that has answers. None named: the
+            order of the sheets.
     """
     found: list[Contrast] = []
+    answered = [s.who for s in sheets]
+    first = next((who for who in (*models, *answered) if who in answered), ("", ""))
     by_cell = {(s.setting, s.who, s.cell): s for s in sheets}
     groups: dict[tuple[Any, ...], list[Sheet]] = {}
     for sheet in sheets:
         groups.setdefault((sheet.setting, sheet.who), []).append(sheet)
     for mine in groups.values():
         for what, other in _OTHER_SIDE.items():
-            keys = [(s, other(s, sheets[0].who)) for s in mine]
+            keys = [(s, other(s, first)) for s in mine]
             found += _contrast(what, [(s, by_cell[key]) for s, key in keys if key in by_cell], classes)
     return tuple(found)
 

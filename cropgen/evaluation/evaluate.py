@@ -211,7 +211,7 @@ def _assemble(
         data=describe(store_name(store), store, bench.index.loc[used_rows(recipe, bench.index)]),
         rows=tuple(rows),
         details=tuple(detail for _, record, _ in done for detail in record.details),
-        contrasts=contrasts(sheets, len(store.legend)),
+        contrasts=contrasts(sheets, len(store.legend), [(find(m.name).name, m.variant) for m in recipe.models]),
         checks=checks,
         tuning=tuple(record.tuning for _, record, _ in done if record.tuning is not None),
         failed=tuple(

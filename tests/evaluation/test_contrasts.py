@@ -72,3 +72,10 @@ def test_only_parcels_of_classes_that_both_know_are_compared() -> None:
     )  # fmt: skip
     assert found.difference == pytest.approx(one - two)
     assert contrasts([first, sheet("tgem", 0.8, classes=np.array([7]))], 3) == ()
+
+
+def test_the_first_model_named_is_the_one_compared_with_though_it_failed_somewhere() -> None:
+    parts = [sheet(model, right, train=part, test=part) for part, model, right in (
+        ("part 1", "tgem", 0.8), ("part 2", "rf", 0.6), ("part 2", "tgem", 0.8))]  # fmt: skip
+    (found,) = contrasts(parts, 3, [("lda", ""), ("rf", ""), ("tgem", "")])
+    assert (found.model, found.against, found.cells) == ("tgem", "rf", 1)
