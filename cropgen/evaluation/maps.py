@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
+from pyproj import Proj, Transformer
 
 from cropgen.evaluation.plots import CARD, INK, styled, to_svg
 
@@ -20,6 +21,7 @@ VECTOR_LIMIT = 4000
 _PIXELS = 1600
 _WIDTH = 7.2
 _SPANS = (1, 2, 5)
+_SCALE_ERROR = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,22 @@ def ground_of(layer: gpd.GeoDataFrame) -> Ground | None:
     """The parcels of a layer in metres; None when it has no geometry or no coordinate system."""
     if layer.crs is None or (layer.geometry.is_empty | layer.geometry.isna()).all():
         return None
-    metric = layer.geometry if layer.crs.is_projected else layer.geometry.to_crs(layer.estimate_utm_crs())
+    metric = layer.geometry if _true_to_scale(layer) else layer.geometry.to_crs(layer.estimate_utm_crs())
     west, south, east, north = (float(edge) for edge in metric.total_bounds)
-    margin = 0.015 * max(east - west, north - south, 1.0)
+    margin = max(0.015 * max(east - west, north - south), 5.0)
     foot = south - margin - 0.05 * max(east - west, 1.0)
     return Ground(metric.to_numpy(), (west - margin, foot, east + margin, north + margin))
+
+
+def _true_to_scale(layer: gpd.GeoDataFrame) -> bool:
+    """Whether the coordinates are metres and areas in the middle of the layer within 2 % of those on the ground, which
+    those of a Mercator map are not."""
+    crs = layer.crs
+    if crs is None or not crs.is_projected or any(axis.unit_conversion_factor != 1 for axis in crs.axis_info):
+        return False
+    west, south, east, north = layer.total_bounds
+    there = Transformer.from_crs(crs, 4326, always_xy=True).transform((west + east) / 2, (south + north) / 2)
+    return abs(Proj(crs).get_factors(*there).areal_scale - 1) < _SCALE_ERROR
 
 
 def draw_map(ground: Ground, category: np.ndarray, colours: list[str], name: str, label: str) -> str:

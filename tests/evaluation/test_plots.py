@@ -101,6 +101,16 @@ def test_maps_are_metric():
     assert ground_of(geopandas.GeoDataFrame(geometry=[None], crs=4326)) is None
 
 
+@pytest.mark.parametrize("crs", [4326, 3857, 2263, 25832])
+def test_areas_are_those_on_the_ground_whatever_the_projection(crs):
+    """Web Mercator doubles areas at 48° N, and EPSG:2263 counts in feet."""
+    import geopandas
+
+    field = geopandas.GeoSeries([box(500000, 5300000, 500100, 5300200)], crs=32633).to_crs(crs)
+    ground = ground_of(geopandas.GeoDataFrame(geometry=field))
+    assert ground.geometry[0].area == pytest.approx(20000, rel=0.02)
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
