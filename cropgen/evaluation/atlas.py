@@ -106,7 +106,7 @@ def make_atlas(path: Path, runs: list[RunFolder], legends: list[Legend]) -> Atla
     known = code != ""
     ids = {str(run) for run in layer[f"{prefix}run_id"].dropna().unique()}
     ground = ground_of(layer)
-    hectares = None if ground is None else np.nan_to_num(gpd.GeoSeries(ground.geometry).area.to_numpy()) / 1e4
+    hectares = None if ground is None else _hectares(ground)
     plates = [_crop_plate(code, _crops(path, code, layer, prefix, legends), ground, hectares)]
     if ground is not None:
         plates.append(_confidence_plate(layer[f"{prefix}probability"].to_numpy(float), ground, hectares))
@@ -125,6 +125,12 @@ def make_atlas(path: Path, runs: list[RunFolder], legends: list[Legend]) -> Atla
         plates=tuple(plates),
         flags=tuple((name, int(flags.str.split(",").map(lambda found, n=name: n in found).sum())) for name in named),
     )
+
+
+def _hectares(ground: Ground) -> np.ndarray | None:
+    """(N,) area of the parcels; None where all are points."""
+    area = np.nan_to_num(gpd.GeoSeries(ground.geometry).area.to_numpy()) / 1e4
+    return area if area.any() else None
 
 
 def _crops(

@@ -22,6 +22,7 @@ _PIXELS = 1600
 _WIDTH = 7.2
 _SPANS = (1, 2, 5)
 _SCALE_ERROR = 0.02
+_POINTS = (0, 4)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _true_to_scale(layer: gpd.GeoDataFrame) -> bool:
 def draw_map(ground: Ground, category: np.ndarray, colours: list[str], name: str, label: str) -> str:
     """Parcels filled by category.
 
-    Up to 4,000 parcels are drawn as outlines that stay sharp at any size; more are drawn as an image.
+    Up to 4,000 parcels are drawn as outlines or points that stay sharp at any size; more are drawn as an image.
 
     Arguments:
         category: (N,) int positions in `colours`; negative ones are not drawn.
@@ -78,14 +79,23 @@ def draw_map(ground: Ground, category: np.ndarray, colours: list[str], name: str
         axis.set(xlim=(west, east), ylim=(south, north), aspect="equal")
         if drawn.sum() <= VECTOR_LIMIT:
             for position, colour in enumerate(colours):
-                outline = outline_of(ground.geometry[drawn & (category == position)])
+                mine = ground.geometry[drawn & (category == position)]
+                outline = outline_of(mine)
                 if outline is not None:
                     patch = PathPatch(outline, facecolor=colour, edgecolor=CARD, linewidth=0.35, gid=f"class{position}")
                     axis.add_patch(patch)
+                _draw_points(axis, mine, colour, f"dots{position}")
         else:
             _draw_image(axis, ground, category, drawn, colours)
         _scale_bar(axis, ground)
         return to_svg(figure, name, label)
+
+
+def _draw_points(axis: Axes, geometry: np.ndarray, colour: str, name: str) -> None:
+    """A dot for each parcel that is known as a point alone."""
+    places = shapely.get_coordinates(geometry[np.isin(shapely.get_type_id(geometry), _POINTS)])
+    if len(places):
+        axis.plot(*places.T, linestyle="", marker="o", markersize=3.5, markeredgewidth=0, color=colour, gid=name)
 
 
 def outline_of(geometry: np.ndarray) -> Outline | None:

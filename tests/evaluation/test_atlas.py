@@ -1,0 +1,20 @@
+"""Maps of the report on layers that are not what most layers are."""
+
+from __future__ import annotations
+
+import geopandas
+
+from cropgen.evaluation.atlas import make_atlas
+from tests.evaluation.test_write_report import CROPS, predictions
+
+
+def test_parcels_that_are_points_are_drawn_as_dots_and_have_no_area(tmp_path):
+    layer = geopandas.read_file(predictions(tmp_path / "p.gpkg"), layer="predictions")
+    layer.set_geometry(layer.centroid).to_file(tmp_path / "points.gpkg", layer="predictions")
+    atlas = make_atlas(tmp_path / "points.gpkg", [], [CROPS])
+    assert atlas.hectares is None
+    assert [line.hectares for line in atlas.plates[0].key] == [None, None]
+    assert atlas.plates[0].svg.count("<use ") == 3
+    assert all(f"dots{k}" in atlas.plates[0].svg for k in (0, 1))
+    layer[:1].set_geometry(layer.centroid[:1]).to_file(tmp_path / "one.gpkg", layer="predictions")
+    assert make_atlas(tmp_path / "one.gpkg", [], [CROPS]).plates[0].svg.count("<use ") == 1
