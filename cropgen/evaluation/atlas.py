@@ -25,6 +25,7 @@ from cropgen.series.legend import CropClass, Legend, spread_colour
 CONFIDENCE_EDGES = (0.5, 0.7, 0.9)
 CONFIDENCE_COLOURS = ("#9c4a00", "#e0a458", "#7fb3d5", "#0b5f8a")
 CHECK_COLOURS = ("#2a7fb0", "#d35400", "#a9b4ba", "#cdd1d0")
+_SHOWN = ("crop_code", "crop_name", "probability", "flags", "run_id")
 _PREDICTED = re.compile(r"pred(\d*)_crop_code")
 
 
@@ -68,16 +69,18 @@ def read_predictions(path: Path) -> gpd.GeoDataFrame:
     Raises:
         MissingInputError: there is no such file.
         CorruptInputError: it cannot be read.
-        SchemaError: it holds no predictions.
+        SchemaError: it holds no predictions, or not all of their columns that are shown.
     """
     require_input(path, "predictions")
     try:
         layer = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path, layer=LAYER)
     except (OSError, ValueError, DataSourceError, DataLayerError) as error:
         raise CorruptInputError(f"{path} cannot be read as predictions: {error}", hint="predict again") from error
-    if prediction_prefix(list(layer.columns)) is None:
+    prefix = prediction_prefix(list(layer.columns)) or "pred_"
+    missing = [name for name in _SHOWN if f"{prefix}{name}" not in layer.columns]
+    if missing:
         raise SchemaError(
-            f"{path} holds no column pred_crop_code; found {', '.join(map(str, layer.columns[:20]))}",
+            f"{path} holds no column {prefix}{missing[0]}; found {', '.join(map(str, layer.columns[:20]))}",
             hint="give a file made by cropgen predict",
         )
     return layer

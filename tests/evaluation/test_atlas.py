@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import geopandas
+import pytest
 
+from cropgen.core.errors import SchemaError
 from cropgen.evaluation.atlas import make_atlas
 from tests.evaluation.test_write_report import CROPS, predictions
 
@@ -18,3 +20,11 @@ def test_parcels_that_are_points_are_drawn_as_dots_and_have_no_area(tmp_path):
     assert all(f"dots{k}" in atlas.plates[0].svg for k in (0, 1))
     layer[:1].set_geometry(layer.centroid[:1]).to_file(tmp_path / "one.gpkg", layer="predictions")
     assert make_atlas(tmp_path / "one.gpkg", [], [CROPS]).plates[0].svg.count("<use ") == 1
+
+
+@pytest.mark.parametrize("name", ["crop_name", "probability", "flags", "run_id"])
+def test_a_column_that_was_taken_out_is_named(name, tmp_path):
+    layer = geopandas.read_file(predictions(tmp_path / "p.gpkg"), layer="predictions")
+    layer.drop(columns=f"pred_{name}").to_file(tmp_path / "q.gpkg", layer="predictions")
+    with pytest.raises(SchemaError, match=f"holds no column pred_{name}; found"):
+        make_atlas(tmp_path / "q.gpkg", [], [])
