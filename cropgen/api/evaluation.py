@@ -204,7 +204,7 @@ def write_page(
     layer = predictions or _newest(workspace.predictions)
     if not shown and not learnt and layer is None:
         raise MissingInputError(f"nothing to report in {workspace.root}", hint="run cropgen evaluate or predict first")
-    write_report(shown, learnt, layer, page)
+    write_report(shown, learnt, layer, page, workspace.runs)
     (report or Silent()).info(f"wrote {page}")
     return ReportResult(page, tuple(shown), tuple(learnt), layer)
 

@@ -96,11 +96,12 @@ def _text(layer: gpd.GeoDataFrame, column: str) -> np.ndarray:
     return as_text(pd.Series(layer[column]))
 
 
-def make_atlas(path: Path, runs: list[RunFolder], legends: list[Legend]) -> Atlas:
+def make_atlas(path: Path, runs: list[RunFolder], legends: list[Legend], library: Path | None = None) -> Atlas:
     """Draw the maps of a predictions file.
 
     Arguments:
         runs: run folders; the one that made the predictions tells which parcels were learnt from.
+        library: folder of further runs, where that one is looked up if it is not among them.
         legends: where colours and names of classes are looked up, after the file's own.
     """
     layer = read_predictions(path)
@@ -115,8 +116,10 @@ def make_atlas(path: Path, runs: list[RunFolder], legends: list[Legend]) -> Atla
         plates.append(_confidence_plate(layer[f"{prefix}probability"].to_numpy(float), ground, hectares))
         truth = _truth(layer, code)
         if truth is not None:
-            learnt = _learnt(layer, [run for run in runs if run.run_id in ids])
-            plates.append(_error_plate(code, truth, learnt, ground, hectares))
+            given = {run.run_id: run for run in runs}
+            makers = [given.get(i, RunFolder(library / i) if library else None) for i in sorted(ids)]
+            learnt, told = _learnt(layer, makers)
+            plates.append(_error_plate(code, truth, learnt, ground, hectares, told=told))
     flags = layer[f"{prefix}flags"].fillna("").astype(str)
     named = sorted({flag for text in flags.unique() for flag in text.split(",") if flag})
     return Atlas(
@@ -207,24 +210,27 @@ def _truth(layer: gpd.GeoDataFrame, code: np.ndarray) -> np.ndarray | None:
     return truth if stated.any() and np.isin(truth[stated], np.unique(code)).mean() >= 0.5 else None
 
 
-def _learnt(layer: gpd.GeoDataFrame, runs: list[RunFolder]) -> np.ndarray:
-    """(N,) bool: the parcel's label was used in training, in the same year where the layer names one."""
+def _learnt(layer: gpd.GeoDataFrame, runs: list[RunFolder | None]) -> tuple[np.ndarray, bool]:
+    """(N,) bool: the parcel's label was used in training, in the same year where the layer names one; and whether that
+    is known of every run."""
     columns = [str(c) for c in layer.columns]
     name, year = find_column(columns, "id", None, where=""), find_column(columns, "year", None, where="")
     learnt = np.zeros(len(layer), bool)
-    for run in runs:
-        if name is not None and run.labels.is_file():
-            used = json.loads(run.labels.read_text(encoding="utf-8"))
-            keys, mine = np.array(used["parcel_id"], np.str_), _text(layer, name)
-            if year is not None:
-                keys = np.char.add(np.char.add(keys, "\t"), np.array(used["year"]).astype(str))
-                mine = np.char.add(np.char.add(mine, "\t"), _text(layer, year))
-            learnt |= np.isin(mine, keys)
-    return learnt
+    known = [run for run in runs if run is not None and run.labels.is_file()]
+    if name is None:
+        return learnt, False
+    for run in known:
+        used = json.loads(run.labels.read_text(encoding="utf-8"))
+        keys, mine = np.array(used["parcel_id"], np.str_), _text(layer, name)
+        if year is not None:
+            keys = np.char.add(np.char.add(keys, "\t"), np.array(used["year"]).astype(str))
+            mine = np.char.add(np.char.add(mine, "\t"), _text(layer, year))
+        learnt |= np.isin(mine, keys)
+    return learnt, len(known) == len(runs)
 
 
 def _error_plate(
-    code: np.ndarray, truth: np.ndarray, learnt: np.ndarray, ground: Ground, hectares: np.ndarray | None
+    code: np.ndarray, truth: np.ndarray, learnt: np.ndarray, ground: Ground, hectares: np.ndarray | None, *, told: bool
 ) -> Plate:
     category = np.select([(code == "") | (truth == ""), learnt, code == truth], [3, 2, 0], 1)
     checked = int((category <= 1).sum())
@@ -234,5 +240,7 @@ def _error_plate(
         if checked
         else "Every parcel with a label was learnt from; none is left to check."
     ).replace(",", "\u202f")
+    if not told:
+        caption += " Which parcels were learnt from is not known here, so they may count as right."
     names = ["right", "wrong", "learnt from", "not checked"]
     return _plate("Right and wrong", caption, ground, category, names, list(CHECK_COLOURS), hectares)

@@ -53,7 +53,9 @@ class Card:
     range: str
 
 
-def write_report(evaluations: list[Path], runs: list[Path], predictions: Path | None, output: Path) -> None:
+def write_report(
+    evaluations: list[Path], runs: list[Path], predictions: Path | None, output: Path, library: Path | None = None
+) -> None:
     """Write the page. It needs no network and no other file, and equal inputs give equal bytes.
 
     Arguments:
@@ -61,6 +63,7 @@ def write_report(evaluations: list[Path], runs: list[Path], predictions: Path | 
         runs: run folders; the model of the first is the one whose details are shown.
         predictions: a file made by `cropgen predict`.
         output: the HTML file.
+        library: folder of runs, where the one that made the predictions is looked up if it is not among `runs`.
 
     Raises:
         MissingInputError: nothing was given, or a file is not there.
@@ -75,7 +78,7 @@ def write_report(evaluations: list[Path], runs: list[Path], predictions: Path | 
     chapters = [chapter(document, k, preferred) for k, document in enumerate(documents)]
     legends = [Legend.from_json(m["spec"]["legend"]) for m in manifests if "spec" in m]
     legends += [c.legend for c in chapters]
-    atlas = None if predictions is None else make_atlas(predictions, folders, legends)
+    atlas = None if predictions is None else make_atlas(predictions, folders, legends, library)
     trainings = [
         _training(folder, manifest, k) for k, (folder, manifest) in enumerate(zip(folders, manifests, strict=True))
     ]

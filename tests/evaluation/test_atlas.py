@@ -7,7 +7,7 @@ import pytest
 
 from cropgen.core.errors import SchemaError
 from cropgen.evaluation.atlas import make_atlas
-from tests.evaluation.test_write_report import CROPS, predictions
+from tests.evaluation.test_write_report import CROPS, predictions, run_folder
 
 
 def test_parcels_that_are_points_are_drawn_as_dots_and_have_no_area(tmp_path):
@@ -28,3 +28,16 @@ def test_a_column_that_was_taken_out_is_named(name, tmp_path):
     layer.drop(columns=f"pred_{name}").to_file(tmp_path / "q.gpkg", layer="predictions")
     with pytest.raises(SchemaError, match=f"holds no column pred_{name}; found"):
         make_atlas(tmp_path / "q.gpkg", [], [])
+
+
+def test_the_run_that_made_the_predictions_is_looked_up_or_missed(tmp_path):
+    run, layer = run_folder(tmp_path), predictions(tmp_path / "p.gpkg")
+    found = make_atlas(layer, [], [CROPS], run.path.parent).plates[-1]
+    assert found == make_atlas(layer, [run], [CROPS]).plates[-1]
+    assert "2 parcels right" in found.caption
+    assert "not known" not in found.caption
+    for library in (None, tmp_path / "elsewhere"):
+        missed = make_atlas(layer, [], [CROPS], library).plates[-1]
+        assert "3 parcels right. Which parcels were learnt from is not known here" in missed.caption
+    run.labels.unlink()
+    assert "is not known here" in make_atlas(layer, [run], [CROPS]).plates[-1].caption
