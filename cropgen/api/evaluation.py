@@ -210,5 +210,6 @@ def write_page(
 
 
 def _newest(folder: Path) -> Path | None:
-    layers = [p for p in folder.glob("*") if p.suffix in {".gpkg", ".parquet"}]
+    """The newest predictions, but for those still being written, whose names are hidden."""
+    layers = [p for p in folder.glob("*") if p.suffix in {".gpkg", ".parquet"} and not p.name.startswith(".")]
     return max(layers, key=lambda p: p.stat().st_mtime, default=None)
