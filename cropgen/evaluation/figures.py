@@ -10,7 +10,7 @@ import numpy as np
 from cropgen.evaluation.document import Detail, Evaluation, Mistake, Phenology, Row
 from cropgen.evaluation.panels import Style, Track, dynamics_panel, mistake_panel, phenology_panel, track_panel
 from cropgen.evaluation.plots import Curve, Mark, reliability_panel
-from cropgen.evaluation.tables import Entry, key_of, line_of
+from cropgen.evaluation.tables import Entry, ends_of, key_of, line_of
 from cropgen.evaluation.words import THIN, Setting, model_name, percent, season
 from cropgen.metrics.calibration import Reliability
 from cropgen.series.legend import Legend
@@ -50,7 +50,7 @@ def curves(
 
 
 def _season_curves(document: Evaluation, setting: Setting, key: dict[str, Style], place: str) -> Iterator[str]:
-    ends = [*document.recipe.until, ""]
+    ends = ends_of(document)
     most = max(r.n_labelled for r in document.rows)
     share = next(r.labels for r in document.rows if r.n_labelled == most)
     groups: dict[tuple[str, str, bool], list[Row]] = {}

@@ -23,6 +23,7 @@ from cropgen.evaluation.words import (
     verdict,
 )
 from cropgen.series.legend import Legend
+from cropgen.series.season import SeasonEnd
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,16 @@ def difference_table(document: Evaluation, unit: str) -> Table | None:
     return table("Paired differences", note, head, rows)
 
 
+def ends_of(document: Evaluation) -> list[str]:
+    """The ends of the season that were seen, the earliest first, and "" for the whole one."""
+    any_year = np.array([2001])
+    return [*sorted(document.recipe.until, key=lambda end: int(SeasonEnd.parse(end).last_day(any_year)[0])), ""]
+
+
 def season_table(document: Evaluation, setting: Setting) -> Table | None:
     """Scores by the end of the season that was seen."""
     groups: dict[tuple[tuple[str, str, str, bool], bool], dict[str, list[Row]]] = {}
-    ends = [*document.recipe.until, ""]
+    ends = ends_of(document)
     for row in document.rows:
         if setting.holds(row):
             groups.setdefault((key_of(row), row.cut), {}).setdefault(row.until, []).append(row)

@@ -65,3 +65,13 @@ def test_a_model_that_learnt_from_short_seasons_alone_is_drawn_beside_the_others
 def test_rows_of_whole_years_alone_are_no_answer(tmp_path):
     rows = [one.model_copy(update={"scope": "all"}) for one in matrix("rf", 0.6, 0.2)]
     assert "No training on whole seasons has a score on held-out parcels" in words_of([evaluation(rows)], tmp_path)
+
+
+def test_ends_of_the_season_stand_in_the_order_of_the_days():
+    rows = [row("all", "all", until=until, protocol="holdout") for until in ("06-30", "90", "-20", "")]
+    document = evaluation(rows, protocol="holdout")
+    recipe = document.recipe.model_copy(update={"until": ("06-30", "90", "-20")})
+    part = chapter(document.model_copy(update={"recipe": recipe}), 0, None)
+    assert part.seasons[0].head[3:] == ("day -20", "day 90", "06-30", "whole season")
+    (panel,) = part.curves
+    assert panel.index("day -20") < panel.index("day 90") < panel.index("06-30")
