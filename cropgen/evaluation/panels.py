@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from cropgen.evaluation.document import Dynamics, Mistake, Phenology
-from cropgen.evaluation.plots import ACCENT, INK, LINES, MARKERS, WARM, styled, to_svg
+from cropgen.evaluation.plots import ACCENT, INK, LINES, MARKERS, TITLE, WARM, WIDE_TITLE, styled, to_svg
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH_DAYS = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
@@ -81,7 +82,7 @@ def track_panel(
         axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axis.set(xlabel=across, ylabel=up)
-        axis.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
+        axis.set_title(fill(title, WIDE_TITLE), loc="left", fontsize=9.5, fontweight="bold")
         return to_svg(figure, name, f"{title}: {up} over {across}")
 
 
@@ -120,7 +121,7 @@ def phenology_panel(crop: str, seen: Phenology, name: str) -> str:
                 day[known], middle[known], color=colour, linewidth=1.6, linestyle=dash, marker=marker, markersize=3
             )
         _season_axis(axis, seen.day, seen.quantity)
-        axis.set_title(crop, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+        axis.set_title(fill(crop, TITLE), loc="left", fontsize=9.5, fontweight="bold", color=INK)
         return to_svg(figure, name, f"{seen.quantity} of {crop} through the season, observed and drawn from the model")
 
 
@@ -144,7 +145,7 @@ def dynamics_panel(title: str, seen: Dynamics, name: str) -> str:
         known = np.isfinite(kl)
         lower.bar(day[known], kl[known], width=0.7 * np.diff(day).min(initial=30), color=ACCENT)
         _season_axis(lower, seen.day, "KL, nats")
-        upper.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+        upper.set_title(fill(title, WIDE_TITLE), loc="left", fontsize=9.5, fontweight="bold", color=INK)
         return to_svg(figure, name, f"errors of {title} one step ahead and free running, and KL, through the season")
 
 

@@ -21,6 +21,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 INK, MUTED, RULE, CARD = "#0f1a17", "#66736e", "#d8ddd8", "#fdfdfc"
 ACCENT, WARM = "#0b5f8a", "#b8500f"
 LINES = (ACCENT, WARM, "#00745b", "#8f3f7b", "#7d6608", "#3b3f90", "#4d5a63", "#7a2d2e")
+TITLE, WIDE_TITLE = 26, 32
+"""Letters to a line above a panel of 2.9 and of 3.5 inches."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CARD: "card", ACCENT: "accent", WARM: "warm"}
 _VARIABLES |= {colour: f"line{k}" for k, colour in enumerate(LINES) if k >= 2}
@@ -102,7 +104,7 @@ def reliability_panel(title: str, curves: Sequence[Curve], name: str) -> str:
             axis.plot(x, y, color=curve.colour, linewidth=1.4, linestyle="-" if position == 0 else "--")
             axis.scatter(x, y, s=size, color=curve.colour, alpha=0.85, linewidths=0, marker=MARKERS[position])
         axis.set(xlim=(0, 1.04), ylim=(0, 1.04), xticks=[0, 0.5, 1], yticks=[0.5, 1], aspect="equal")
-        axis.set_title(fill(title, 30), loc="left", fontsize=9.5, fontweight="bold")
+        axis.set_title(fill(title, TITLE), loc="left", fontsize=9.5, fontweight="bold")
         axis.set(xlabel="stated probability", ylabel="share that was right")
         for ruler in (axis.xaxis, axis.yaxis):
             ruler.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -126,7 +128,9 @@ def score_chart(models: Sequence[str], groups: Sequence[tuple[str, str, Sequence
         groups: (setting, colour, a mark per model).
     """
     with matplotlib.rc_context(styled(name)):
-        figure = Figure(figsize=(4.6, 0.55 + 0.42 * len(models)), layout="constrained")
+        names = [fill(model, 22) for model in models]
+        tallest = max((name.count("\n") + 1 for name in names), default=1)
+        figure = Figure(figsize=(4.6, 0.55 + max(0.42, 0.16 * tallest + 0.04) * len(models)), layout="constrained")
         axis = figure.subplots()
         offsets = np.linspace(-0.14, 0.14, len(groups)) if len(groups) > 1 else np.zeros(1)
         for place, (offset, (_, colour, marks)) in enumerate(zip(offsets, groups, strict=True)):
@@ -134,7 +138,7 @@ def score_chart(models: Sequence[str], groups: Sequence[tuple[str, str, Sequence
                 if mark is not None:
                     axis.plot([mark.low, mark.high], [row + offset] * 2, color=colour, linewidth=2.2, alpha=0.45)
                     axis.plot(mark.value, row + offset, MARKERS[place], color=colour, markersize=5.5)
-        axis.set_yticks(range(len(models)), [fill(model, 22) for model in models], color=INK, fontsize=8.5)
+        axis.set_yticks(range(len(models)), names, color=INK, fontsize=8.5)
         axis.set_ylim(len(models) - 0.5, -0.5)
         axis.grid(visible=False, axis="y")
         axis.spines["left"].set_visible(False)

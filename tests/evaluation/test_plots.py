@@ -11,7 +11,9 @@ from matplotlib.path import Path as Outline
 from shapely.geometry import MultiPolygon, Polygon, box
 
 from cropgen.evaluation import maps
+from cropgen.evaluation.document import Phenology
 from cropgen.evaluation.maps import Ground, draw_map, ground_of, outline_of, scale_length
+from cropgen.evaluation.panels import phenology_panel
 from cropgen.evaluation.plots import (
     ACCENT,
     LINES,
@@ -46,6 +48,30 @@ def test_figures_are_whole_reproducible_and_need_nothing_else(place):
     ids = re.findall(r'\bid="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(ids)
+
+
+@pytest.mark.parametrize("name", ["temporary grassland and grass-clover mixtures, mown at least twice", "x" * 90])
+def test_names_of_any_length_stay_inside_a_panel(name):
+    """A panel of 290 pixels cuts off what stands right of it; a letter of a title is about 8 pixels wide."""
+    line = (0.1, 0.2, 0.3)
+    seen = Phenology(
+        model="tgem", variant="", train="all", labels="10%", crop=0, quantity="NDVI", parcels=9, day=(10, 40, 70),
+        observed=(line,) * 3, generated=(line,) * 3,
+    )  # fmt: skip
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", phenology_panel(name, seen, "growth"))
+    title = [text for text in texts if text in name]
+    assert "".join(title).replace(" ", "") == name.replace(" ", "")
+    assert max(map(len, title)) <= 28
+
+
+def test_names_of_many_lines_do_not_overlap_in_the_chart_of_scores():
+    def height(name):
+        svg = score_chart([f"{name} {k}" for k in range(4)], [("same", ACCENT, [Mark(0.5, 0.4, 0.6)] * 4)], "scores")
+        return float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[0])
+
+    assert height("rf") == height("pool (steps=200)")
+    # 8.5 points to a line of 22 letters, and a fifth between lines
+    assert height("pool (" + "word=value, " * 12 + ")") > 4 * 7 * 8.5 * 1.2
 
 
 def test_theme_colours_become_variables():
