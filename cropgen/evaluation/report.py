@@ -199,12 +199,20 @@ def _curves(folder: RunFolder, position: int) -> str:
     """Learning curves of a run; "" for a model that learns in closed form."""
     if not folder.metrics.is_file():
         return ""
-    logged = [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines() if line.strip()]
+    logged = [line for text in folder.metrics.read_text(encoding="utf-8").splitlines() if (line := _logged(text))]
     names = [name for name in (logged[0] if logged else {}) if name not in _NO_TERMS]
     if len(logged) < 2:
         return ""
     terms = {name: np.array([line.get(name, np.nan) for line in logged], float) for name in names}
     return learning_curves(np.array([line["step"] for line in logged]), terms, f"learning{position}")
+
+
+def _logged(text: str) -> dict[str, Any] | None:
+    """A line of the metrics; None for one that a killed training left half written."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
 
 
 def ink_on(share: float) -> str:

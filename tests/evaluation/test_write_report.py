@@ -184,6 +184,15 @@ def test_every_part_is_optional(written, tmp_path):
         write_report([], [], None, tmp_path / "page.html")
 
 
+def test_a_half_written_line_of_metrics_is_passed_over(tmp_path):
+    run, pages = run_folder(tmp_path), [tmp_path / "whole.html", tmp_path / "cut.html"]
+    write_report([], [run.path], None, pages[0])
+    with run.metrics.open("a") as stream:
+        stream.write('{"step": 100, "lo')
+    write_report([], [run.path], None, pages[1])
+    assert pages[0].read_text() == pages[1].read_text()
+
+
 def test_a_failed_report_leaves_the_old_page(written, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("old")
