@@ -61,8 +61,8 @@ class TerminalReporter:
 
     def _open_bars(self) -> Progress:
         return Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("[dim]{task.fields[state]}"),
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=28),
+            MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}", style="dim", markup=False),
             console=self._console, transient=True, disable=self._quiet or not self._console.is_terminal,
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ class Session:
     verbose: int = 0
 
     def __post_init__(self) -> None:
-        self.out = Console(soft_wrap=False)
+        self.out = Console(soft_wrap=False, markup=False)
         self.err = Console(stderr=True)
         self.report = TerminalReporter(self.err, quiet=self.quiet > 0 or self.as_json)
         logging.basicConfig(level=30 - 10 * (self.verbose - self.quiet), stream=sys.stderr, format="%(message)s")
