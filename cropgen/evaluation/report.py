@@ -107,7 +107,7 @@ def _render(chapters: list[Chapter], trainings: list[Training], atlas: Atlas | N
         trainings=trainings,
         atlas=atlas,
         comparison=_comparison(chapters),
-        datasets=list({(c.data["name"], c.provenance["data fingerprint"]): c for c in chapters}.values()),
+        datasets=list({json.dumps([c.data, c.provenance["data fingerprint"]]): c for c in chapters}.values()),
         themed=themed,
     )
 

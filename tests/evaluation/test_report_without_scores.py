@@ -75,3 +75,12 @@ def test_ends_of_the_season_stand_in_the_order_of_the_days():
     assert part.seasons[0].head[3:] == ("day -20", "day 90", "06-30", "whole season")
     (panel,) = part.curves
     assert panel.index("day -20") < panel.index("day 90") < panel.index("06-30")
+
+
+def test_parcels_of_other_years_of_a_data_set_are_described_too(tmp_path):
+    first, second = full("holdout"), full("blocks")
+    fewer = second.data | {"years": [2022], "parcel_seasons": 637, "labels_per_year": {"2022": [500, 40, 10]}}
+    words = words_of([first, second.model_copy(update={"data": fewer})], tmp_path)
+    assert "637 parcel seasons" in words
+    assert "1\u202f200 parcel seasons" in words
+    assert words_of([first, second], tmp_path).count("parcel seasons,") == 1
