@@ -300,7 +300,7 @@ def area_table(details: Sequence[Detail], legend: Legend, name: str) -> Table | 
     means = {k: np.mean(shares, axis=0) for k, shares in found.items()}
     rows = [
         [legend.classes[k].name, percent(m[0]),
-         Cell(percent(m[1]), f"{percent(max(m[1] - 1.96 * m[2], 0))}–{percent(m[1] + 1.96 * m[2])}"),
+         Cell(percent(m[1]), f"{percent(max(m[1] - 1.96 * m[2], 0))}–{percent(min(m[1] + 1.96 * m[2], 1))}"),
          signed(m[0] - m[1])]
         for k, m in sorted(means.items(), key=lambda item: -item[1][1])
     ]  # fmt: skip

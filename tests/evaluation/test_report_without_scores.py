@@ -5,7 +5,8 @@ import pytest
 from cropgen.evaluation.document import Check, Evaluation, Failure, read_evaluation
 from cropgen.evaluation.page import chapter
 from cropgen.evaluation.report import write_report
-from tests.evaluation.test_write_report import Page, evaluation, full, matrix, row
+from cropgen.evaluation.tables import area_table
+from tests.evaluation.test_write_report import CROPS, Page, detail, evaluation, full, matrix, row
 
 LEAK = Check(
     name="parcel", asks="no parcel is on both sides", passed=False, trainings=2, failed=2, found=7, left_out=0,
@@ -84,3 +85,11 @@ def test_parcels_of_other_years_of_a_data_set_are_described_too(tmp_path):
     assert "637 parcel seasons" in words
     assert "1\u202f200 parcel seasons" in words
     assert words_of([first, second], tmp_path).count("parcel seasons,") == 1
+
+
+def test_an_estimated_share_lies_between_none_and_all():
+    """Ten parcels mapped as one crop, of which nine are: 90 % with a standard error of 10 %."""
+    share = {"mapped": [1.0, 0.0], "adjusted": [0.9, 0.1], "standard_error": [0.1, 0.1]}
+    found = area_table([detail().model_copy(update={"area": share})], CROPS, "rf")
+    assert found is not None
+    assert [line[2].below for line in found.rows] == ["70.4–100.0", "0.0–29.6"]
