@@ -63,6 +63,18 @@ def _box_across(box: Box, here: CRS, there: CRS) -> Box:
     return Transformer.from_crs(here, there, always_xy=True).transform_bounds(*box, densify_pts=21)
 
 
+def box_around(grid: Grid, system: CRS) -> Box | None:
+    """A box in a coordinate system that holds a grid; None where the grid is torn there, or has no place.
+
+    The sides of a grid are short enough to be followed by some points on each, those of a country are not.
+    """
+    west, south, east, north = _box_across(grid.bounds, CRS.from_wkt(grid.crs), system)
+    if not np.isfinite([west, south, east, north]).all() or east < west:
+        return None
+    margin = _MARGIN * max(east - west, north - south)
+    return west - margin, south - margin, east + margin, north + margin
+
+
 class SeasonParcels:
     """The parcels of one year in the order of the output.
 
@@ -79,11 +91,8 @@ class SeasonParcels:
 
     def near(self, grid: Grid) -> np.ndarray:
         """Ranks of the parcels that may meet a grid, ascending: all that do are among them."""
-        west, south, east, north = _box_across(grid.bounds, CRS.from_wkt(grid.crs), self._crs)
-        if not np.isfinite([west, south, east, north]).all() or east < west:
-            return np.arange(len(self), dtype=np.uint32)
-        margin = _MARGIN * max(east - west, north - south)
-        return self._polygons.meeting(np.array([west - margin, south - margin, east + margin, north + margin]))
+        box = box_around(grid, self._crs)
+        return np.arange(len(self), dtype=np.uint32) if box is None else self._polygons.meeting(np.array(box))
 
     def digest(self, ranks: np.ndarray) -> str:
         """Hex digest of the coordinate system and the geometry of some parcels, in their order, and of their ranks."""

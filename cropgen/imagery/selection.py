@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -13,6 +12,7 @@ import shapely
 from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.progress import Reporter
 from cropgen.imagery.masks import CLOUD_PROBABILITY, CloudMask
+from cropgen.imagery.parcels import box_around
 from cropgen.imagery.scene import Acquisition, SceneSource, source_bands
 from cropgen.series.bands import LAND_BANDS, SCENE_CLASSIFICATION, order_bands
 from cropgen.series.geometry import WGS84
@@ -123,14 +123,15 @@ def require_overlap(polygons: Polygons, acquisitions: Sequence[Acquisition]) -> 
     Raises:
         DataError: it does not; the message gives both boxes in degrees.
     """
-    boxes: dict[str, list[Any]] = {}
-    for grid in dict.fromkeys(layer.grid for a in acquisitions for layer in a.layers.values()):
-        boxes.setdefault(grid.crs, []).append(shapely.box(*grid.bounds))
-    parcels = gpd.GeoSeries([shapely.box(*polygons.extent())], crs=polygons.crs)
-    if any(shapely.intersects(parcels.to_crs(crs).iloc[0], scenes).any() for crs, scenes in boxes.items()):
-        return
-    crs, scenes = next(iter(boxes.items()))
-    here, there = _degrees(parcels), _degrees(gpd.GeoSeries(scenes, crs=crs))
+    grids = tuple(dict.fromkeys(layer.grid for a in acquisitions for layer in a.layers.values()))
+    extent = shapely.box(*polygons.extent())
+    for grid in grids:
+        box = box_around(grid, polygons.crs)
+        if box is None or extent.intersects(shapely.box(*box)):
+            return
+    here = _degrees(gpd.GeoSeries([extent], crs=polygons.crs))
+    scenes = [shapely.box(*grid.bounds) for grid in grids if grid.crs == grids[0].crs]
+    there = _degrees(gpd.GeoSeries(scenes, crs=grids[0].crs))
     raise DataError(
         f"parcels and scenes do not overlap: parcels {here}, scenes {there}",
         hint="check the coordinate system of the parcel layer, or give the scenes of this region",

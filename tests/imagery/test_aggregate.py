@@ -425,6 +425,20 @@ def test_parcels_elsewhere(scene, tmp_path):
         run(scenes, parcels, tmp_path)
 
 
+def test_a_scene_at_the_edge_of_a_country_far_wider_than_its_zone(tmp_path):
+    zone, west, north = "EPSG:32614", 600_000.0, 2_876_000.0
+    place = {"west": west, "north": north, "crs": zone}
+    write_date(tmp_path / "s" / "20210605", {"B04": dn(np.full((6, 6), 0.3)), "SCL": clear(3, 3)}, **place)
+    south = gpd.GeoSeries([shapely.box(west, north - 60, west + 60, north)], crs=zone).to_crs(4326).iloc[0]
+    corners = [shapely.box(x, 48, x + 0.001, 48.001) for x in (-124, -68)]
+    frame = gpd.GeoDataFrame({"parcel_id": list("abc"), "year": 2021}, geometry=[south, *corners], crs=4326)
+    frame.to_file(tmp_path / "p.gpkg")
+    series, done = run(tmp_path / "s", tmp_path / "p.gpkg", tmp_path)
+    assert series.parcel_id.tolist() == ["a"]
+    np.testing.assert_allclose(series.values.ravel(), 0.3, atol=1e-7)
+    assert done.dropped == {"outside the scenes": ["b", "c"]}
+
+
 def test_missing_and_existing_paths(scene, tmp_path):
     scenes, parcels = simple(scene, tmp_path)
     with pytest.raises(MissingInputError):
