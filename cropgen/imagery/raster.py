@@ -97,13 +97,16 @@ def header_of(raster: Any) -> Header:
     """The header of an open raster.
 
     Raises:
-        SchemaError: it states no coordinate system.
+        SchemaError: it states no coordinate system, or its grid is not north-up.
     """
     if raster.crs is None:
         raise SchemaError(
             f"{raster.name} states no coordinate system", hint="assign it, e.g. gdal_edit.py -a_srs EPSG:…"
         )
-    grid = Grid(raster.crs.to_wkt(), tuple(raster.transform)[:6], raster.shape)  # pyright: ignore[reportArgumentType]
+    try:
+        grid = Grid(raster.crs.to_wkt(), tuple(raster.transform)[:6], raster.shape)  # pyright: ignore[reportArgumentType]
+    except SchemaError as error:
+        raise SchemaError(f"{raster.name}: {error.message}", hint=error.hint) from error
     return Header(
         grid, raster.count, raster.dtypes[0], float(raster.scales[0]), float(raster.offsets[0]), raster.nodata
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.progress import Silent
@@ -171,3 +172,11 @@ def test_other_projections_have_other_grids(tmp_path):
     assert first != second
     assert first.crs != second.crs
     assert "31N" in first.crs
+
+
+def test_a_raster_that_is_not_north_up_is_named(tmp_path):
+    path = write_raster(tmp_path / "20210605" / "B04.tif", RED)
+    with rasterio.open(path, "r+") as raster:
+        raster.transform = rasterio.Affine(10, 0, WEST, 0, 10, NORTH)
+    with pytest.raises(SchemaError, match=r"20210605/B04\.tif: grid is not north-up"):
+        open_rasters(tmp_path)
