@@ -77,8 +77,13 @@ class CloudMask:
             yield acquisition.layers[SCENE_CLASSIFICATION], lambda v: (is_clear(v, table), is_clear(v, growing))
         name = None if self.probability is None else probability_band(acquisition)
         if name is not None:
-            layer, largest = acquisition.layers[name], self.probability
-            yield layer, lambda v: (is_valid(v, layer.nodata) & (v <= largest), v > largest)
+            layer, largest = acquisition.layers[name], self.probability or 0.0
+            yield layer, lambda v: _by_probability(v, is_valid(v, layer.nodata), largest)
+
+
+def _by_probability(stored: np.ndarray, valid: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """(clear, spreading) of stored probabilities, of which some say nothing."""
+    return valid & (stored <= largest), valid & (stored > largest)
 
 
 def probability_band(acquisition: Acquisition) -> str | None:

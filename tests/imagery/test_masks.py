@@ -89,6 +89,17 @@ def test_cloud_probability(tmp_path):
     assert not SeriesStore.open(tmp_path / "o.zarr").read().mask.any()
 
 
+def test_a_probability_that_is_missing_does_not_grow(tmp_path):
+    share = np.full((4, 4), 10, "uint8")
+    share[0, 0], share[3, 3] = 255, 90
+    write_raster(tmp_path / "s" / "20210605" / "B04.tif", np.full((8, 8), 3000, "uint16"))
+    write_raster(tmp_path / "s" / "20210605" / "CLDPRB.tif", share, 20, nodata=255, scale=1, offset=0)
+    (found,) = open_scenes(tmp_path / "s", Silent()).acquisitions
+    grid = found.layers["CLDPRB"].grid
+    seen = CloudMask((), 40.0, dilation=20).clear(found, grid, grid.window(grid.bounds))
+    assert np.argwhere(~np.asarray(seen)).tolist() == [[0, 0], [2, 3], [3, 2], [3, 3]]
+
+
 def test_a_probability_that_is_not_there_is_told(tmp_path, scene):
     scenes = scene({"20210605": {"B04": np.full((2, 2), 3000), "SCL": np.full((1, 1), VEGETATION)}})
     parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 20, 20)})
