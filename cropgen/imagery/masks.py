@@ -32,6 +32,8 @@ SPREADING = (3, 8, 9, 10)
 """Classes that a dilation lets grow, unless they are counted as clear."""
 CLOUD_PROBABILITY = "cloud probability"
 _PROBABILITY_NAME = re.compile(r"(?<![A-Z])(MSK_?CLDPRB|CLDPRB|CLD|CLP|CLOUD[_ -]?PROBABILITY|CLOUD)(?![A-Z])")
+_OF_255 = re.compile(r"(?<![A-Z])CLP(?![A-Z])")
+"""`CLP` of Sentinel Hub and eo-learn counts to 255, all others to 100."""
 
 _Judge = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Stored values to (clear, spreading)."""
@@ -77,8 +79,13 @@ class CloudMask:
             yield acquisition.layers[SCENE_CLASSIFICATION], lambda v: (is_clear(v, table), is_clear(v, growing))
         name = None if self.probability is None else probability_band(acquisition)
         if name is not None:
-            layer, largest = acquisition.layers[name], self.probability or 0.0
+            layer, largest = acquisition.layers[name], _stored_percent(name, self.probability)
             yield layer, lambda v: _by_probability(v, is_valid(v, layer.nodata), largest)
+
+
+def _stored_percent(name: str, percent: float | None) -> float:
+    """A percentage as a band of probabilities states it."""
+    return (percent or 0.0) * (2.55 if _OF_255.search(name.upper()) else 1.0)
 
 
 def _by_probability(stored: np.ndarray, valid: np.ndarray, largest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +94,7 @@ def _by_probability(stored: np.ndarray, valid: np.ndarray, largest: float) -> tu
 
 
 def probability_band(acquisition: Acquisition) -> str | None:
-    """The layer that holds cloud probabilities in percent, by its usual names; None where there is none."""
+    """The layer that holds cloud probabilities, by its usual names; None where there is none."""
     return next((name for name in acquisition.layers if _PROBABILITY_NAME.search(name.upper())), None)
 
 

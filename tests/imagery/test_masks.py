@@ -100,6 +100,18 @@ def test_a_probability_that_is_missing_does_not_grow(tmp_path):
     assert np.argwhere(~np.asarray(seen)).tolist() == [[0, 0], [2, 3], [3, 2], [3, 3]]
 
 
+@pytest.mark.parametrize(("name", "pixels"), [("CLP", 3), ("CLD", 2)])
+def test_clp_counts_to_255(tmp_path, name, pixels):
+    write_raster(tmp_path / "s" / "20210605" / "B04.tif", np.full((2, 4), 3000, "uint16"))
+    stored = np.array([[0, 40, 102, 103]], "uint8")
+    write_raster(tmp_path / "s" / "20210605" / f"{name}.tif", stored, nodata=None, scale=1, offset=0)
+    (found,) = open_scenes(tmp_path / "s", Silent()).acquisitions
+    grid = found.layers[name].grid
+    seen = CloudMask((), 40.0).clear(found, grid, grid.window(grid.bounds))
+    assert seen is not None
+    assert seen.sum() == pixels
+
+
 def test_a_probability_that_is_not_there_is_told(tmp_path, scene):
     scenes = scene({"20210605": {"B04": np.full((2, 2), 3000), "SCL": np.full((1, 1), VEGETATION)}})
     parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 20, 20)})
