@@ -6,6 +6,7 @@ same parcels. Means over pixels are means of power,
     γ = 10 log₁₀ (mean of linear backscatter) dB,
 
 then read at each optical date on the line between the acquisitions before and after it, held at the ends of the season.
+A power of 0 is none: it is what fills a raster beside the swath, and counts as missing.
 Radar sees through clouds, so its own dates are regular and close. Rasters that hold decibels already (`s1-db`) are
 averaged as they are, which lies lower by the speckle they keep: prefer linear power.
 
@@ -101,7 +102,7 @@ def open_backscatter(
         )
     plain: dict[str, object] = {
         "bands": bands, "clear": (), "cloud_probability": None, "statistics": ("mean",), "pixels": 0, "min_pixels": 1,
-        "min_share": 0.0, "scale": None, "offset": None,
+        "min_share": 0.0, "scale": None, "offset": None, "nodata": options.nodata if decibels else 0.0,
     }  # fmt: skip
     try:
         aggregate(folder, parcels, scratch, options.model_copy(update=plain), report, overwrite=True)

@@ -14,7 +14,10 @@ import xarray
 from cropgen.api.data import aggregate
 from cropgen.core.errors import CropgenError, MissingInputError, SchemaError, UsageError
 from cropgen.core.paths import Workspace
+from cropgen.core.progress import Silent
+from cropgen.imagery.backscatter import open_backscatter
 from cropgen.imagery.channels import Addition, joined
+from cropgen.imagery.options import AggregateOptions
 from cropgen.imagery.relief import open_relief, slope
 from cropgen.imagery.weather import Weather, open_weather
 from cropgen.series.schema import ParcelSeries
@@ -204,6 +207,18 @@ def test_channels_are_joined_to_an_aggregated_series(tmp_path: Path) -> None:
     assert found.pixel_sets.mask.all()
     assert store.geometry() is not None
     assert [path.name for path in result.series.parent.iterdir()] == ["series.zarr"]
+
+
+def test_beside_the_swath_is_no_power(tmp_path: Path) -> None:
+    for date in ("20210601", "20210611"):
+        power = np.full((6, 6), 0.1, "float32")
+        power[:, 3:] = 0
+        write_raster(tmp_path / "radar" / date / "VV.tif", power, nodata=None, scale=1, offset=0)
+        write_raster(tmp_path / "radar" / date / "VH.tif", power, nodata=None, scale=1, offset=0)
+    parcels = write_parcels(tmp_path / "p.gpkg", {"half": square(0, 0, 60, 60), "none": square(30, 0, 60, 60)})
+    rows, plain = series([[4], [4]], parcel_id=["half", "none"]), AggregateOptions(buffer=0)
+    with open_backscatter(tmp_path / "radar", [parcels], plain, tmp_path / "s.zarr", Silent(), decibels=False) as found:
+        np.testing.assert_allclose(found.at(rows)[:, 0], [[-10, -10], [np.nan, np.nan]], atol=1e-4)
 
 
 def test_what_is_added_is_named_by_kind_and_path(tmp_path: Path) -> None:
