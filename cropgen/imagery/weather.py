@@ -51,6 +51,7 @@ _UNITS: dict[str, dict[tuple[float, float], str]] = {
 }
 """(gain, shift) to °C and mm of the units that are known, in lower case."""
 _A_DAY = re.compile(r" ?(/ ?|per )(d|day)$| (d|day)(\*\*|\^)?-1$")
+_ZONE = re.compile(r"(:\d\d(?:\.\d+)?) ?(?:Z|[+-]\d\d(?::?\d\d)?)$")
 _FULL_CIRCLE, _POLE = 360.0, 90.0
 
 
@@ -196,9 +197,7 @@ def _from_table(frame: pd.DataFrame, path: Path) -> Weather:
             f"{path}: expected a column of {missing}, got {', '.join(map(str, frame.columns)) or 'nothing'}",
             hint="name the columns date, temperature and precipitation",
         )
-    times = pd.Series(frame[time])
-    times = times.astype(str) if pd.api.types.is_numeric_dtype(times.dtype) else times
-    day = pd.to_datetime(times, errors="coerce").to_numpy().astype("datetime64[D]")
+    day = _days_of(pd.Series(frame[time]))
     if not len(day) or np.isnat(day).any():
         raise SchemaError(f"{path}: column {time} holds no date in some lines", hint="write dates as YYYY-MM-DD")
     number = day.astype(np.int64)
@@ -211,6 +210,15 @@ def _from_table(frame: pd.DataFrame, path: Path) -> Weather:
     values = np.full((int(number.max() - number.min()) + 1, int(place.max()) + 1, len(columns)), np.nan)
     values[number - number.min(), place] = np.stack([_numbers(frame, name, path) for name in columns.values()], axis=1)
     return Weather(path.name, tuple(columns), int(number.min()), values, **facts)
+
+
+def _days_of(times: pd.Series) -> np.ndarray:
+    """(M,) datetime64[D] of a column of dates, NaT where there is none: the days that its clocks show, in any zone."""
+    if isinstance(times.dtype, pd.DatetimeTZDtype):
+        times = times.dt.tz_localize(None)
+    elif not pd.api.types.is_datetime64_dtype(times.dtype):
+        times = times.astype(str).str.replace(_ZONE, r"\1", regex=True)
+    return pd.to_datetime(times, errors="coerce").to_numpy().astype("datetime64[D]")
 
 
 def _numbers(frame: pd.DataFrame, name: str, path: Path) -> np.ndarray:

@@ -87,6 +87,16 @@ def test_dates_of_weather_may_be_written_as_whole_numbers(tmp_path: Path) -> Non
     assert open_weather(path).at(series([[0, 1]]))[0, :, 0].tolist() == [3, 4]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_days_of_weather_are_those_of_its_own_clocks(tmp_path: Path, kind: str) -> None:
+    day = pd.date_range("2021-03-27", periods=3, tz="Europe/Paris")
+    frame, path = pd.DataFrame({"date": day, "temperature": [1.0, 2, 3]}), tmp_path / f"w.{kind}"
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    found = open_weather(path)
+    assert np.datetime64(found.first, "D") == np.datetime64("2021-03-27")
+    assert found.values.ravel().tolist() == [1, 2, 3]
+
+
 def test_weather_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     path = tmp_path / "w.csv"
     with pytest.raises(MissingInputError):
