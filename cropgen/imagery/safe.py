@@ -8,8 +8,8 @@
             QI_DATA/MSK_CLDPRB_20m.jp2                        layer `CLDPRB`: probability of cloud in per cent
 
 Level-1C has its bands directly in IMG_DATA, and in place of a scene classification a mask of clouds: safe_masks.py.
-A granule is an acquisition. Zips are read in place. Of two products that show the same granule of one data strip, the
-one of the newer processing baseline is taken. Saturated pixels are handed out as missing.
+A granule is an acquisition. Zips are read in place. Of two products that show the same granule of one data strip, that
+of Level-2A is taken, then the one of the newer processing baseline. Saturated pixels are handed out as missing.
 """
 
 from __future__ import annotations
@@ -111,23 +111,28 @@ def open_products(name: str, paths: Sequence[Path], report: Reporter) -> SafePro
         SchemaError: its metadata say too little.
         MissingInputError: it holds no band.
     """
-    opened: dict[tuple[str, str, str], tuple[tuple[int, int], str, Acquisition]] = {}
+    opened: dict[tuple[str, str], tuple[str, tuple[int, int], str, Acquisition]] = {}
     for path in paths:
         product = _product(path)
         metadata = _metadata_of(product, report)
         for granule, acquisition in _acquisitions(product, metadata, report):
             tile = _TILE.search(granule)
-            key = (metadata.level, metadata.strip, tile[1] if tile else granule)
-            candidate = (metadata.baseline, metadata.made, acquisition)
+            key = (metadata.strip, tile[1] if tile else granule)
+            candidate = (metadata.level, metadata.baseline, metadata.made, acquisition)
             known = opened.get(key)
             if known is not None:
-                older, newer = sorted([known, candidate], key=lambda c: c[:2])
-                report.info(
-                    f"{older[2].key} left out: {newer[2].key} shows the same, of a newer baseline or processing"
-                )
+                older, newer = sorted([known, candidate], key=lambda c: c[:3])
+                reason = "a newer baseline or processing" if older[0] == newer[0] else "Level-2A"
+                report.info(f"{older[3].key} left out: {newer[3].key} shows the same, of {reason}")
                 candidate = newer
             opened[key] = candidate
-    acquisitions = [acquisition for _, _, acquisition in opened.values()]
+    levels = [level for level, *_ in opened.values()]
+    if len(set(levels)) > 1:
+        report.warn(
+            f"{name}: {levels.count('L1C')} acquisitions of Level-1C (top of atmosphere) beside "
+            f"{levels.count('L2A')} of Level-2A (surface): reflectances of both in one series"
+        )
+    acquisitions = [acquisition for *_, acquisition in opened.values()]
     return SafeProducts(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
 
 

@@ -145,6 +145,19 @@ def test_of_two_processings_the_newer_is_taken(tmp_path):
     assert "left out" in report.messages[0]
 
 
+def test_level_2a_stands_for_a_granule_that_is_there_in_both_levels(tmp_path):
+    surface = make_safe(tmp_path / "s", "2021-06-05", BANDS, baseline="03.00")
+    make_safe(tmp_path / "s", "2021-06-05", {"B04": RED}, level="L1C", clouds=np.zeros((3, 2, 2)))
+    report = Silent()
+    assert [a.key for a in open_scenes(tmp_path / "s", report).acquisitions] == [surface.stem]
+    assert "MSIL1C" in report.messages[0]
+    assert "of Level-2A" in report.messages[0]
+    assert not report.warnings
+    make_safe(tmp_path / "s", "2021-06-15", {"B04": RED}, level="L1C", clouds=np.zeros((3, 2, 2)))
+    assert len(open_scenes(tmp_path / "s", report).acquisitions) == 2
+    assert "1 acquisitions of Level-1C (top of atmosphere) beside 1 of Level-2A" in report.warnings[0]
+
+
 def test_products_are_found_where_they_are(tmp_path):
     product = make_safe(tmp_path / "a" / "b", "2021-06-05", BANDS)
     zipped = make_zip(make_safe(tmp_path / "elsewhere", "2021-06-15", BANDS), tmp_path / "a" / "x.zip")
