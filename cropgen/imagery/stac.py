@@ -39,6 +39,7 @@ from cropgen.imagery.raster import Header, RasterLayer, header_of, raster_window
 from cropgen.imagery.remote import Access, Again, open_raster, patiently, require_success
 from cropgen.imagery.scene import Acquisition, Layer, Window
 from cropgen.imagery.stac_items import Asset, Item, parse_item
+from cropgen.series.bands import SCENE_CLASSIFICATION
 
 _PAGE = 200
 
@@ -178,14 +179,17 @@ def footprint_of(geometry: Any) -> BaseGeometry | None:
 
 
 def newest(items: Iterable[Item], report: Reporter) -> list[Item]:
-    """Of items that show the same granule of one data strip, the one of the newest processing."""
+    """Of items that show the same granule of one data strip, the one of the newest processing.
+
+    Those with a scene classification come first: a catalogue may hold Level-1C beside Level-2A.
+    """
     kept: dict[tuple[str, str], Item] = {}
     left_out = 0
-    for item in sorted(items, key=lambda i: (i.baseline, i.updated, i.id)):
+    for item in sorted(items, key=lambda i: (SCENE_CLASSIFICATION in i.assets, i.baseline, i.updated, i.id)):
         left_out += item.granule in kept
         kept[item.granule] = item
     if left_out:
-        report.info(f"{left_out} items left out: newer processings of the same are there")
+        report.info(f"{left_out} items left out: newer or further processings of the same are there")
     return sorted(kept.values(), key=lambda i: (i.sensed, i.id))
 
 

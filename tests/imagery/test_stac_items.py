@@ -104,7 +104,13 @@ def test_the_newest_processing_of_a_strip_is_kept():
     documents.append(item({"B04": {}}, name="31UFS other strip"))
     report = Silent()
     assert [i.id for i in newest(map(parse_item, documents), report)] == ["31UFS 05.00", "31UFS other strip"]
-    assert report.messages == ["1 items left out: newer processings of the same are there"]
+    assert report.messages == ["1 items left out: newer or further processings of the same are there"]
+
+
+def test_level_2a_stands_for_a_granule_that_a_catalogue_holds_in_both_levels():
+    documents = [item({"B04": {}, "SCL": {}}, name="31UFS L2A"), item({"B04": {}}, name="31UFS L1C")]
+    documents[1]["properties"]["updated"] = "2030-01-01T00:00:00Z"
+    assert [i.id for i in newest(map(parse_item, documents), Silent())] == ["31UFS L2A"]
 
 
 def test_items_on_disk(tmp_path):
