@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -123,6 +124,32 @@ def sha256_tree(path: Path) -> str:
     for item in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{item.relative_to(path).as_posix()}\0{sha256_file(item)}\n".encode())
     return digest.hexdigest()
+
+
+def folders_below(folder: Path) -> Iterator[Path]:
+    """A folder and all below it, each once: links to folders are followed, hidden folders are left out.
+
+    What lies in the folder itself comes before what links lead to.
+    """
+    known: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for start in waiting:
+            for place, names, _ in os.walk(start):
+                here, real = Path(place), os.path.realpath(place)
+                names[:] = [] if real in known else sorted(name for name in names if not name.startswith("."))
+                links += [here / name for name in names if (here / name).is_symlink()]
+                if real not in known:
+                    known.add(real)
+                    yield here
+        waiting = links
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files of `folders_below`, hidden ones left out; in each folder by name."""
+    for place in folders_below(folder):
+        yield from sorted(path for path in place.iterdir() if not path.name.startswith(".") and path.is_file())
 
 
 def folder_size(path: Path) -> int:

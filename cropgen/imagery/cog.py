@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from cropgen.core.errors import CorruptInputError, MissingInputError, SchemaError
+from cropgen.core.files import files_below
 from cropgen.imagery.raster import RasterLayer, file_stamp, read_header
 from cropgen.imagery.scene import Acquisition
 from cropgen.series.bands import is_reflectance, normalise_band
@@ -82,7 +83,7 @@ def open_rasters(folder: Path) -> RasterFolder:
         SchemaError: a raster states no coordinate system, no file's date can be told, metadata.json does not hold what
             it must, or one acquisition holds a band of two grounds.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
     if not files:
         raise MissingInputError(
             f"no raster in {folder}: expected {', '.join(SUFFIXES)} files, or a NetCDF or zarr cube",

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from cropgen.core.errors import CorruptInputError, MissingInputError
+from cropgen.core.files import files_below
 from cropgen.core.progress import Reporter
 from cropgen.imagery.raster import RasterLayer, file_stamp, read_header
 from cropgen.imagery.safe_masks import MaskPolygons, MaskRaster, parse_clouds
@@ -98,8 +99,9 @@ def find_products(path: Path) -> list[Path]:
         return [path.parent] if _METADATA.search(path.name) else []
     if any(_METADATA.search(member.name) for member in path.glob("*.xml")):
         return [path]
-    folders = {found.parent for found in path.rglob("*.xml") if _METADATA.search(found.name)}
-    zips = [found for found in path.rglob("*.zip") if found.is_file() and _in_zip(found) is not None]
+    files = list(files_below(path))
+    folders = {found.parent for found in files if _METADATA.search(found.name)}
+    zips = [found for found in files if found.suffix == ".zip" and _in_zip(found) is not None]
     return sorted([*folders, *zips])
 
 
@@ -149,7 +151,7 @@ def _in_zip(path: Path) -> str | None:
 
 def _product(path: Path) -> _Product:
     if path.is_dir():
-        files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        files = sorted(found.relative_to(path).as_posix() for found in files_below(path))
         return _Product(path, "", tuple(files))
     root = (_in_zip(path) or "").rpartition("/")[0]
     with zipfile.ZipFile(path) as archive:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cropgen.core.errors import UsageError
-from cropgen.core.files import require_input
+from cropgen.core.files import files_below, folders_below, require_input
 from cropgen.core.progress import Reporter
 from cropgen.imagery.cog import open_rasters
 from cropgen.imagery.cube import NETCDF_SUFFIXES, open_cubes
@@ -86,8 +86,8 @@ def _cubes(path: Path) -> list[Path]:
         return [path] if path.suffix.lower() in NETCDF_SUFFIXES else []
     if _is_zarr(path):
         return [path]
-    files = [p for p in path.rglob("*") if p.suffix.lower() in NETCDF_SUFFIXES and p.is_file()]
-    stores = [p for p in path.rglob("*.zarr") if _is_zarr(p)]
+    files = [p for p in files_below(path) if p.suffix.lower() in NETCDF_SUFFIXES]
+    stores = [p for p in folders_below(path) if p.suffix == ".zarr" and _is_zarr(p)]
     return sorted(files + stores)
 
 

@@ -11,6 +11,7 @@ import pytest
 from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError
 from cropgen.core.files import (
     atomic_output,
+    files_below,
     folder_size,
     guard_output,
     remove_leftovers,
@@ -144,3 +145,12 @@ def test_digests(tmp_path: Path) -> None:
     assert folder_size(tmp_path / "t") == 7
     (tmp_path / "t" / "u" / "b").write_bytes(b"defh")
     assert sha256_tree(tmp_path / "t") != before
+
+
+def test_files_below_a_folder_are_found_once_through_links(tmp_path: Path) -> None:
+    for name in ("a/one/x", "a/one/.y", "a/.git/z", "b/w"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, target in (("a/0", "a/one"), ("a/one/up", "a"), ("a/two", "b"), ("a/three", "b"), ("a/gone", "c")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path / "a")] == ["a/one/x", "a/three/w"]

@@ -180,3 +180,13 @@ def test_a_raster_that_is_not_north_up_is_named(tmp_path):
         raster.transform = rasterio.Affine(10, 0, WEST, 0, 10, NORTH)
     with pytest.raises(SchemaError, match=r"20210605/B04\.tif: grid is not north-up"):
         open_rasters(tmp_path)
+
+
+def test_dates_behind_links_are_read_and_hidden_files_are_not(tmp_path):
+    for name in ("a/20210605", "s/20210615", "s/.old/20210625"):
+        write_raster(tmp_path / name / "B04.tif", RED)
+    (tmp_path / "s" / "20210605").symlink_to(tmp_path / "a" / "20210605")
+    (tmp_path / "s" / "again").symlink_to(tmp_path / "s")
+    (tmp_path / "s" / "20210615" / "._B04.tif").write_bytes(b"Mac OS X")
+    found = open_scenes(tmp_path / "s", Silent()).acquisitions
+    assert [a.key for a in found] == ["20210605", "20210615"]

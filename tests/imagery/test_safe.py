@@ -158,6 +158,13 @@ def test_level_2a_stands_for_a_granule_that_is_there_in_both_levels(tmp_path):
     assert "1 acquisitions of Level-1C (top of atmosphere) beside 1 of Level-2A" in report.warnings[0]
 
 
+def test_products_behind_links_are_found(tmp_path):
+    product = make_safe(tmp_path / "archive", "2021-06-05", BANDS)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / product.name).symlink_to(product)
+    assert only(tmp_path / "s").key == product.stem
+
+
 def test_products_are_found_where_they_are(tmp_path):
     product = make_safe(tmp_path / "a" / "b", "2021-06-05", BANDS)
     zipped = make_zip(make_safe(tmp_path / "elsewhere", "2021-06-15", BANDS), tmp_path / "a" / "x.zip")
