@@ -9,7 +9,7 @@ from pathlib import Path
 from cropgen.core.errors import UsageError
 from cropgen.core.files import files_below, folders_below, require_input
 from cropgen.core.progress import Reporter
-from cropgen.imagery.cog import open_rasters
+from cropgen.imagery.cog import SUFFIXES, open_rasters
 from cropgen.imagery.cube import NETCDF_SUFFIXES, open_cubes
 from cropgen.imagery.safe import find_products, open_products
 from cropgen.imagery.scene import Acquisition, SceneSource
@@ -45,8 +45,10 @@ def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
         found = _cubes(path)
         if found:
             cubes.extend(found)
+            _tell_left(path, found, "cubes", report)
         elif safe := find_products(path):
             products.extend(safe)
+            _tell_left(path, safe, "products", report)
         elif path.suffix.lower() in ITEM_SUFFIXES:
             sources.append(open_items(path, report))
         elif path.is_dir():
@@ -64,6 +66,18 @@ def open_scenes(scenes: Path | Sequence[Path], report: Reporter) -> SceneSource:
         sources.append(open_products(name, products, report))
     acquisitions = _named_apart([a for source in sources for a in source.acquisitions])
     return Joined(name, tuple(sorted(acquisitions, key=lambda a: (a.day, a.key))))
+
+
+def _tell_left(path: Path, taken: Sequence[Path], what: str, report: Reporter) -> None:
+    """Warn of rasters in a folder that lie beside its cubes or products, which alone are read."""
+    read = set(taken)
+    rasters = [p for p in files_below(path) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
+    left = [p for p in rasters if read.isdisjoint((p, *p.parents))]
+    if left:
+        report.warn(
+            f"{path}: only its {what} are read, not {len(left)} rasters beside them, e.g. {left[0].relative_to(path)}; "
+            "give a folder for each kind of scenes"
+        )
 
 
 def _named_apart(acquisitions: Sequence[Acquisition]) -> list[Acquisition]:

@@ -18,6 +18,7 @@ from cropgen.imagery.scene import Window
 from cropgen.imagery.sources import open_scenes
 from cropgen.series.store import SeriesStore
 from tests.data.sentinel2.make import NORTH, UTM, WEST, make_safe, make_zip, product_metadata
+from tests.imagery.scene_files import write_raster
 
 RED = np.linspace(0.02, 0.5, 144).reshape(12, 12)
 SWIR = np.linspace(0.1, 0.4, 36).reshape(6, 6)
@@ -163,6 +164,16 @@ def test_products_behind_links_are_found(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / product.name).symlink_to(product)
     assert only(tmp_path / "s").key == product.stem
+
+
+def test_rasters_beside_products_are_told(tmp_path):
+    product = make_safe(tmp_path / "s", "2021-06-05", BANDS)
+    report = Silent()
+    assert only(tmp_path / "s", report)
+    assert not report.warnings
+    write_raster(tmp_path / "s" / "20210615" / "B04.tif", np.ones((2, 2), "uint16"))
+    assert only(tmp_path / "s", report).key == product.stem
+    assert "not 1 rasters beside them, e.g. 20210615/B04.tif" in report.warnings[0]
 
 
 def test_products_are_found_where_they_are(tmp_path):
