@@ -10,7 +10,8 @@ Where a way holds several dates, the file's own and then the deepest folder's co
 acquisition, unless a band occurs twice in it: then a folder below the date, or a part of the file names, tells which
 files belong together. Where two files of one acquisition hold one band, the finer is read.
 
-Scale, offset and nodata come from the raster's band metadata, else from `scale` and `offset` of metadata.json.
+Scale, offset and nodata come from the raster's band metadata, else from `scale` and `offset` of metadata.json. Where a
+raster has a mask instead of nodata, what is masked is missing.
 """
 
 from __future__ import annotations
@@ -228,5 +229,9 @@ def _open(path: Path, date: str, reflectance: bool) -> RasterLayer:
     if (scale, offset) == (1.0, 0.0):
         scale = _number(path.parent, "scale") if reflectance else None
         offset = (_number(path.parent, "offset") if reflectance else None) or 0.0
-    nodata = 0.0 if header.nodata is None and reflectance and header.whole_numbers else header.nodata
-    return RasterLayer(path, date, header.grid, scale, offset, nodata, file_stamp(path))
+    nodata = header.nodata
+    if nodata is None and header.whole_numbers and (reflectance or header.masked):
+        nodata = 0.0
+    elif nodata is None and header.masked:
+        nodata = float("nan")
+    return RasterLayer(path, date, header.grid, scale, offset, nodata, file_stamp(path), masked=header.masked)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError  # what GDAL says when a file is closed is not among the public errors
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -32,6 +33,7 @@ class RasterLayer:
         path: a file, or a name that GDAL understands.
         stamp: changes when the content does.
         band: which of the file's bands, from 1.
+        masked: the file has a mask, by which pixels are `nodata`.
     """
 
     path: Path | str
@@ -42,19 +44,21 @@ class RasterLayer:
     nodata: float | None
     stamp: str = ""
     band: int = 1
+    masked: bool = False
 
     @property
     def narrow(self) -> bool:
         """Whether it is read panel by panel."""
-        return self.band == 1 and has_columns(self.path, PANEL_COLUMNS)
+        return self.band == 1 and not self.masked and has_columns(self.path, PANEL_COLUMNS)
 
     def read(self, window: Window) -> np.ndarray:
-        values = read_window(self.path, window) if self.band == 1 else None
+        values = read_window(self.path, window) if self.band == 1 and not self.masked else None
         if values is not None:
             return values
         try:
             with rasterio.Env(**ENVIRONMENT), rasterio.open(self.path) as raster:
-                return raster.read(self.band, window=raster_window(window))
+                values = raster.read(self.band, window=raster_window(window), masked=self.masked)
+                return values.filled(self.nodata) if isinstance(values, np.ma.MaskedArray) else values
         except GDAL_ERRORS as error:
             raise corrupt_raster(self.path, self.date, error) from error
 
@@ -65,6 +69,7 @@ class Header:
 
     Arguments:
         whole_numbers: values are stored as integers.
+        masked: a mask or an alpha band in the file says which pixels are data.
     """
 
     grid: Grid
@@ -73,6 +78,7 @@ class Header:
     scale: float
     offset: float
     nodata: float | None
+    masked: bool
 
     @property
     def whole_numbers(self) -> bool:
@@ -108,8 +114,9 @@ def header_of(raster: Any) -> Header:
     except SchemaError as error:
         raise SchemaError(f"{raster.name}: {error.message}", hint=error.hint) from error
     return Header(
-        grid, raster.count, raster.dtypes[0], float(raster.scales[0]), float(raster.offsets[0]), raster.nodata
-    )
+        grid, raster.count, raster.dtypes[0], float(raster.scales[0]), float(raster.offsets[0]), raster.nodata,
+        MaskFlags.per_dataset in raster.mask_flag_enums[0],
+    )  # fmt: skip
 
 
 def file_stamp(path: Path) -> str:

@@ -12,7 +12,7 @@ import rasterio
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.progress import Silent
 from cropgen.imagery.cog import open_rasters
-from cropgen.imagery.masks import CloudMask
+from cropgen.imagery.masks import CloudMask, is_valid
 from cropgen.imagery.scene import Window
 from cropgen.imagery.selection import usable_acquisitions
 from cropgen.imagery.sources import open_scenes
@@ -190,3 +190,17 @@ def test_dates_behind_links_are_read_and_hidden_files_are_not(tmp_path):
     (tmp_path / "s" / "20210615" / "._B04.tif").write_bytes(b"Mac OS X")
     found = open_scenes(tmp_path / "s", Silent()).acquisitions
     assert [a.key for a in found] == ["20210605", "20210615"]
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint16", "uint8"])
+def test_what_a_mask_in_the_file_leaves_out_is_missing(tmp_path, kind):
+    name = "SCL" if kind == "uint8" else "B04"
+    path = write_raster(tmp_path / "20210605" / f"{name}.tif", RED.astype(kind), nodata=None)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as raster:
+        raster.write_mask(RED > 4)
+    (acquisition,) = open_rasters(tmp_path).acquisitions
+    layer = acquisition.layers[name]
+    stored = layer.read(Window(0, 4, 0, 4))
+    assert stored.dtype == kind
+    np.testing.assert_array_equal(is_valid(stored, layer.nodata), RED > 4)
+    np.testing.assert_array_equal(stored[1:], RED[1:])
