@@ -61,9 +61,10 @@ def calibrator(
     if scale is not None or not unstated:
         return Calibrator(scale, offset)
     assumed = LEVEL_2A_SCALE if _typical(unstated) > _LARGEST_REFLECTANCE else 1.0
-    shift = 0.0 if offset is None else offset
+    acquisition, band = unstated[0]
+    shift = acquisition.layers[band].offset if offset is None else offset
     report.warn(
-        f"{unstated[0][0].key}: {unstated[0][1]} states no scale; reflectance = {assumed:g} × value + {shift:g} is "
+        f"{acquisition.key}: {band} states no scale; reflectance = {assumed:g} × value + {shift:g} is "
         "assumed (give --scale and --offset if this is wrong)"
     )
     return Calibrator(scale, offset, assumed)

@@ -11,6 +11,7 @@ import rasterio
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.progress import Silent
+from cropgen.imagery.calibration import calibrator
 from cropgen.imagery.cog import open_rasters
 from cropgen.imagery.masks import CloudMask, is_valid
 from cropgen.imagery.scene import Window
@@ -204,3 +205,12 @@ def test_what_a_mask_in_the_file_leaves_out_is_missing(tmp_path, kind):
     assert stored.dtype == kind
     np.testing.assert_array_equal(is_valid(stored, layer.nodata), RED > 4)
     np.testing.assert_array_equal(stored[1:], RED[1:])
+
+
+def test_an_assumed_scale_is_told_with_the_offset_that_is_stated(tmp_path):
+    write_raster(tmp_path / "20210605" / "B04.tif", RED * 1000, scale=1, offset=0)
+    (tmp_path / "20210605" / "metadata.json").write_text('{"offset": -0.1}')
+    report = Silent()
+    scenes = open_rasters(tmp_path).acquisitions
+    assert calibrator(scenes, ["B04"], None, None, report).of(scenes[0], ["B04"]) == {"B04": (1e-4, -0.1)}
+    assert "0.0001 × value + -0.1 is assumed" in report.warnings[0]
