@@ -3,7 +3,7 @@
     whole      where an acquisition of the day holds the parcel whole, only such acquisitions count; of several the one
                with the most clear pixels is taken, the first by name where equal
     in parts   a parcel that no tile of the season holds whole is put together, day by day, from the tiles of one grid
-               system, each pixel from one tile; of several grid systems the one with the most clear pixels is taken
+               system in all bands, each pixel from one tile; of several the one with the most clear pixels is taken
     a part     a parcel that is whole in some tile, but in none of the day, takes the part with the most clear pixels
 
 An observation counts when `min_pixels` pixels (or all, when the parcel has fewer) and `min_share` of its pixels are
@@ -138,7 +138,7 @@ class Season:
         systems: dict[object, dict[TilePixels, list[_View]]] = {}
         for view in views:
             tile = self._units[view.unit].tile
-            systems.setdefault(lattice(tile.grids[tile.finest]), {}).setdefault(tile, []).append(view)
+            systems.setdefault(tuple(map(lattice, tile.grids)), {}).setdefault(tile, []).append(view)
         for tiles in systems.values():
             parts = [self._part(tile, group, split) for tile, group in tiles.items()]
             weight = np.stack([part[0] for part in parts])

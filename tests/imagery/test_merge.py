@@ -155,3 +155,14 @@ def test_parcels_across_two_zones_take_the_zone_that_holds_them_whole(tmp_path):
     assert done.rows == 2
     assert series.values[0, 0, 0] == pytest.approx(mean_of(20, 50, 90, 150), abs=1e-4)
     assert series.values[1, 0, 0] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_acquisitions_of_one_day_that_differ_in_a_coarse_grid_are_not_added_up(tmp_path):
+    write_tile(tmp_path / "s", "20210605", "A", 0)
+    write_tile(tmp_path / "s", "20210605", "B", 0, add=0.2)
+    ground = truth(SIDE, SIDE)
+    write_raster(tmp_path / "s" / "20210605_B" / "B11.tif", dn(ground + 0.2))
+    series, _ = run(tmp_path / "s", tmp_path, {"a": square(160, 0, 240, 40)})
+    assert series.pixels is not None
+    assert series.pixels.tolist() == [[16]]
+    np.testing.assert_allclose(series.values[0, 0], mean_of(160, 0, 200, 40), atol=1e-4)
