@@ -35,6 +35,7 @@ from cropgen.series.bands import SCENE_CLASSIFICATION, SENTINEL2, is_reflectance
 CLOUD_PROBABILITY = "CLDPRB"
 _METADATA = re.compile(r"(?:^|/)MTD_MSIL(?:2A|1C)\.xml$|(?:^|/)S2\w_\w+_MTD_SAF\w+\.xml$")
 _GRANULE = re.compile(r"(?:^|/)GRANULE/([^/]+)/(.+)$")
+_HEAD = 4096
 _TILE = re.compile(r"_T?(\d\d[A-Z]{3})(?:_|$)")
 
 
@@ -101,7 +102,7 @@ def find_products(path: Path) -> list[Path]:
         return [path]
     files = list(files_below(path))
     folders = {found.parent for found in files if _METADATA.search(found.name)}
-    zips = [found for found in files if found.suffix == ".zip" and _in_zip(found) is not None]
+    zips = [found for found in files if found.suffix.lower() == ".zip" and _in_zip(found) is not None]
     return sorted([*folders, *zips])
 
 
@@ -144,9 +145,18 @@ def _in_zip(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             return next((n for n in archive.namelist() if _METADATA.search(n) and "/GRANULE/" not in n), None)
     except (OSError, zipfile.BadZipFile) as error:
-        if path.name.startswith("S2"):
+        if path.name.startswith("S2") or _begins_as_product(path):
             raise _broken(path, error) from error
         return None
+
+
+def _begins_as_product(path: Path) -> bool:
+    """Whether the first members of a zip that was cut short are those of a product."""
+    try:
+        with path.open("rb") as stream:
+            return b".SAFE/" in stream.read(_HEAD)
+    except OSError:
+        return False
 
 
 def _product(path: Path) -> _Product:

@@ -186,6 +186,14 @@ def test_products_are_found_where_they_are(tmp_path):
     assert find_products(tmp_path / "a" / "other.zip") == []
 
 
+def test_a_zip_that_was_cut_short_is_told_whatever_its_name(tmp_path):
+    zipped = make_zip(make_safe(tmp_path / "s", "2021-06-05", BANDS), tmp_path / "z" / "3f1c0d2e.zip")
+    zipped.write_bytes(zipped.read_bytes()[:-200])
+    (tmp_path / "z" / "other.zip").write_bytes(b"PK")
+    with pytest.raises(CorruptInputError, match=r"3f1c0d2e\.zip"):
+        find_products(tmp_path / "z")
+
+
 def test_faults(tmp_path):
     product = make_safe(tmp_path / "s", "2021-06-05", BANDS)
     zipped = make_zip(product, tmp_path / "S2A_MSIL2A.zip")
