@@ -82,11 +82,11 @@ def fetch_scenes(workspace: Workspace, request: ScenesRequest, *, report: Report
     reporter = report or Silent()
     for path in request.parcels:
         require_input(path, "parcels")
-    _require_season(request)
+    first, last = _season(request)
     catalog = find_catalog(request.catalog, collection=request.collection, endpoint=request.endpoint)
     name = request.name or request.parcels[0].stem
     folder = workspace.data / name
-    query = SceneQuery(catalog, request.first, request.last, request.max_cloud, request.bands)
+    query = SceneQuery(catalog, first, last, request.max_cloud, request.bands)
     access = access_to(catalog, retries=request.retries, timeout=request.timeout)
     plan = plan_scenes(query, request.parcels, folder, access, reporter)
     reporter.info(
@@ -100,16 +100,20 @@ def fetch_scenes(workspace: Workspace, request: ScenesRequest, *, report: Report
     )  # fmt: skip
 
 
-def _require_season(request: ScenesRequest) -> None:
+def _season(request: ScenesRequest) -> tuple[str, str]:
+    """First and last day as YYYY-MM-DD, which is how catalogues want what ISO writes in several ways."""
     from datetime import date
 
-    for flag, text in (("--from", request.first), ("--to", request.last)):
+    def day(flag: str, text: str) -> str:
         try:
-            date.fromisoformat(text)
+            return date.fromisoformat(text).isoformat()
         except ValueError as error:
             raise UsageError(f"{flag} {text!r} is no date", hint=f"for example {flag} 2023-10-01") from error
-    if request.first > request.last:
-        raise UsageError(f"--from {request.first} comes after --to {request.last}", hint="exchange them")
+
+    first, last = day("--from", request.first), day("--to", request.last)
+    if first > last:
+        raise UsageError(f"--from {first} comes after --to {last}", hint="exchange them")
+    return first, last
 
 
 def verify_scenes(workspace: Workspace, name: str | None = None, *, report: Reporter | None = None) -> VerifyResult:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cropgen.api.scenes import ScenesRequest, fetch_scenes
 from cropgen.cli.main import run
+from cropgen.core.paths import Workspace
 from cropgen.imagery.scene_files import Ledger
 from cropgen.series.store import SeriesStore
 from tests.data.server import Fault, FileServer, serve
@@ -79,6 +81,15 @@ def test_from_catalogue_to_series(tmp_path: Path, server: FileServer) -> None:
     assert cut.mask.any()
     for name in ("values", "mask", "day", "parcel_id"):
         np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("kind", ["api", "static"])
+def test_days_may_be_written_in_any_way_of_iso(tmp_path: Path, server: FileServer, kind: str) -> None:
+    region = region_of(server, "05", "15")
+    parcels = (write_parcels(tmp_path / "p.gpkg", CORNERS),)
+    url = region.serve_api() if kind == "api" else region.write_static()
+    request = ScenesRequest(parcels, "20210601", "2021-W23-4", catalog=url, bands=("B04",), dry_run=True)
+    assert fetch_scenes(Workspace(tmp_path / "w"), request).dates == ("2021-06-05",)
 
 
 def test_words_that_do_not_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
