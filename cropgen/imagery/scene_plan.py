@@ -24,6 +24,7 @@ MARGIN = 300.0
 """Metres around the parcels that come with them, so that masks may be dilated."""
 _MOST_PIECES = 32
 _CELL = 0.25
+_HALF_CIRCLE = 180.0
 _BLOCK = 512
 _USUAL_DENSITY = {SCENE_CLASSIFICATION: 0.05}
 _DENSITY = 1.4
@@ -61,22 +62,38 @@ class ParcelBoxes:
 
     def __init__(self, frame: gpd.GeoDataFrame) -> None:
         shapes = frame.geometry.to_numpy()
-        box = shapely.bounds(shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))])
-        if not len(box):
-            raise MissingInputError("the parcel layer holds no geometry", hint="check the parcel layer")
+        box = shapely.bounds(shapes)
+        box = box[np.isfinite(box).all(1)]
         self._corners = box[:, [0, 1, 0, 3, 2, 1, 2, 3]].reshape(-1, 4, 2)
         self._crs = frame.crs
         self._known: dict[str, np.ndarray] = {}
-        degrees = self.within(WGS84)
-        self._tree = shapely.STRtree(shapely.box(*degrees.T))
+        self._degrees = self._in_degrees()
+        if not len(self._degrees):
+            raise MissingInputError("the parcel layer holds no geometry", hint="check the parcel layer")
+        self._tree = shapely.STRtree(shapely.box(*self._degrees.T))
 
     def within(self, crs: str) -> np.ndarray:
         """(N, 4) west, south, east, north of every parcel."""
         if crs not in self._known:
-            move = Transformer.from_crs(self._crs, crs, always_xy=True)
-            x, y = move.transform(self._corners[..., 0], self._corners[..., 1])
+            x, y = self._moved(crs)
             self._known[crs] = np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], axis=1)
         return self._known[crs]
+
+    def _moved(self, crs: str) -> tuple[np.ndarray, np.ndarray]:
+        """x and y (N, 4) of the corners."""
+        move = Transformer.from_crs(self._crs, crs, always_xy=True)
+        return move.transform(self._corners[..., 0], self._corners[..., 1])
+
+    def _in_degrees(self) -> np.ndarray:
+        """(M, 4) the boxes in degrees; a parcel across the antimeridian has one on either side of it."""
+        box = self.within(WGS84)
+        across = np.flatnonzero(box[:, 2] - box[:, 0] > _HALF_CIRCLE)
+        lon = self._moved(WGS84)[0][across]
+        east, west = box[across], box[across]
+        east[:, 0], east[:, 2] = np.where(lon > 0, lon, _HALF_CIRCLE).min(1), _HALF_CIRCLE
+        west[:, 0], west[:, 2] = -_HALF_CIRCLE, np.where(lon < 0, lon, -_HALF_CIRCLE).max(1)
+        found = np.concatenate([np.delete(box, across, axis=0), east, west])
+        return found[np.isfinite(found).all(1)]
 
     def meet(self, footprint: BaseGeometry | None) -> bool:
         """Whether a parcel lies in a footprint in degrees; true where none is known."""
@@ -100,7 +117,7 @@ class ParcelBoxes:
 
     def pieces(self) -> list[BaseGeometry]:
         """Convex pieces in degrees that hold all parcels: one around each group of neighbouring cells."""
-        box = self.within(WGS84)
+        box = self._degrees
         centre = (box[:, :2] + box[:, 2:]) / 2
         size = _CELL
         while True:

@@ -87,3 +87,22 @@ def test_bands():
     assert len(wanted_bands(())) == 11
     with pytest.raises(MissingInputError, match="no geometry"):
         ParcelBoxes(gpd.GeoDataFrame(geometry=[None], crs=UTM))
+
+
+@pytest.mark.parametrize(("crs", "far"), [("EPSG:4326", np.inf), (UTM, np.inf), (UTM, 1e30)])
+def test_a_coordinate_that_is_no_place_does_not_count(crs, far):
+    sound = gpd.GeoSeries([shapely.box(WEST, NORTH, WEST + 100, NORTH + 100)], crs=UTM).to_crs(crs)
+    broken = shapely.Polygon([sound.iloc[0].exterior.coords[0], (far, 51), sound.iloc[0].exterior.coords[2]])
+    with_it = ParcelBoxes(gpd.GeoDataFrame(geometry=[sound.iloc[0], broken], crs=crs))
+    assert with_it.pieces() == ParcelBoxes(gpd.GeoDataFrame(geometry=sound)).pieces()
+    with pytest.raises(MissingInputError, match="no geometry"):
+        ParcelBoxes(gpd.GeoDataFrame(geometry=[broken], crs=crs))
+
+
+def test_a_parcel_across_the_antimeridian_is_searched_on_both_sides_of_it():
+    place = gpd.GeoSeries([shapely.Point(180, -17)], crs=4326).to_crs("EPSG:3832").buffer(200, cap_style="square")
+    parcel = ParcelBoxes(gpd.GeoDataFrame(geometry=place))
+    west, east = sorted(piece.bounds for piece in parcel.pieces())
+    np.testing.assert_allclose([west[0], west[2], east[0], east[2]], [-180, -179.998, 179.998, 180], atol=5e-4)
+    assert parcel.meet(shapely.box(179, -18, 180, -16))
+    assert not parcel.meet(shapely.box(20, -18, 21, -16))
