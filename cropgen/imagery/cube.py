@@ -74,6 +74,7 @@ class CubeVariable:
         except _READ_ERRORS as error:
             when = str(self._array[self._array.dims[0]].to_numpy()[date])[:10]
             raise _corrupt(self._path, f" at {when}", error) from error
+        values = values.view(_meant_type(self._array))
         values = values[:, ::-1] if self._flip else values
         self._block = (window, first, values)
         return values[date - first]
@@ -237,6 +238,8 @@ def _encoding(array: xr.DataArray, band: str) -> tuple[float | None, float, floa
     nodata = stated.get("_FillValue", stated.get("missing_value"))
     if nodata is None and is_reflectance(band) and np.issubdtype(array.dtype, np.integer):
         nodata = 0
+    if nodata is not None and _meant_type(array) != array.dtype:
+        nodata = np.asarray(nodata).astype(array.dtype).view(_meant_type(array))
     if band == SCENE_CLASSIFICATION:
         scale = 1.0
     return (
@@ -244,6 +247,12 @@ def _encoding(array: xr.DataArray, band: str) -> tuple[float | None, float, floa
         float(stated.get("add_offset", 0.0)),
         None if nodata is None else float(np.asarray(nodata).item()),
     )
+
+
+def _meant_type(array: xr.DataArray) -> np.dtype[Any]:
+    """The type of the values: the classic format and SNAP keep numbers without a sign as such with one, and say so."""
+    stated = str({**array.encoding, **array.attrs}.get("_Unsigned", "")).lower() == "true"
+    return np.dtype(array.dtype.str.replace("i", "u")) if stated and array.dtype.kind == "i" else array.dtype
 
 
 def _grid(array: xr.DataArray, file: _File) -> tuple[Grid, bool]:

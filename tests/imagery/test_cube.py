@@ -89,6 +89,16 @@ def test_the_classic_format(tmp_path, red, classes, kind):
             run(tmp_path / "c.nc", tmp_path)
 
 
+def test_numbers_that_are_stated_to_have_no_sign(tmp_path, red, classes):
+    red[0, 0, 0], red[0, 1, 1] = 65535, 40_000
+    data = cube(10, 8, {"B04": red.view("int16"), "SCL": classes.repeat(2, 1).repeat(2, 2).view("int8")})
+    data["B04"].attrs |= {"_Unsigned": "true", "_FillValue": np.int16(-1)}
+    data.to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
+    layer = open_scenes(tmp_path / "c.nc", Silent()).acquisitions[0].layers["B04"]
+    assert layer.nodata == 65535
+    np.testing.assert_array_equal(layer.read(Window(0, 8, 0, 8)), red[0])
+
+
 def test_zarr_with_other_names(tmp_path, red, classes):
     full = np.repeat(np.repeat(classes, 2, 1), 2, 2)
     data = cube(10, 8, {"S2-L2A-B04": red, "S2-L2A-SCL": full}, time="timestamp")
