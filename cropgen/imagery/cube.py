@@ -152,7 +152,9 @@ def open_cubes(name: str, files: Sequence[Path], report: Reporter) -> CubeSet:
     places: list[_Place] = []
     names = _names_of(sorted(used))
     for file in chosen:
-        _add_file(places, file, names[file.path])
+        undated = _add_file(places, file, names[file.path])
+        if undated:
+            report.warn(f"{file.path}: {undated} steps without a date are left out")
     acquisitions = [
         Acquisition(_key(place, time, again), int(time.astype("datetime64[D]").astype(np.int64)), layers)
         for place in places
@@ -211,8 +213,9 @@ def _names_of(paths: Sequence[Path]) -> dict[Path, str]:
     return {path: "/".join(way[-depth:]) for path, way in ways.items()}
 
 
-def _add_file(places: list[_Place], file: _File, name: str) -> None:
-    stamp = cube_stamp(file.path)
+def _add_file(places: list[_Place], file: _File, name: str) -> int:
+    """Add the layers of a file to its place; how many of its times are none."""
+    stamp, undated = cube_stamp(file.path), 0
     for raw_name, array in file.bands.items():
         band = normalise_band(raw_name) or raw_name
         grid, flip = _grid(array, file)
@@ -223,12 +226,17 @@ def _add_file(places: list[_Place], file: _File, name: str) -> None:
         variable = CubeVariable(array, file.path, flip=flip, stamp=stamp)
         scale, offset, nodata = _encoding(array, band)
         seen: Counter[np.datetime64] = Counter()
-        for i, time in enumerate(array[array.dims[0]].to_numpy()):
+        times = array[array.dims[0]].to_numpy()
+        undated = int(np.isnat(times).sum())
+        for i, time in enumerate(times):
+            if np.isnat(time):
+                continue
             layers = place.times.setdefault((time, seen[time]), {})
             seen[time] += 1
             known = layers.get(band)
             if known is None or grid.pixel_size < known.grid.pixel_size:
                 layers[band] = CubeLayer(variable, i, grid, scale, offset, nodata)
+    return undated
 
 
 def _encoding(array: xr.DataArray, band: str) -> tuple[float | None, float, float | None]:

@@ -168,6 +168,16 @@ def test_a_time_stamp_that_is_repeated_is_an_acquisition_each_time(tmp_path, red
     expect(run(tmp_path / "c", tmp_path), red)
 
 
+def test_a_step_without_a_date_is_left_out(tmp_path, red):
+    data = cube(10, 8, {"B04": red}).assign_coords(t=np.where([True, False, True], TIMES, np.datetime64("NaT")))
+    data.to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
+    report = Silent()
+    found = open_scenes(tmp_path / "c.nc", report).acquisitions
+    assert [a.date for a in found] == ["2021-05-01", "2021-05-11"]
+    np.testing.assert_array_equal(found[1].layers["B04"].read(Window(0, 8, 0, 8)), red[2])
+    assert "1 steps without a date" in report.warnings[0]
+
+
 def test_cube_faults(tmp_path, red):
     (tmp_path / "broken.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 50)
     with pytest.raises(CorruptInputError, match=r"broken\.nc"):
