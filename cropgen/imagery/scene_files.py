@@ -11,6 +11,7 @@ a line, which an interruption leaves, is none.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -119,9 +120,10 @@ class Ledger:
         path = self.folder / LEDGER
         with self._guard:
             try:
-                torn = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-                with path.open("a", encoding="utf-8") as stream:
-                    stream.write(("\n" if torn else "") + json.dumps(asdict(record)) + "\n")
+                with path.open("a+b") as stream:
+                    stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+                    torn = stream.read(1) not in (b"", b"\n")
+                    stream.write((("\n" if torn else "") + json.dumps(asdict(record)) + "\n").encode())
             except OSError as error:
                 raise UnfinishedError(
                     f"cannot write {path}: {error.strerror or error}",

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from cropgen.imagery.catalogs import Catalog, find_catalog
 from cropgen.imagery.remote import open_raster
 from cropgen.imagery.scene import Window
 from cropgen.imagery.scene_fetch import SceneQuery, fetch_scenes, plan_scenes, verify_scenes
-from cropgen.imagery.scene_files import Ledger
+from cropgen.imagery.scene_files import Ledger, Record
 from cropgen.imagery.sources import open_scenes
 from cropgen.imagery.stac import access_to
 from tests.data.server import Fault, FileServer, serve
@@ -448,6 +449,17 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, server, monkeypatch):
     assert work.files() == {}
     monkeypatch.undo()
     assert work.fetch() == 2
+
+
+def test_a_line_is_added_to_the_ledger_without_reading_it(tmp_path, monkeypatch):
+    one = Record("t/B04.tif", "item", "B04", "tag 1", (0, 1, 0, 1), 1e-4, 0.0, 1, "0" * 64)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"all of {path} is read"))
+    for number in range(2):
+        Ledger.read(tmp_path).put(replace(one, path=f"t/{number}.tif"))
+    with (tmp_path / "ledger.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('{"path": "t/')
+    Ledger.read(tmp_path).put(replace(one, path="t/3.tif"))
+    assert [record.path for record in Ledger.read(tmp_path).all()] == ["t/0.tif", "t/1.tif", "t/3.tif"]
 
 
 @pytest.mark.slow
