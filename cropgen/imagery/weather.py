@@ -218,7 +218,7 @@ def _days_of(times: pd.Series) -> np.ndarray:
         times = times.dt.tz_localize(None)
     elif not pd.api.types.is_datetime64_dtype(times.dtype):
         times = times.astype(str).str.replace(_ZONE, r"\1", regex=True)
-    return pd.to_datetime(times, errors="coerce").to_numpy().astype("datetime64[D]")
+    return pd.to_datetime(times, format="ISO8601", errors="coerce").to_numpy().astype("datetime64[D]")
 
 
 def _numbers(frame: pd.DataFrame, name: str, path: Path) -> np.ndarray:

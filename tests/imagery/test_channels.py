@@ -105,6 +105,7 @@ def test_weather_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         ("date,wind\n2021-06-01,3\n", "temperature or precipitation"),
         ("when,temperature\n2021-06-01,3\n", "a date"),
         ("date,temperature\nsoon,3\n", "no date in some lines"),
+        ("date,temperature\n05/06/2021,3\n06/06/2021,4\n", "no date in some lines"),
         ("date,temperature\n20210601,3\n20219901,3\n", "no date in some lines"),
         ("date,temperature\n2021-06-01,3\n2021-06-01,4\n", "several lines for one day"),
         ("date,temperature\n2021-06-01,3\n2021-06-02,-\n", "column temperature: expected numbers, got '-' in 1 lines"),
