@@ -110,7 +110,8 @@ def header_of(raster: Any) -> Header:
             f"{raster.name} states no coordinate system", hint="assign it, e.g. gdal_edit.py -a_srs EPSG:…"
         )
     try:
-        grid = Grid(raster.crs.to_wkt(), tuple(raster.transform)[:6], raster.shape)  # pyright: ignore[reportArgumentType]
+        a, b, c, d, e, f = tuple(raster.transform)[:6]
+        grid = Grid(raster.crs.to_wkt(), (a, b, c, d, e, f), raster.shape)
     except SchemaError as error:
         raise SchemaError(f"{raster.name}: {error.message}", hint=error.hint) from error
     return Header(
