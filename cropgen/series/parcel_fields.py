@@ -190,7 +190,7 @@ class _Writer:
 
     def _write_ids(self, frame: pd.DataFrame, first: int, part: np.ndarray) -> None:
         for name in self._parts:
-            if pd.api.types.is_string_dtype(frame[name].dtype):
+            if isinstance(frame[name].dtype, pd.StringDtype):
                 self._evidence[name].add(_foreign(column(frame, name)))
         texts = _texts(frame, self._parts, self._rows_of, first)
         offset = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]

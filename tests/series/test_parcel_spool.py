@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import geopandas as gpd
@@ -122,6 +123,12 @@ def test_a_polygon_with_an_infinite_corner_is_left_out(tmp_path, epsg):
     assert found.frame["parcel_id"].tolist() == ["a", "c"]
     assert (found.issues.dropped, found.issues.repaired) == ({"a coordinate that is no number": ["b"]}, ["c"])
     assert_same(tmp_path / "p_2020.parquet", ParcelColumns(), tmp_path / "spool", 2)
+
+
+def test_ids_may_be_decimals(tmp_path):
+    path = squares(tmp_path / "p_2020.parquet", 3, id=[Decimal(10**17 + i) for i in range(3)])
+    assert read_parcels(path, ParcelColumns()).frame["parcel_id"].tolist() == [str(10**17 + i) for i in range(3)]
+    assert_same(path, ParcelColumns(), tmp_path / "spool", 2)
 
 
 def test_lists_are_no_crops_and_no_matter_elsewhere(tmp_path):
