@@ -167,7 +167,8 @@ class Job:
 
     def _identity(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         count = batch.num_rows
-        parts = pd.DataFrame({name: batch.column(name).to_pandas() for name in self._id}, index=range(count))
+        exact = {name: batch.column(name).to_pandas(integer_object_nulls=True) for name in self._id}
+        parts = pd.DataFrame(exact, index=range(count))
         ids = parcel_ids(parts, self._id, rows_of=self._rows_of, first=self._seen).astype(np.str_)
         if self._year_column is None:
             return ids, np.full(count, self._year, np.int16)

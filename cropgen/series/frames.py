@@ -51,7 +51,7 @@ class Table:
         Arguments:
             text: columns of a csv file that are read as they are written: 0101 stays 0101, NA stays NA, and only empty
                 cells are missing. Whole numbers that an export wrote with a decimal point lose it. Of an xlsx file
-                they keep words such as NA too.
+                they keep words such as NA too, of a parquet file all digits of whole numbers beside missing ones.
 
         Raises:
             CorruptInputError: the file cannot be read to its end.
@@ -83,6 +83,8 @@ class Table:
             for batch in pq.ParquetFile(self.path).iter_batches(rows, columns=columns):
                 table = pa.Table.from_batches([batch]).replace_schema_metadata(None)
                 frame = table.to_pandas()
+                whole = [n for n in columns if n in text and pa.types.is_integer(table.schema.field(n).type)]
+                frame = frame.assign(**{n: table.column(n).to_pandas(integer_object_nulls=True) for n in whole})
                 frame.index = pd.RangeIndex(first, first + len(frame))
                 first += len(frame)
                 yield frame

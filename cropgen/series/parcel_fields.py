@@ -125,7 +125,8 @@ def _streamed(layer: FileLayer, columns: Sequence[str], size: int) -> Iterator[p
             return
         if not is_text(batch):
             raise UnicodeError
-        yield pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)[list(columns)]
+        frame = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True, integer_object_nulls=True)
+        yield frame[list(columns)]
 
 
 def _of_parquet(layer: FileLayer, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:

@@ -23,9 +23,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError, FieldError
+from pyogrio.raw import read_arrow
 
 from cropgen.core.errors import CorruptInputError, DataError, SchemaError, UsageError
 from cropgen.core.files import require_input
@@ -43,6 +45,7 @@ _OPEN_OPTIONS: dict[str, dict[str, str]] = {
     ".csv": {"GEOM_POSSIBLE_NAMES": "wkt,geometry,geom,the_geom,wkt_geom,shape", "KEEP_GEOM_COLUMNS": "NO"},
 }
 FALLBACK_ENCODING = "cp1252"
+_EXACT_FLOAT = 2**53
 _SEVERAL_HINT = "name one of them with --layer"
 _WHOLE_HINT = "check that the file is whole and a vector format such as GeoPackage, Shapefile or GeoParquet"
 
@@ -255,6 +258,7 @@ def read_fields(
         except UnicodeDecodeError:
             frame = pyogrio.read_dataframe(file.address, encoding=FALLBACK_ENCODING, **options)
             remarks.append(fallback_remark(file.path))
+        _restore_digits(frame, lambda names: _attributes_of(layer, names))
     if encoding is None:
         remarks += decode_again(frame, [name for name in layer.fields if name in frame], file.path)
     if geometry and (not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None):
@@ -270,15 +274,31 @@ def _check_encoding(encoding: str | None) -> None:
 
 
 def _read_parquet(layer: FileLayer, columns: Sequence[str] | None, geometry: bool) -> pd.DataFrame:
-    with parquet_source(layer.file) as source:
-        if not geometry:
-            return pd.read_parquet(source, columns=list(columns) if columns is not None else None)
-        if columns is None:
-            return gpd.read_parquet(source)
-        import pyarrow.parquet as pq
+    import pyarrow.parquet as pq
 
-        main, _ = main_geometry(pq.read_schema(source))
-        return gpd.read_parquet(source, columns=[*columns, main])
+    with parquet_source(layer.file) as source:
+        wanted = None if columns is None else list(columns)
+        if not geometry:
+            frame = pd.read_parquet(source, columns=wanted)
+        else:
+            main, _ = main_geometry(pq.read_schema(source))
+            frame = gpd.read_parquet(source, columns=None if wanted is None else [*wanted, main])
+        _restore_digits(frame, lambda names: pq.read_table(source, columns=names))
+    return frame
+
+
+def _attributes_of(layer: FileLayer, columns: list[str]) -> pa.Table:
+    options: dict[str, Any] = {"layer": layer.name, "columns": columns, "read_geometry": False, **layer.file.options}
+    return read_arrow(layer.file.address, **options)[1]
+
+
+def _restore_digits(frame: pd.DataFrame, read: Callable[[list[str]], pa.Table]) -> None:
+    """Give large whole numbers the digits back that they lost where a missing one made their column floating point."""
+    gaps = [str(n) for n in frame if pd.api.types.is_float_dtype(frame[n].dtype) and frame[n].hasnans]
+    if rounded := [name for name in gaps if np.nanmax(frame[name].to_numpy(float), initial=0.0) >= _EXACT_FLOAT]:
+        table = read(rounded)
+        for name in rounded:
+            frame[name] = table.column(name).to_pandas(integer_object_nulls=True).to_numpy()
 
 
 def main_geometry(schema: pa.Schema) -> tuple[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyogrio
@@ -94,3 +95,21 @@ def test_columns_that_differ_only_in_case_need_geoparquet(region: Region, tmp_pa
     predict(region.run, layer, region.store, tmp_path / "map.parquet")
     assert {"Note", "note"} <= set(gpd.read_parquet(tmp_path / "map.parquet").columns)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "parquet"])
+def test_ids_of_many_digits_are_exact_beside_a_missing_one(region: Region, tmp_path: Path, suffix: str) -> None:
+    whole, ids = SeriesStore.open(region.store), [10**17 + 3 * i for i in range(PARCELS)]
+    store = SeriesStore.create(tmp_path / "s.zarr", bands=whole.bands, legend=LEGEND)
+    series = whole.read(slice(0, PARCELS))
+    store.append(replace(series, parcel_id=np.array(ids, np.int64).astype(np.str_)))
+    parcels = region.parcels.sort_values("parcel_id")
+    layer, output = tmp_path / f"p_2021.{suffix}", tmp_path / "map.parquet"
+    parcels["id"], parcels["parcel_id"] = parcels.pop("parcel_id"), pd.array([*ids, None], "Int64")
+    parcels.to_parquet(layer) if suffix == "parquet" else parcels.to_file(layer)
+    told = predict(region.run, layer, store.path, output)
+    assert told.predicted == PARCELS
+    found, expected = gpd.read_parquet(output), tmp_path / "by_name.parquet"
+    predict(region.run, region.layer, region.store, expected)
+    by_name = gpd.read_parquet(expected).set_index("parcel_id")["pred_probability"]
+    np.testing.assert_array_equal(found["pred_probability"], by_name[found["id"]])

@@ -9,6 +9,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import shapely
 from geopandas.testing import assert_geodataframe_equal
@@ -129,6 +130,18 @@ def test_ids_may_be_decimals(tmp_path):
     path = squares(tmp_path / "p_2020.parquet", 3, id=[Decimal(10**17 + i) for i in range(3)])
     assert read_parcels(path, ParcelColumns()).frame["parcel_id"].tolist() == [str(10**17 + i) for i in range(3)]
     assert_same(path, ParcelColumns(), tmp_path / "spool", 2)
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "parquet"])
+def test_ids_of_many_digits_are_exact_beside_a_missing_one(tmp_path, suffix):
+    ids = [10**17 + 3 * i for i in range(8)]
+    path = squares(tmp_path / f"p_2020.{suffix}", 8, id=pd.array([*ids[:5], None, *ids[6:]], "Int64"))
+    if suffix == "parquet":
+        plain = pq.read_table(path)
+        pq.write_table(plain.replace_schema_metadata({b"geo": plain.schema.metadata[b"geo"]}), path)
+    assert read_parcels(path, ParcelColumns()).frame["parcel_id"].tolist() == [str(i) for i in ids if i != ids[5]]
+    assert_same(path, ParcelColumns(), tmp_path / "spool", 3)
+    assert_same(path, ParcelColumns(encoding="utf-8"), tmp_path / "spool", 3)
 
 
 def test_lists_are_no_crops_and_no_matter_elsewhere(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -381,3 +383,13 @@ def test_codes_and_ids_that_look_like_missing_values_are_kept(tmp_path, name):
     assert series.parcel_id.tolist() == ["null", "NA", "nan", "4"]
     assert [store.legend.codes[i] if i >= 0 else "" for i in series.label] == ["NA", "None", "", "n/a"]
     assert (done.observations, done.partial) == (3, 1)
+
+
+def test_ids_of_many_digits_are_exact_beside_a_missing_one(tmp_path):
+    ids = [10**17 + 3 * i for i in range(8)]
+    columns = {"id": [*ids, None], "date": ["2021-05-01"] * 9, "B04": [0.1] * 9, "crop_code": [*range(8), None]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    series, done, store = run(tmp_path / "t.parquet", tmp_path)
+    assert series.parcel_id.tolist() == [str(i) for i in ids]
+    assert store.legend.codes == tuple("01234567")
+    assert done.dropped == {"rows of the table without an id": ["row 8"]}
