@@ -44,7 +44,7 @@ def demo(
         OutputExistsError: `folder` exists and `overwrite` is false.
     """
     reporter = report or Silent()
-    guard_output(folder, overwrite=overwrite)
+    guard_output(folder, overwrite=overwrite, folder=True)
     remove(folder)
     workspace = Workspace(folder)
     began = time.monotonic()

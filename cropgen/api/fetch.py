@@ -183,7 +183,7 @@ def simulate(
     from cropgen.datasets.demo import DEFAULT_SEED, FULL_REGION, make_demo
 
     folder = workspace.data / name
-    guard_output(folder, overwrite=overwrite)
+    guard_output(folder, overwrite=overwrite, folder=True)
     wanted = parcels or FULL_REGION
     region = make_demo(
         folder, parcels=wanted, seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite, report=report
@@ -224,7 +224,7 @@ def _fetch_simulated(
     folder = workspace.data / name
     facts = {"data set": manifest.title, "licence": manifest.licence, "parcels": request.parcels or FULL_REGION}
     if request.dry_run:
-        guard_output(folder, overwrite=request.overwrite)
+        guard_output(folder, overwrite=request.overwrite, folder=True)
         layers = tuple(folder / f"parcels_{year}.gpkg" for year in DEFAULT_YEARS)
         return FetchResult(manifest.name, folder, facts, dry_run=True, scenes=folder / "scenes", parcels=layers)
     made = simulate(workspace, parcels=request.parcels, name=name, overwrite=request.overwrite, report=report)

@@ -18,18 +18,28 @@ from pathlib import Path
 from cropgen.core.errors import CropgenError, MissingInputError, OutputExistsError
 
 _CHUNK = 1 << 20
+_STORE = "zarr.json"
 
 
-def guard_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace an output that exists, or a link to nothing.
+def guard_output(path: Path, *, overwrite: bool, folder: bool = False) -> None:
+    """Refuse to replace an output that exists, a link to nothing, or a folder that holds other things than a store.
+
+    Arguments:
+        folder: the output is a folder that may hold anything.
 
     Raises:
-        OutputExistsError: `path` exists and `overwrite` is false, or it is a link to what is not there.
+        OutputExistsError: `path` exists and `overwrite` is false, or it is a link to what is not there, or a folder of
+            something else.
     """
     if path.is_symlink() and not path.exists():
         raise OutputExistsError(f"{path} is a link to {path.readlink()}, which is not there", hint="remove the link")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists", hint="choose another output with -o, or pass --overwrite")
+    if not folder and path.is_dir() and any(path.iterdir()) and not (path / _STORE).is_file():
+        raise OutputExistsError(
+            f"{path} is a folder of something else, which --overwrite does not replace",
+            hint="choose another output with -o, or remove the folder",
+        )
 
 
 def require_input(path: Path, what: str) -> Path:

@@ -136,7 +136,7 @@ def _check_splits(old: Path, new: Path, *, overwrite: bool) -> None:
             hint="give each a folder of its own: choose another output with -o",
         )
     if not others and there.is_dir():
-        guard_output(here, overwrite=overwrite)
+        guard_output(here, overwrite=overwrite, folder=True)
 
 
 def _keep_splits(old: Path, new: Path) -> None:

@@ -154,3 +154,15 @@ def test_files_below_a_folder_are_found_once_through_links(tmp_path: Path) -> No
     for name, target in (("a/0", "a/one"), ("a/one/up", "a"), ("a/two", "b"), ("a/three", "b"), ("a/gone", "c")):
         (tmp_path / name).symlink_to(tmp_path / target)
     assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path / "a")] == ["a/one/x", "a/three/w"]
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    kept = tmp_path / "raw" / "survey.csv"
+    kept.parent.mkdir()
+    guard_output(kept.parent, overwrite=True)
+    kept.write_text("1,2")
+    with pytest.raises(OutputExistsError, match="raw is a folder of something else, which --overwrite does not"):
+        guard_output(kept.parent, overwrite=True)
+    guard_output(kept.parent, overwrite=True, folder=True)
+    (kept.parent / "zarr.json").write_text("{}")
+    guard_output(kept.parent, overwrite=True)

@@ -89,7 +89,7 @@ def make_demo(
         OutputExistsError: the folder exists and `overwrite` is false.
     """
     chosen = _checked(parcels, years)
-    guard_output(folder, overwrite=overwrite)
+    guard_output(folder, overwrite=overwrite, folder=True)
     report = report or Silent()
     with atomic_output(folder) as part:
         part.mkdir(parents=True)
