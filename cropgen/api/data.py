@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cropgen.api.requests import require_year
+from cropgen.api.requests import require_name, require_year
 from cropgen.core.errors import UsageError
 from cropgen.core.files import guard_output, require_input
 from cropgen.core.paths import Workspace
@@ -39,6 +39,7 @@ class StoreResult:
 def _store_path(workspace: Workspace, name: str | None, output: Path | None, default: str) -> Path:
     if name is not None and output is not None:
         raise UsageError("--name and --output exclude each other", hint="--output is the store itself")
+    require_name(name)
     return output or workspace.data / (name or default) / "series.zarr"
 
 

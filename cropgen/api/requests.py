@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from cropgen.core.errors import UsageError
 from cropgen.series.season import SeasonEnd
 
@@ -17,6 +19,18 @@ def require_year(year: object) -> None:
     """
     if isinstance(year, int) and year not in _YEARS:
         raise UsageError(f"--year: expected a year of four digits, got {year}", hint="for example --year 2024")
+
+
+def require_name(name: str | None) -> None:
+    """Refuse a name of a run or data set that is a path: it would lie where nothing looks for it.
+
+    Raises:
+        UsageError: it has several parts, or is a dot or two.
+    """
+    if name is not None and (PurePath(name).name != name or name == ".."):
+        raise UsageError(
+            f"--name: expected a name without folders, got {name!r}", hint="for example --name region-2024"
+        )
 
 
 def require_until(text: str) -> None:

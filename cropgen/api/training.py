@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cropgen.api.requests import require_name
 from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import require_input
 from cropgen.core.paths import Workspace
@@ -180,6 +181,7 @@ def train(
         UsageError: a choice cannot be run. DataError: the store cannot be used.
     """
     report = report or Silent()
+    require_name(request.name)
     if resume and request.recipe is not None:
         raise UsageError("--resume and --recipe exclude each other", hint="--resume repeats the recipe of the run")
     if resume:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cropgen.api.data import StoreResult, stored
+from cropgen.api.requests import require_name
 from cropgen.core.errors import UsageError
 from cropgen.core.files import guard_output, require_input
 from cropgen.core.paths import Workspace
@@ -47,6 +48,7 @@ def transform(
     path = path / "series.zarr" if (path / "series.zarr").is_dir() else path
     if name is not None and output is not None:
         raise UsageError("the new store has two names", hint="give --name NAME or --output STORE, not both")
+    require_name(name)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     chosen = validate(TransformOptions, given, where="arguments")
     store = output or workspace.data / (name or _name_of(path, chosen)) / "series.zarr"

@@ -36,6 +36,18 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["2022/tgem", "../tgem", "..", ".", "/tmp/tgem"])
+def test_names_are_no_paths(workspace: Workspace, name: str) -> None:
+    series, table = workspace.default_series(), workspace.root / "t.csv"
+    table.write_text("id,date,B04")
+    with pytest.raises(UsageError, match="--name: expected a name without folders, got"):
+        api.train(workspace, api.TrainRequest(model="tgem", name=name), dry_run=True)
+    with pytest.raises(UsageError, match="--name: expected a name without folders, got"):
+        api.import_table(workspace, table, name=name, dry_run=True)
+    with pytest.raises(UsageError, match="--name: expected a name without folders, got"):
+        api.transform(workspace, series, name=name, options={"composite": "10D"}, dry_run=True)
+
+
 def test_years_have_four_digits_and_ends_of_a_season_are_near_it() -> None:
     for good in (None, 2024, "year", "99999"):
         require_year(good)
