@@ -87,6 +87,25 @@ def _refuse_alike(names: list[str]) -> None:
             )
 
 
+def _exact_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with whole numbers that GDAL would round to floating point as integers."""
+    whole = [pa.types.is_uint64(f.type) or (pa.types.is_decimal(f.type) and f.type.scale <= 0) for f in schema]
+    return pa.schema([f.with_type(pa.int64()) if rounded else f for f, rounded in zip(schema, whole, strict=True)])
+
+
+def _exact_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns: list[pa.Array] = []
+    for column, field in zip(batch.columns, schema, strict=True):
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise SchemaError(
+                f"column {field.name} of the parcels holds whole numbers beyond 64 bits, which no GeoPackage can hold",
+                hint="name the output .parquet, or make the column text",
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
 class GeoPackageWriter:
     """Writes one GeoPackage at a path where nothing is yet."""
 
@@ -98,13 +117,15 @@ class GeoPackageWriter:
         """Stream the parcels in; memory does not grow with their number.
 
         Raises:
-            SchemaError: columns differ only in case, which no GeoPackage can hold.
+            SchemaError: columns differ only in case, or hold what no GeoPackage can.
             CropgenError: the file cannot be written, for example because the disk is full.
         """
         form = self._form
         _refuse_alike(form.schema.names)
+        schema = _exact_schema(form.schema)
+        batches = batches if schema == form.schema else (_exact_batch(batch, schema) for batch in batches)
         options = {"FID": form.fid_name, "GEOMETRY_NAME": form.geometry_name}
-        self._write(form.schema, batches, form.layer, geometry_name=form.geometry, geometry_type=form.geometry_type,
+        self._write(schema, batches, form.layer, geometry_name=form.geometry, geometry_type=form.geometry_type,
                     crs=form.crs, layer_options=options, layer_metadata=form.metadata)  # fmt: skip
 
     def write_table(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:

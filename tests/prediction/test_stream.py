@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import geopandas as gpd
@@ -113,3 +114,27 @@ def test_ids_of_many_digits_are_exact_beside_a_missing_one(region: Region, tmp_p
     predict(region.run, region.layer, region.store, expected)
     by_name = gpd.read_parquet(expected).set_index("parcel_id")["pred_probability"]
     np.testing.assert_array_equal(found["pred_probability"], by_name[found["id"]])
+
+
+@pytest.mark.parametrize("kind", [pa.uint64(), pa.decimal128(18, 0), pa.decimal128(38, 0)])
+def test_whole_numbers_keep_their_digits_in_a_geopackage(region: Region, tmp_path: Path, kind: pa.DataType) -> None:
+    layer, output = tmp_path / "p_2021.parquet", tmp_path / "map.gpkg"
+    numbers = [599_686_042_433_355_775 + i for i in range(PARCELS + 1)]
+    region.parcels.to_parquet(layer)
+    plain = pq.read_table(layer)
+    cells = pa.array([*map(Decimal, numbers)], pa.decimal128(38, 0)).cast(kind)
+    pq.write_table(plain.append_column("cell", cells), layer)
+    predict(region.run, layer, region.store, output)
+    assert pyogrio.read_dataframe(output, layer=LAYER)["cell"].tolist() == numbers
+
+
+def test_whole_numbers_beyond_64_bits_need_geoparquet(region: Region, tmp_path: Path) -> None:
+    layer, output = tmp_path / "p_2021.parquet", tmp_path / "map.gpkg"
+    region.parcels.to_parquet(layer)
+    plain = pq.read_table(layer)
+    pq.write_table(plain.append_column("cell", pa.array([2**63 + 5] * (PARCELS + 1), pa.uint64())), layer)
+    with pytest.raises(SchemaError, match="column cell of the parcels holds whole numbers beyond 64 bits"):
+        predict(region.run, layer, region.store, output)
+    assert [path.name for path in tmp_path.iterdir()] == [layer.name]
+    predict(region.run, layer, region.store, tmp_path / "map.parquet")
+    assert pq.read_table(tmp_path / "map.parquet")["cell"].to_pylist() == [2**63 + 5] * (PARCELS + 1)
