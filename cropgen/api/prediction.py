@@ -105,13 +105,14 @@ def predict(
     from cropgen.api.adaptation import adapt
     from cropgen.api.smoothing import smoothing_field
     from cropgen.prediction.judge import Thresholds
-    from cropgen.prediction.predict import PredictOptions
+    from cropgen.prediction.predict import PredictOptions, refuse_input
     from cropgen.prediction.predict import predict as write_predictions
 
     report = report or Silent()
     _check(request)
     output = request.output or workspace.predictions / f"{request.parcels.stem}.gpkg"
     guard_output(output, overwrite=overwrite)
+    refuse_input(request.parcels, output)
     run = locate_run(workspace, request.run)
     series = _aggregated(workspace, request, run, dry_run, report) or locate_series(workspace, request.series)
     options = PredictOptions(

@@ -83,12 +83,13 @@ def predict(
 
     Raises:
         OutputExistsError: `output` exists and overwriting was not asked for.
-        UsageError: the format of `output` is unknown, or the year of the parcels is.
+        UsageError: the format of `output` is unknown, or the year of the parcels is, or `output` is the input.
         DataError: an input cannot be used, or no parcel has a series.
         CropgenError: the output cannot be written; nothing is left behind.
     """
     options, report = options or PredictOptions(), report or Silent()
     guard_output(output, overwrite=options.overwrite)
+    refuse_input(parcels, output)
     if output.suffix.lower() not in (".gpkg", *PARQUET_SUFFIXES):
         raise UsageError(f"cannot write {output.suffix or 'a file without suffix'}: {output}",
                          hint="name the output .gpkg or .parquet")  # fmt: skip
@@ -116,6 +117,16 @@ def predict(
             if not judge.tally.predicted:
                 raise job.no_match()
     return _summed_up(judge, run, store, output, job, report)
+
+
+def refuse_input(parcels: Path | None, output: Path) -> None:
+    """Refuse to replace the parcels that are read, and other layers beside them.
+
+    Raises:
+        UsageError: `output` is the input.
+    """
+    if parcels is not None and parcels.resolve() == output.resolve():
+        raise UsageError(f"{output} is the layer that is read", hint="choose another output with -o")
 
 
 def _summed_up(judge: Judge, run: Path, store: Path, output: Path, job: Job, report: Reporter) -> PredictReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,10 +15,10 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 
-from cropgen.core.errors import CorruptInputError, SchemaError
+from cropgen.core.errors import CorruptInputError, SchemaError, UsageError
 from cropgen.core.progress import Silent
 from cropgen.prediction.geopackage import LAYER
-from cropgen.prediction.predict import predict
+from cropgen.prediction.predict import PredictOptions, predict
 from cropgen.prediction.stream import open_parcels
 from cropgen.series.store import SeriesStore
 from tests.prediction.conftest import LEGEND, PARCELS, Region
@@ -138,3 +139,12 @@ def test_whole_numbers_beyond_64_bits_need_geoparquet(region: Region, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == [layer.name]
     predict(region.run, layer, region.store, tmp_path / "map.parquet")
     assert pq.read_table(tmp_path / "map.parquet")["cell"].to_pylist() == [2**63 + 5] * (PARCELS + 1)
+
+
+def test_the_input_is_not_replaced(region: Region, tmp_path: Path) -> None:
+    layer = tmp_path / "fields_2021.gpkg"
+    shutil.copy(region.layer, layer)
+    pyogrio.write_dataframe(region.parcels.iloc[:3], layer, layer="other")
+    with pytest.raises(UsageError, match=r"fields_2021\.gpkg is the layer that is read"):
+        predict(region.run, layer, region.store, layer, PredictOptions(layer="fields", overwrite=True))
+    assert pyogrio.list_layers(layer)[:, 0].tolist() == ["fields", "other"]
