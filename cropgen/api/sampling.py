@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def sample(
     from cropgen.prediction.drawing import density_of, draw_store
 
     report, folder = report or Silent(), locate_run(workspace, request.run)
-    if request.count < 1 or request.temperature < 0:
+    if request.count < 1 or not 0 <= request.temperature < math.inf:
         raise UsageError(
             f"{request.count} seasons at temperature {request.temperature:g}: expected at least 1, and no less than 0",
             hint="for example --count 100 --temperature 0.7",

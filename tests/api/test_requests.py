@@ -90,3 +90,12 @@ def test_a_crop_that_is_named_twice_is_drawn_once(workspace: Workspace) -> None:
     assert SeriesStore.open(drawn.series).column("parcel_id").tolist() == ["b-1", "b-2", "b-3"]
     with pytest.raises(UsageError, match="--year"):
         api.sample(workspace, api.SampleRequest(year=99_999), overwrite=True)
+
+
+@pytest.mark.parametrize(("count", "temperature"), [(0, 1.0), (2, -0.1), (2, float("inf")), (2, float("nan"))])
+def test_seasons_are_some_and_of_a_finite_temperature(workspace: Workspace, count: int, temperature: float) -> None:
+    run = workspace.runs / "r"
+    run.mkdir(parents=True)
+    (run / "model.safetensors").touch()
+    with pytest.raises(UsageError, match="seasons at temperature"):
+        api.sample(workspace, api.SampleRequest(run=run, count=count, temperature=temperature))
