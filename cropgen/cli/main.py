@@ -6,6 +6,7 @@ stand before or after the verb.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -146,6 +147,8 @@ def run(arguments: list[str]) -> int:
 def main() -> None:
     """The console script."""
     share_out(os.environ)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

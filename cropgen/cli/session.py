@@ -19,6 +19,7 @@ from cropgen.core.paths import Workspace
 from cropgen.core.progress import Task
 
 DOCUMENT_VERSION = 1
+_UNICODE = ("utf-8", "utf8")
 
 
 class _BarTask:
@@ -100,7 +101,8 @@ class Session:
         """End a verb: the document with --json, the renderables otherwise."""
         if self.as_json:
             document = {"cropgen": DOCUMENT_VERSION, "verb": verb, "result": to_document(result)}
-            sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+            plain = (sys.stdout.encoding or "").casefold() not in _UNICODE
+            sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=plain) + "\n")
         elif not self.quiet:
             for item in renderables:
                 self.out.print(item, highlight=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import geopandas as gpd
 import pytest
 
-from cropgen.cli.main import hoist_globals
+from cropgen.cli.main import hoist_globals, main
 from cropgen.cli.options import parse_merge, parse_settings, split_numbers, year_or_column
 from cropgen.core.errors import UsageError
 from cropgen.core.recipe import TrainRecipe
+from cropgen.models.catalog import CATALOG
 from cropgen.series.store import SeriesStore
 
 from .conftest import call, write_parcels, write_scenes
@@ -23,6 +26,25 @@ def test_globals_stand_anywhere() -> None:
     words = ["train", "--json", "--labels", "10%", "--workspace", "w", "-vv", "--", "-q"]
     assert hoist_globals(words) == ["--json", "--workspace", "w", "-vv", "train", "--labels", "10%", "--", "-q"]
     assert hoist_globals(["--workspace=w", "info"]) == ["--workspace=w", "info"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_letters_that_the_output_cannot_show_end_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*words: str) -> str:
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.argv", ["cropgen", "models", *words])
+        monkeypatch.setattr("cropgen.cli.main.share_out", lambda environ: None)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        out.flush()
+        return out.buffer.getvalue().decode(encoding)
+
+    references = [entry["reference"] for entry in json.loads(said("--json"))["result"]]
+    assert references == [entry.reference for entry in CATALOG]
+    assert any(not reference.isascii() for reference in references)
+    assert ("N(μ_y" if encoding == "utf-8" else r"N(\u03bc_y") in said("tgem")
 
 
 def test_settings_are_toml_or_text() -> None:
