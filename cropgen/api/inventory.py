@@ -21,6 +21,7 @@ from cropgen.core.recipe import validate
 from cropgen.core.run import RunFolder
 from cropgen.models.catalog import CATALOG, Entry, aliases_of, find, load
 
+_HEAD = 4096
 _PACKAGES = ("torch", "numpy", "pandas", "xarray", "zarr", "rasterio", "geopandas", "pyogrio", "scikit-learn", "typer")
 
 
@@ -110,16 +111,21 @@ def info(
         raise UsageError(f"{target} is no series store: there is no coverage to map", hint="leave out --map")
     if (target / "manifest.json").is_file():
         return Info("run", target, RunFolder(target).read_manifest())
-    if target.suffix == ".json":
+    if target.suffix == ".json" and not _is_geojson(target):
         from cropgen.evaluation.document import read_evaluation
 
         return Info("evaluation", target, read_evaluation(target).model_dump(mode="json"))
-    if target.is_file():
+    if target.is_file() or target.suffix.lower() == ".gdb":
         return Info("layer", target, _describe_layer(target, columns or {}))
     raise SchemaError(
         f"{target} is neither a series store, a run, an evaluation nor a vector layer",
         hint="give a folder with series.zarr, a folder of runs/, evaluation.json, or a GeoPackage",
     )
+
+
+def _is_geojson(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return b"FeatureCollection" in stream.read(_HEAD)
 
 
 def _map_coverage(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
+import shapely
 
 from cropgen import api
 from cropgen.api.requests import require_until, require_year
@@ -99,3 +101,12 @@ def test_seasons_are_some_and_of_a_finite_temperature(workspace: Workspace, coun
     (run / "model.safetensors").touch()
     with pytest.raises(UsageError, match="seasons at temperature"):
         api.sample(workspace, api.SampleRequest(run=run, count=count, temperature=temperature))
+
+
+@pytest.mark.parametrize("name", ["fields_2021.gdb", "fields_2021.json"])
+def test_what_is_no_evaluation_may_be_parcels(workspace: Workspace, name: str) -> None:
+    shapes = shapely.box([0, 1], 0, [0.5, 1.5], 1)
+    frame = geopandas.GeoDataFrame({"field_id": ["a", "b"], "crop": ["rye", "oats"]}, geometry=shapes, crs=4326)
+    frame.to_file(workspace.root / name, driver="OpenFileGDB" if name.endswith(".gdb") else "GeoJSON")
+    found = api.info(workspace, workspace.root / name)
+    assert (found.kind, found.content["features"], "parcels" in found.content) == ("layer", 2, True)
