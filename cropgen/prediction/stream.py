@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +114,8 @@ def _open_ogr(layer: FileLayer) -> Iterator[ParcelStream]:
     with readable(layer.file.path):
         text = decoding_of(layer, info)
     shape = {"batch_size": BATCH_FEATURES, "use_pyarrow": True, "return_fids": keeps_fid, "encoding": text.encoding}
-    with open_arrow(address, **shape, **options) as opened:
+    with warnings.catch_warnings(), open_arrow(address, **shape, **options) as opened:
+        warnings.filterwarnings("ignore", message="Non-conformant content")
         meta, reader = opened
         geometry = meta["geometry_name"] or "wkb_geometry"
         schema = _plain_schema(reader.schema, _without_zone(address, options, reader.schema))

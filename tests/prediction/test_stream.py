@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_whole_numbers_beyond_64_bits_need_geoparquet(region: Region, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == [layer.name]
     predict(region.run, layer, region.store, tmp_path / "map.parquet")
     assert pq.read_table(tmp_path / "map.parquet")["cell"].to_pylist() == [2**63 + 5] * (PARCELS + 1)
+
+
+def test_times_with_an_offset_are_read_in_silence(region: Region, tmp_path: Path) -> None:
+    layer = tmp_path / "fields_2021.gpkg"
+    seen = pd.Timestamp("2021-05-01 10:00", tz="Asia/Tashkent")
+    region.parcels.assign(seen=seen).to_file(layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        predict(region.run, layer, region.store, tmp_path / "map.parquet")
+    assert set(gpd.read_parquet(tmp_path / "map.parquet")["seen"]) == {seen}
 
 
 def test_the_input_is_not_replaced(region: Region, tmp_path: Path) -> None:
