@@ -55,7 +55,7 @@ class Workspace:
 
     def run_folders(self) -> list[Path]:
         """All finished runs, newest first."""
-        found = [p.parent for p in self.runs.glob("*/model.safetensors")]
+        found = [p.parent for p in self.runs.glob("*/model.safetensors") if (p.parent / "manifest.json").is_file()]
         return sorted(found, key=lambda p: (p / "manifest.json").stat().st_mtime, reverse=True)
 
     def default_run(self) -> Path:
