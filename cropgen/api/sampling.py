@@ -10,7 +10,7 @@ from pathlib import Path
 from cropgen.api.data import StoreResult, stored
 from cropgen.api.prediction import locate_run
 from cropgen.api.requests import require_year
-from cropgen.core.errors import UsageError
+from cropgen.core.errors import CorruptInputError, UsageError
 from cropgen.core.files import guard_output
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
@@ -52,7 +52,7 @@ def sample(
 
     Raises:
         UsageError: the run has no density, or a crop is not among its classes.
-        MissingInputError: there is no such run.
+        MissingInputError, CorruptInputError: there is no such run, or it is not whole.
         OutputExistsError: the store exists, and `overwrite` is false.
     """
     from cropgen.models.checkpoint import load_model
@@ -75,7 +75,7 @@ def sample(
     if unknown:
         raise UsageError(f"{run.run_id} knows no crop {unknown[0]}", hint=f"its crops: {', '.join(codes)}")
     classes = [codes.index(code) for code in wanted or codes]
-    year = request.year or max(json.loads(run.labels.read_text())["year"])
+    year = request.year or _last_year(run)
     report.info(f"drawing {request.count} seasons of {len(classes)} crops from {folder} into {store}")
     if dry_run:
         return StoreResult(store, request.count * len(classes), (year,), model.spec.bands, len(codes), dry_run=True)
@@ -85,3 +85,15 @@ def sample(
         year=year, seed=request.seed, temperature=request.temperature, source=facts,
     )  # fmt: skip
     return stored(store, {})
+
+
+def _last_year(run: RunFolder) -> int:
+    """The last year that a run learnt from.
+
+    Raises:
+        CorruptInputError: its folder does not tell.
+    """
+    try:
+        return max(json.loads(run.labels.read_text(encoding="utf-8"))["year"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise CorruptInputError(f"{run.labels} does not tell the years learnt from", hint="give --year") from error

@@ -12,7 +12,7 @@ import shapely
 
 from cropgen import api
 from cropgen.api.requests import require_until, require_year
-from cropgen.core.errors import UsageError
+from cropgen.core.errors import CorruptInputError, UsageError
 from cropgen.core.paths import Workspace
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -110,3 +110,22 @@ def test_what_is_no_evaluation_may_be_parcels(workspace: Workspace, name: str) -
     frame.to_file(workspace.root / name, driver="OpenFileGDB" if name.endswith(".gdb") else "GeoJSON")
     found = api.info(workspace, workspace.root / name)
     assert (found.kind, found.content["features"], "parcels" in found.content) == ("layer", 2, True)
+
+
+def test_the_newest_run_is_one_that_is_whole(workspace: Workspace) -> None:
+    for name, files in (("whole", ("model.safetensors", "manifest.json")), ("copied", ("model.safetensors",))):
+        (workspace.runs / name).mkdir(parents=True)
+        for file in files:
+            (workspace.runs / name / file).touch()
+    assert workspace.default_run().name == "whole"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"year": []}'])
+def test_seasons_of_a_run_without_its_labels_need_a_year(workspace: Workspace, content: str | None) -> None:
+    run = api.train(workspace, api.TrainRequest(model="tgem", name="r")).run
+    (run / "labels.json").unlink()
+    if content is not None:
+        (run / "labels.json").write_text(content)
+    with pytest.raises(CorruptInputError, match="does not tell the years learnt from"):
+        api.sample(workspace, api.SampleRequest(run=run, count=1))
+    assert api.sample(workspace, api.SampleRequest(run=run, count=1, year=2024), dry_run=True).years == (2024,)
