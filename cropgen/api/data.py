@@ -161,7 +161,7 @@ def import_table(
     require_input(table, "table")
     document: dict[str, Any] = {}
     if mapping is not None:
-        TableMapping.read(mapping)
+        TableMapping.read(require_input(mapping, "mapping"))
         document = tomllib.loads(mapping.read_text(encoding="utf-8"))
     chosen = validate(TableMapping, document | _given(options or {}), where="arguments")
     stem = table.name.partition(".")[0]

@@ -12,7 +12,7 @@ import shapely
 
 from cropgen import api
 from cropgen.api.requests import require_until, require_year
-from cropgen.core.errors import CorruptInputError, UsageError
+from cropgen.core.errors import CorruptInputError, MissingInputError, UsageError
 from cropgen.core.paths import Workspace
 from cropgen.series.legend import Legend
 from cropgen.series.schema import ParcelSeries
@@ -129,3 +129,9 @@ def test_seasons_of_a_run_without_its_labels_need_a_year(workspace: Workspace, c
     with pytest.raises(CorruptInputError, match="does not tell the years learnt from"):
         api.sample(workspace, api.SampleRequest(run=run, count=1))
     assert api.sample(workspace, api.SampleRequest(run=run, count=1, year=2024), dry_run=True).years == (2024,)
+
+
+def test_a_mapping_that_is_missing_is_called_so(workspace: Workspace) -> None:
+    (workspace.root / "t.csv").touch()
+    with pytest.raises(MissingInputError, match=r"mapping not found: .*m\.toml"):
+        api.import_table(workspace, workspace.root / "t.csv", mapping=workspace.root / "m.toml")
