@@ -14,6 +14,7 @@ from cropgen.models.base import Context, InputSpec, Objective, TrainingData
 from cropgen.models.layers.bank import Seasons
 from cropgen.models.layers.semisupervised import Rule, decide
 from cropgen.models.layers.vae.model import SharedEstimator
+from cropgen.models.layers.vae.unread import refuse_unread
 from cropgen.models.vaes.vae import VAE, VAEOptions
 from cropgen.series.batches import Batch
 
@@ -36,7 +37,7 @@ class M1Options(VAEOptions):
         if self.consistency or self.class_balance:
             raise ValueError("the latent of m1 is learnt without a class: it needs consistency=0 and class_balance=0")
         losses = ("generative", "marginal", "hybrid", "recognition", "distillation", "decide")
-        self.unread("in m1, whose stages have one loss each and one classifier", *losses)
+        refuse_unread(self, "in m1, whose stages have one loss each and one classifier", *losses)
         return self
 
 

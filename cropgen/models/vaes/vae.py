@@ -22,6 +22,7 @@ from cropgen.models.layers.vae.networks import ClasswiseMLP
 from cropgen.models.layers.vae.posteriors import PosteriorKind
 from cropgen.models.layers.vae.priors import PriorKind, VampPrior
 from cropgen.models.layers.vae.remedies import AggressivePhase, latent_use
+from cropgen.models.layers.vae.unread import refuse_unread
 from cropgen.series.batches import Batch
 
 _ENCODER_STEPS = 5
@@ -73,7 +74,7 @@ class VAEOptions(VariationalOptions):
     def _latent_fits(self) -> VAEOptions:
         scored = self.estimator in ("nvil", "vimco", "wake", "sleep")
         if self.latent_kind == "none":
-            self.unread("with latent_kind=none", "estimator", "collapse", "prior", "posterior", "beta", "draws")
+            refuse_unread(self, "with latent_kind=none", "estimator", "collapse", "prior", "posterior", "beta", "draws")
         if self.latent_kind == "continuous" and scored:
             raise ValueError(f"estimator={self.estimator} is for true categorical draws: set latent_kind=categorical")
         if self.estimator in ("stl", "dreg") and (self.posterior != "diagonal" or self.latent_kind == "categorical"):
@@ -105,7 +106,7 @@ class VAEOptions(VariationalOptions):
         if self.relaxation == "exact" and (self.beta != 1 or self.collapse != "none"):
             raise ValueError("relaxation=exact has no divergence to weigh: set beta=1 and collapse=none")
         if self.relaxation == "exact":
-            self.unread("with relaxation=exact, which draws nothing", "draws")
+            refuse_unread(self, "with relaxation=exact, which draws nothing", "draws")
 
     @model_validator(mode="after")
     def _remedy_fits(self) -> VAEOptions:

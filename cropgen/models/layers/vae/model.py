@@ -76,7 +76,6 @@ class VariationalOptions(ResidualOptions):
     )
     cycles: int = Field(4, ge=1, description="collapse=cyclical: number of cycles")
     free_bits: float = Field(0.1, ge=0, description="collapse=free-bits: nats that each group of latents has for free")
-
     consistency: float = Field(
         0.0, ge=0, description="weight of q(y|x) agreeing with itself on unlabelled parcels of which dates are hidden"
     )
@@ -98,13 +97,6 @@ class VariationalOptions(ResidualOptions):
         if self.estimator == "jvi" and self.draws < 2:
             raise ValueError("estimator=jvi needs draws of at least 2")
         return self
-
-    def unread(self, where: str, *names: str) -> None:
-        """Refuse options that are not at their defaults where nothing reads them."""
-        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if changed:
-            kept = ", ".join(f"{name}={type(self).model_fields[name].default}" for name in changed)
-            raise ValueError(f"{', '.join(changed)} would change nothing {where}: leave {kept}")
 
 
 @dataclass(frozen=True)
