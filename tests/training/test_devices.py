@@ -40,7 +40,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("pool", {"generative": "ssvae", "discriminative": "transformer"}),
     ("srnn", {"input_dropout": 0.2, "overshooting": 2, "warm_up": 3, "free_bits": 0.1, "learn_initial": False}),
     ("srnn", {"kernel": "reference", "variance_floor": 0.1}),
-    ("vrnn", {"overshooting": 2}),
+    ("vrnn", {"overshooting": 2, "input_dropout": 0.3, "dynamic_dropout": True}),
     ("tempcnn", {"semi": "pseudo", "distil": "05-15", "class_weight": "effective", "resampling": 0.2}),
     ("tempcnn", {"mixup": 0.2}),
     ("transformer", {"axis": "dates", "semi": "fixmatch", "augment": "strong", "resampling": 0.2}),

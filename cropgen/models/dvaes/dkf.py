@@ -33,7 +33,7 @@ class DKF(ChainModel):
     With the control u_t of the class, the date (features of the day and of the gap Δ_t) and the site, o_t a recurrent
     network over e_≥t (st-r), e_≤t (st-l) or both (st-lr), and o_{y,t} the class mean's innovation,
 
-        p(x, z | u) = Π p(e_t | z_t) p(z_t | z_{t−1}, u_t),   q(z | x, u) = Π q(z_t | z_{t−1}, x_{t…T}, u_{t…T})
+        p(x, z | u) = Π p(e_t | z_t) p(z_t | z_{t−1}, u_t),   q(z | x, u) = Π q(z_t | z_{t−1}, o_t, u_t)
 
         p(z_t | z_{t−1}, u_t) = N(r z_{t−1} + f(z_{t−1}, u_t), diag e^λ)
         p(e_t | z_t)          = N(o_{y,t} + d_{y,t} + g(z_t, u_t), diag exp(v_t + s(z_t, u_t)))

@@ -22,10 +22,10 @@ class DMM(DKF):
 
     With u_t, o_t, o_{y,t} and the emission as in `dkf`, and σ the logistic function,
 
-        p(x, z | u) = Π p(e_t | z_t) p(z_t | z_{t−1}, u_t),   q(z | x, u) = Π q(z_t | z_{t−1}, x_{t…T}, u_{t…T})
+        p(x, z | u) = Π p(e_t | z_t) p(z_t | z_{t−1}, u_t),   q(z | x, u) = Π q(z_t | z_{t−1}, o_t, u_t)
 
         (f, a, γ) = perceptron(z_{t−1}, u_t),   g = σ(γ)
-        p(z_t | z_{t−1}, u_t) = N((1 − g) r A z_{t−1} + g f, diag exp(λ₀ + a))
+        p(z_t | z_{t−1}, u_t) = N((1 − g) r z_{t−1} A + g f, diag exp(λ₀ + a))
         c_t = tanh(W z_{t−1} + b) + U o_t + V (e_t − o_{y,t}) + w_y
         q(z_t | z_{t−1}, x)   = N(p's mean + m_t δ(c_t), p's log-variance + m_t ρ(c_t)),   δ and ρ linear
 

@@ -53,6 +53,7 @@ class RFN(SRNN):
     """
 
     Settings = RFNOptions
+    feeds_back = True
 
     def __init__(self, spec: InputSpec, options: RFNOptions) -> None:
         super().__init__(spec, options)

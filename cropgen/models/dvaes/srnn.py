@@ -48,6 +48,7 @@ class SRNN(ChainModel):
     """
 
     Settings = SRNNOptions
+    feeds_back = True
 
     def __init__(self, spec: InputSpec, options: SRNNOptions) -> None:
         super().__init__(spec, options)

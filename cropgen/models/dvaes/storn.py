@@ -46,6 +46,7 @@ class STORN(DynamicalModel):
     """
 
     Settings = STORNOptions
+    feeds_back = True
 
     def __init__(self, spec: InputSpec, options: STORNOptions) -> None:
         super().__init__(spec, options)
@@ -73,6 +74,7 @@ class STORN(DynamicalModel):
         for t in range(len(control)):
             noise = torch.randn((len(y), self.settings.latent), generator=generator, dtype=centre.dtype)
             z = temperature * self.settings.state_temperature * noise
+            past = self.shown(past, control[t])
             h, memory = self.memory(torch.cat([past, control[t], z], -1)[None], memory)
             mean, change = self.emission(h[0], control[t], which[0])
             e = self.draw_date(t, centre[t], mean, change, temperature, generator)

@@ -46,6 +46,7 @@ class VRNN(ChainModel):
     """
 
     Settings = VRNNOptions
+    feeds_back = True
 
     def __init__(self, spec: InputSpec, options: VRNNOptions) -> None:
         super().__init__(spec, options)

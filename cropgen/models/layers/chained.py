@@ -237,6 +237,7 @@ class ChainModel(DynamicalModel):
         chain, memory, season = self.chain(), None, []
         chain = chain._replace(initial=chain.initial.expand(len(y), -1))
         for t in range(len(control)):
+            past = self.shown(past, control[t : t + 1])
             context, memory = self.context(past, control[t : t + 1], memory)
             noise = torch.randn((1, len(y), chain.initial.shape[-1]), generator=generator, dtype=centre.dtype)
             noise = temperature * self.settings.state_temperature * noise

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields, replace
 from typing import cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
@@ -41,6 +41,7 @@ from cropgen.models.layers.latent_dynamics import (
 )
 from cropgen.models.layers.place import Place
 from cropgen.models.layers.residual import ResidualModel, ResidualOptions
+from cropgen.models.layers.vae.feedback import Feedback, logistic_noise
 from cropgen.series.batches import Batch
 
 _NOISE_SEED = 13
@@ -74,9 +75,20 @@ class DynamicalOptions(ResidualOptions):
     input_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of the dates x(t-1) hidden from what predicts x(t) while learning"
     )
+    dynamic_dropout: bool = Field(
+        False,
+        description="the model decides date by date what is hidden, in its scores and samples too; the share "
+        "input_dropout costs nothing",
+    )
     state_temperature: float = Field(
         1.0, ge=0, description="scale of the noise of z in samples, besides their temperature"
     )
+
+    @model_validator(mode="after")
+    def _hidden_share_fits(self) -> DynamicalOptions:
+        if self.dynamic_dropout and not self.input_dropout:
+            raise ValueError("dynamic_dropout needs the share that costs nothing: set input_dropout, such as 0.3")
+        return self
 
 
 @dataclass(frozen=True)
@@ -127,12 +139,17 @@ def control_width(spec: InputSpec) -> int:
 class DynamicalModel(ResidualModel):
     """Base of the dynamical variational auto-encoders around the tied Gaussian.
 
-    A subclass gives `walk` and `draw_innovations`, and says by `causal` whether q sees dates up to its own only.
+    A subclass gives `walk` and `draw_innovations`, and says by `causal` whether q sees dates up to its own only, by
+    `feeds_back` whether the observations before a date tell something of it besides the latent states.
+
+    Raises:
+        UsageError: the observations of what is to be hidden do not feed back.
     """
 
     noise: Tensor
     updates: Tensor
     causal = False
+    feeds_back = False
 
     def __init__(self, spec: InputSpec, options: DynamicalOptions) -> None:
         super().__init__(spec, options)
@@ -142,6 +159,16 @@ class DynamicalModel(ResidualModel):
         self.place = Place(len(spec.site)) if spec.site else None
         if options.warm_up:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        if options.input_dropout and not self.feeds_back:
+            raise UsageError(
+                f"{type(self).__name__} predicts a date from its latent states alone: input_dropout would hide nothing",
+                hint="leave input_dropout at 0, or take srnn, vrnn, storn or rfn",
+            )
+        self.gate: Feedback | None = None
+        if options.dynamic_dropout:
+            self.gate = Feedback(
+                "dynamic-input", options.input_dropout, bands=len(spec.bands) + 1, hidden=self.control_width, latent=0
+            )
 
     @property
     def settings(self) -> DynamicalOptions:
@@ -194,9 +221,9 @@ class DynamicalModel(ResidualModel):
         shape = (len(self.noise), 1, len(seasons), 1, self.noise.shape[-1])
         noise = torch.randn(shape, generator=generator, dtype=self.noise.dtype, device=generator.device)
         noise = noise.to(self.noise.device)
-        view = self._hide_past(self.view(seasons), generator)
+        view, cost = self._hide_past(self._all(seasons), generator)
         walk = self.walk(view, noise)
-        return self._bound(view, walk, self.divergence(view, walk, noise, generator))
+        return self._bound(view, walk, self.divergence(view, walk, noise, generator)) - cost
 
     def log_weights(self, seasons: Seasons) -> Tensor:
         """(G, S, B, K) log p(e_t, z_t | past, y) − log q(z_t | ·) of each date under the fixed noise."""
@@ -269,6 +296,14 @@ class DynamicalModel(ResidualModel):
 
     def view(self, seasons: Seasons) -> View:
         """Rows as `walk` takes them."""
+        view = self._all(seasons)
+        return view if self.gate is None else replace(view, before=self.shown(view.before, view.control))
+
+    def shown(self, before: Tensor, control: Tensor) -> Tensor:
+        """(…, C + 1) what is shown of the slot before (…, C + 1) under the control (…, U) where nothing is drawn."""
+        return before if self.gate is None else before * self.gate(before, control, control[..., :0], None)[0]
+
+    def _all(self, seasons: Seasons) -> View:
         bands = seasons.x.shape[-1]
         e = seasons.e.unflatten(-1, (-1, bands)).transpose(0, 1)[:, None, :, None]
         offset = (seasons.offset + self.shift).unflatten(-1, (-1, bands)).permute(2, 0, 1, 3)[:, None]
@@ -319,13 +354,17 @@ class DynamicalModel(ResidualModel):
             kl = kl * (self.updates / options.warm_up).clamp(max=1.0)
         return (walk.log_density - kl).sum((0, 1))
 
-    def _hide_past(self, view: View, generator: torch.Generator) -> View:
-        """The rows with some x_{t−1} hidden, at random, from what predicts x_t."""
+    def _hide_past(self, view: View, generator: torch.Generator) -> tuple[View, Tensor]:
+        """The rows with some x_{t−1} hidden from what predicts x_t, and what the decision costs, () or (B, 1) nats."""
         if not self.settings.input_dropout:
-            return view
+            return view, view.before.new_zeros(())
         shape = (*view.before.shape[:2], 1)
-        kept = torch.rand(shape, generator=generator, device=generator.device) >= self.settings.input_dropout
-        return replace(view, before=view.before * kept.to(view.before))
+        if self.gate is None:
+            kept = torch.rand(shape, generator=generator, device=generator.device) >= self.settings.input_dropout
+            return replace(view, before=view.before * kept.to(view.before)), view.before.new_zeros(())
+        noise = logistic_noise(shape, view.before, generator)
+        kept, cost = self.gate(view.before, view.control, view.control[..., :0], noise)
+        return replace(view, before=view.before * kept), (cost * view.before[..., -1]).sum(0)[:, None]
 
     def _blocks(self, seasons: Seasons) -> list[Seasons]:
         """The rows in blocks whose hidden layers fit in memory."""

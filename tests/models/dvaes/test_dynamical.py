@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cropgen.core.errors import UsageError
 from cropgen.kernels.recurrence.reference import ChainPath
@@ -16,8 +16,9 @@ from cropgen.models.base import Context
 from cropgen.models.catalog import CATALOG, find, load
 from cropgen.models.dvaes.rfn import RFN, RFNOptions
 from cropgen.models.layers.chained import ChainModel
-from cropgen.models.layers.dynamical import DynamicalModel
+from cropgen.models.layers.dynamical import DynamicalModel, View
 from cropgen.models.layers.latent_dynamics import kl_per_date
+from cropgen.models.layers.vae.feedback import Feedback
 from cropgen.series.batches import Batch, concatenate_batches
 from tests.models.dvaes.crops import (
     BANDS,
@@ -213,8 +214,49 @@ def test_options_of_learning(name: str) -> None:
     saved = 100.0 * model_dates(generous)[:, None] + kl_of_the_season(generous)
     torch.testing.assert_close(learnt_bound(generous, TEST), without_kl - saved)
     torch.testing.assert_close(generous.log_joint(TEST), plain.log_joint(TEST))
+    if not plain.feeds_back:
+        with pytest.raises(UsageError, match="from its latent states alone"):
+            disturbed(name, input_dropout=0.5)
+        return
     hiding = learnt_bound(disturbed(name, input_dropout=0.5), TEST)
-    assert (hiding - bound).abs().max() > 1e-3 or name in ("dkf", "dmm", "rvae", "dsae", "kvae")
+    assert (hiding - bound).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["srnn", "rfn", "vrnn", "storn"])
+def test_the_model_itself_decides_what_is_hidden_of_the_past(name: str) -> None:
+    """At the ends of the decision a date is always or never shown; what it costs is a KL of Bernoulli draws."""
+    plain, gated = disturbed(name), disturbed(name, input_dropout=0.3, dynamic_dropout=True)
+    gated.load_state_dict(plain.state_dict(), strict=False)
+    gate = cast(nn.Sequential, cast(Feedback, gated.gate).decide)
+    last, y = cast(nn.Linear, gate[2]), torch.arange(CLASSES).repeat(2)
+    with torch.no_grad():
+        last.weight.zero_()
+    blind = disturbed(name)
+    blind.view = lambda seasons: _without_past(DynamicalModel.view(blind, seasons))  # type: ignore[method-assign]
+    for log_odds, same in ((-40.0, plain), (40.0, blind)):
+        with torch.no_grad():
+            last.bias.fill_(log_odds)
+            torch.testing.assert_close(gated.log_joint(TEST), same.log_joint(TEST))
+    with torch.no_grad():
+        hidden = gated.sample(y, torch.Generator().manual_seed(1))
+        last.bias.fill_(-40.0)
+        torch.testing.assert_close(
+            gated.sample(y, torch.Generator().manual_seed(1)), plain.sample(y, torch.Generator().manual_seed(1))
+        )
+        assert (hidden - plain.sample(y, torch.Generator().manual_seed(1))).abs().max() > 1e-6
+    with torch.no_grad():
+        last.bias.fill_(-40.0)
+    kept = learnt_bound(plain, TEST) - learnt_bound(gated, TEST)
+    earlier = gated._seasons(TEST).mask[:, :-1].sum(1).double()
+    torch.testing.assert_close(kept, (-math.log1p(-0.3) * earlier)[:, None].expand(-1, CLASSES))
+    torch.nn.init.normal_(last.weight, std=0.3)
+    torch.nn.init.zeros_(last.bias)
+    learnt_bound(gated, TEST).sum().backward()
+    assert all(cast(Tensor, part.grad).abs().sum() > 0 for part in gate.parameters())
+
+
+def _without_past(view: View) -> View:
+    return replace(view, before=torch.zeros_like(view.before))
 
 
 def model_dates(model: DynamicalModel) -> Tensor:
