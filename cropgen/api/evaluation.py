@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cropgen.api.prediction import locate_run
 from cropgen.api.requests import require_until
 from cropgen.api.training import locate_series, model_section, stored_path, validation_share
 from cropgen.core.errors import MissingInputError, UsageError
@@ -200,7 +201,7 @@ def write_page(
     page = output or workspace.reports / "report.html"
     guard_output(page, overwrite=overwrite)
     shown = evaluations or sorted(workspace.reports.glob("*/evaluation.json"))
-    learnt = runs or workspace.run_folders()[:1]
+    learnt = [locate_run(workspace, run) for run in runs] if runs else workspace.run_folders()[:1]
     layer = predictions or _newest(workspace.predictions)
     if not shown and not learnt and layer is None:
         raise MissingInputError(f"nothing to report in {workspace.root}", hint="run cropgen evaluate or predict first")

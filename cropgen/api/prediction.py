@@ -172,6 +172,7 @@ def _aggregated(
     store = workspace.predictions / f"{request.parcels.stem}.zarr"
     columns = {"id": request.id_column, "year": request.year, "layer": request.layer, "crs": request.crs}
     options = options_like(workspace, run, columns)
+    guard_output(store, overwrite=True)
     if not dry_run:
         remove(store)
         aggregate(require_input(request.scenes, "scenes"), request.parcels, store, options, report)

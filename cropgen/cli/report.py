@@ -19,7 +19,7 @@ def report(
         typer.Argument(help="evaluation.json files. Default: all below reports/.", show_default=False),
     ] = None,
     runs: Annotated[
-        list[Path] | None, typer.Option("--run", help="Run folders, repeatable. Default: the newest.")
+        list[Path] | None, typer.Option("--run", help="Runs, a folder or a name, repeatable. Default: the newest.")
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Predictions to draw as a map. Default: the newest.")

@@ -138,7 +138,7 @@ def _tell_mixtures(targets: Sequence[Target], ledger: Ledger, report: Reporter) 
 
 
 def _joined(parcels: Sequence[Path]) -> gpd.GeoDataFrame:
-    frames = [read_layer(path)[["geometry"]] for path in parcels]
+    frames = [read_layer(path, columns=())[["geometry"]] for path in parcels]
     same = [frame.to_crs(frames[0].crs) for frame in frames]
     return gpd.GeoDataFrame(pd.concat(same, ignore_index=True), geometry="geometry", crs=frames[0].crs)
 

@@ -27,6 +27,7 @@ from scipy.spatial import KDTree
 
 from cropgen.core.errors import CorruptInputError, SchemaError
 from cropgen.core.files import require_input
+from cropgen.series.columns import as_text
 from cropgen.series.schema import ParcelSeries
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _places_of(frame: pd.DataFrame, path: Path) -> tuple[np.ndarray, dict[str, n
     if parcel is not None:
         if pd.Series(frame[parcel]).isna().to_numpy().any():
             raise SchemaError(f"{path}: column {parcel} is empty in some lines", hint="name the parcel of every line")
-        place, names = pd.factorize(frame[parcel].astype(str))
+        place, names = pd.factorize(as_text(pd.Series(frame[parcel])))
         return place, {"parcel_id": np.asarray(names, dtype=np.str_)}
     if lat is not None and lon is not None:
         x, y = _numbers(frame, lon, path), _numbers(frame, lat, path)

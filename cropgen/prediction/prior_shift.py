@@ -143,7 +143,7 @@ def read_prior(path: Path, legend: Legend) -> np.ndarray:
     require_input(path, "class shares")
     try:
         table = pandas.read_csv(path, dtype=str, encoding="utf-8")
-    except (ValueError, pandas.errors.ParserError) as error:
+    except (ValueError, OSError, pandas.errors.ParserError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise SchemaError(f"{path} is not csv: {reason}", hint="two columns: crop_code,share") from error
     crop, amount = (_column(path, table.columns.tolist(), names) for names in (_CODE_COLUMNS, _SHARE_COLUMNS))

@@ -159,4 +159,5 @@ def _separator(path: Path) -> str:
 
 def _corrupt(path: Path, error: Exception) -> CorruptInputError:
     detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CorruptInputError(f"cannot read the table {path}: {detail}", hint="export or fetch the file again")
+    hint = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "export or fetch the file again"
+    return CorruptInputError(f"cannot read the table {path}: {detail}", hint=hint)

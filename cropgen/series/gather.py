@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cropgen.core.errors import DataError
+from cropgen.core.errors import DataError, SchemaError
 from cropgen.core.progress import Reporter
 from cropgen.series.attributes import Attributes, SecondTable
 from cropgen.series.columns import as_text, column
@@ -16,6 +16,8 @@ from cropgen.series.frames import open_table
 from cropgen.series.mapping import Columns, TableMapping, resolve
 from cropgen.series.observations import Observations
 from cropgen.series.unfold import unfold
+
+_FARTHEST = {"lon": 360.0, "lat": 90.0}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class _Seasons:
                 facts[role] = as_text(column(frame, name))[rows]
         for role, name in (("lon", columns.lon), ("lat", columns.lat)):
             if name is not None:
-                facts[role] = np.array(pd.to_numeric(column(frame, name), errors="coerce"), dtype=np.float64)[rows]
+                facts[role] = _degrees(column(frame, name), name, _FARTHEST[role])[rows]
         self._facts.append(pd.DataFrame(facts).drop_duplicates())
 
     def frame(self) -> tuple[pd.DataFrame, list[str], np.ndarray]:
@@ -106,6 +108,23 @@ class _Seasons:
             seasons[role] = first[role].astype(float) if role in first else np.nan
         several = codes.index.to_numpy(np.int64)[codes.to_numpy() > 1]
         return seasons, seasons["parcel_id"].to_numpy(str)[several].tolist(), row
+
+
+def _degrees(values: pd.Series, name: str, farthest: float) -> np.ndarray:
+    """(N,) float64 degrees, NaN where a cell is empty.
+
+    Raises:
+        SchemaError: a cell holds something else.
+    """
+    degrees = np.asarray(pd.to_numeric(values, errors="coerce"), np.float64)
+    given = values.notna().to_numpy() & (as_text(values) != "")
+    wrong = np.flatnonzero((np.isnan(degrees) & given) | (np.abs(degrees) > farthest))
+    if len(wrong):
+        raise SchemaError(
+            f"column {name}: expected degrees up to {farthest:g}, got {str(as_text(values.iloc[wrong[:1]])[0])!r}",
+            hint="give longitude and latitude in degrees (WGS 84), or the polygons with --parcels",
+        )
+    return degrees
 
 
 def gather(path: Path, mapping: TableMapping, report: Reporter) -> Gathered:

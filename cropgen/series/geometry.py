@@ -175,13 +175,15 @@ def _concatenated(frames: list[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(pd.concat(frames, ignore_index=True), geometry="geometry", crs=frames[0].crs)
 
 
-def read_layer(path: Path, *, layer: str | None = None, crs: str | None = None) -> gpd.GeoDataFrame:
-    """One layer of a vector file with all its attributes.
+def read_layer(
+    path: Path, *, layer: str | None = None, crs: str | None = None, columns: Sequence[str] | None = None
+) -> gpd.GeoDataFrame:
+    """One layer of a vector file with all its attributes, or with some of them.
 
     Raises:
         MissingInputError, CorruptInputError, SchemaError, DataError: see `read_parcels`.
     """
-    frame, _ = read_fields(find_layer(find_file(path, layer), layer, is_register), None)
+    frame, _ = read_fields(find_layer(find_file(path, layer), layer, is_register), columns)
     require_rows(len(frame), path)
     return _placed(gpd.GeoDataFrame(frame), path, crs)[0]
 

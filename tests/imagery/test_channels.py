@@ -158,6 +158,11 @@ def test_ids_of_weather_are_text_and_stations_have_positions(tmp_path: Path) -> 
     assert open_weather(path).at(rows)[:, 0, 0].tolist() == [5, 6]
     path.write_text("date,id,temperature\n2021-06-01,001,5\n2021-06-01,1,6\n")
     assert open_weather(path).at(rows)[:, 0, 0].tolist() == [5, 6]
+    pd.DataFrame({"date": ["2021-06-01"] * 2, "id": [7.0, 8.0], "temperature": [5, 6]}).to_parquet(
+        tmp_path / "w.parquet"
+    )
+    rows_of_numbers = series([[0], [0]], parcel_id=["8", "7"])
+    assert open_weather(tmp_path / "w.parquet").at(rows_of_numbers)[:, 0, 0].tolist() == [6, 5]
     path.write_text("date,id,lon,lat,temperature\n2021-06-01,17,0,0,5\n2021-06-01,18,9,9,6\n")
     assert open_weather(path).at(rows)[:, 0, 0].tolist() == [5, 5]
 

@@ -13,6 +13,7 @@ from rasterio.crs import CRS
 from cropgen.core.errors import MissingInputError
 from cropgen.imagery.scene import Grid
 from cropgen.imagery.scene_plan import MARGIN, ParcelBoxes, wanted_bands
+from cropgen.series.geometry import read_layer
 
 UTM = "EPSG:32631"
 WEST, NORTH = 600_000.0, 5_700_000.0
@@ -29,6 +30,16 @@ def test_a_window_holds_parcels_margin_and_whole_blocks():
     assert boxes((5000, 10_300)).around(TILE) == (WEST, NORTH - 15_360, WEST + 10_240, NORTH - 5120)
     assert boxes((4000, 10_700)).around(TILE) == (WEST, NORTH - 15_360, WEST + 5120, NORTH - 10_240)
     assert boxes((4000, 10_700), (20_000, 10_700)).around(TILE) == (WEST, NORTH - 15_360, WEST + 20_480, NORTH - 10_240)
+
+
+def test_only_the_polygons_of_a_layer_are_read(tmp_path):
+    shapes = [shapely.box(WEST, NORTH - 100, WEST + 100, NORTH)]
+    for name in ("a.gpkg", "b.parquet"):
+        layer = gpd.GeoDataFrame({"crop": ["rye"], "area": [1.0]}, geometry=shapes, crs=UTM)
+        layer.to_file(tmp_path / name) if name.endswith("gpkg") else layer.to_parquet(tmp_path / name)
+        frame = read_layer(tmp_path / name, columns=())
+        assert list(frame.columns) == ["geometry"]
+        assert ParcelBoxes(frame).around(TILE) is not None
 
 
 def test_a_window_ends_where_the_tile_ends():

@@ -185,6 +185,8 @@ def test_unusable_shares_are_refused(tmp_path: Path, text: str, message: str) ->
         read_prior(path, LEGEND)
     with pytest.raises(MissingInputError):
         read_prior(tmp_path / "none.csv", LEGEND)
+    with pytest.raises(SchemaError, match="is not csv"):
+        read_prior(tmp_path, LEGEND)
 
 
 def test_crops_of_one_name_are_added_up_and_named_by_code(region: Region, tmp_path: Path) -> None:

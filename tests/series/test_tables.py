@@ -67,6 +67,25 @@ def test_a_factor_for_reflectance_needs_a_spectral_band(tmp_path):
     np.testing.assert_allclose(series.values[0, :, 0], [0.8, 0.4], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("lon", "message"), [(600_000.0, "column lon: expected degrees up to 360, got '600000'"), ("8.1 E", "got '8.1 E'")]
+)
+def test_positions_that_are_no_degrees_are_refused(tmp_path, lon, message):
+    table = save(LONG.assign(lat=50.1, lon=[8.1, None, lon, *[8.2] * (len(LONG) - 3)]), tmp_path / "t.csv")
+    with pytest.raises(SchemaError, match=message):
+        run(table, tmp_path)
+    series, _, _ = run(save(LONG.assign(lat=50.1, lon=8.1), tmp_path / "u.csv"), tmp_path)
+    assert set(series.lon) == {8.1}
+
+
+def test_a_table_of_another_encoding_says_what_to_do(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_bytes("id,date,B04,name\n1,2021-05-01,0.1,Weiß\n".encode("cp1252"))
+    with pytest.raises(CorruptInputError) as caught:
+        run(table, tmp_path)
+    assert caught.value.hint == "save it as UTF-8"
+
+
 def test_stated_year_makes_one_season(tmp_path):
     frame = LONG.assign(season=2021)
     series, _, _ = run(save(frame, tmp_path / "t.csv"), tmp_path, year="season")
