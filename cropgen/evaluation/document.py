@@ -127,8 +127,8 @@ class Contrast(Section):
     prefix   `model` trained on whole seasons and cut short at the test, minus itself trained on seasons as short
 
     `variant` and `against_variant` tell the same model with other options apart. The 95 % interval is over seeds and
-    `interval_unit` at once; `p_value` is that of a two-sided permutation test over the ground, the trainings as they are:
-    only both together tell two models apart.
+    `interval_unit` at once; `p_value` is that of a two-sided permutation test over the ground, the trainings as they
+    are: only both together tell two models apart.
     """
 
     what: Literal["shift", "model", "target", "prefix"]

@@ -29,5 +29,5 @@ def test_runs_are_named_as_predict_names_them(tmp_path: Path) -> None:
         api.write_page(workspace, runs=[Path("oats")])
     (workspace.runs / "oats").mkdir(parents=True)
     (workspace.runs / "oats" / "model.safetensors").touch()
-    with pytest.raises(MissingInputError, match="not a run folder.*runs/oats"):
+    with pytest.raises(MissingInputError, match="not a run folder"):
         api.write_page(workspace, runs=[Path("oats")])

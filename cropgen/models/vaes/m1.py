@@ -32,12 +32,16 @@ class M1Options(VAEOptions):
         "elbo", description="of the gradient of the bound; its draws of q(z|x) are common to the classes"
     )
 
+    decide: Literal["auto"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "auto", description="the classifier on the latent decides"
+    )
+
     @model_validator(mode="after")
     def _stages_are_apart(self) -> M1Options:
         if self.consistency or self.class_balance:
             raise ValueError("the latent of m1 is learnt without a class: it needs consistency=0 and class_balance=0")
-        losses = ("generative", "marginal", "hybrid", "recognition", "distillation", "decide")
-        refuse_unread(self, "in m1, whose stages have one loss each and one classifier", *losses)
+        losses = ("generative", "marginal", "hybrid", "recognition", "distillation")
+        refuse_unread(self, "in m1, whose stages have one loss each", *losses)
         return self
 
 

@@ -346,8 +346,12 @@ def test_parts_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_what_nothing_reads_is_refused_with_what_to_leave_it_at() -> None:
-    with pytest.raises(UsageError, match=r"hybrid, decide would change nothing in m1.*leave hybrid=1.0, decide=auto"):
-        validate(M1.Settings, {"hybrid": 0.0, "decide": "q"}, where="options of m1")
+    with pytest.raises(
+        UsageError, match=r"marginal, hybrid would change nothing in m1.*leave marginal=1.0, hybrid=1.0"
+    ):
+        validate(M1.Settings, {"hybrid": 0.0, "marginal": 0.0}, where="options of m1")
+    with pytest.raises(UsageError, match=r"decide: .*'auto'"):
+        validate(M1.Settings, {"decide": "q"}, where="options of m1")
 
 
 def test_a_row_refuses_parts_it_does_not_have() -> None:
