@@ -274,15 +274,24 @@ def full(rows: list[Row], data: str, labels: float) -> str:
     return table(head, [line for _, line in sorted(lines, key=lambda pair: -pair[0])], 2)
 
 
+def _time(rows: list[dict[str, Any]]) -> str:
+    """Processor time of all trainings, and of those of each family."""
+    families = {training(row): row["family"] for row in rows}
+    seconds = {training(row): row["seconds"] for row in rows}
+    spent = {kind: sum(seconds[key] for key in families if families[key] == kind) for kind in set(families.values())}
+    parts = ", ".join(f"{kind} {spent[kind] / 60:.0f}" for kind in sorted(spent, key=lambda kind: -spent[kind]))
+    total = sum(spent.values())
+    return f"{total / 60:.0f} minutes of processor time ({parts}), {total / 7200:.1f} hours on two cores"
+
+
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
     rows = document["rows"]
-    trainings = {training(row): row["seconds"] for row in rows}
+    done = {training(row) for row in rows}
     parts = [
         "# Accuracy: every model, few and many labels, in and across regions and years",
-        f"Made by `{document['command']}`. {len(trainings)} of {document['planned']} trainings are in, "
-        f"{sum(trainings.values()) / 60:.0f} minutes of "
-        f"processor time. Machine: {document['machine']}; Python {document['python']}, torch {document['torch']}.",
+        f"Made by `{document['command']}`. {len(done)} of {document['planned']} trainings are in, "
+        f"{_time(rows)}. Machine: {document['machine']}; Python {document['python']}, torch {document['torch']}.",
         'Mean ± standard deviation over seeds (splits, labels and initial weights change with the seed). "in": '
         'held-out spatial blocks of the training region or years; "across": one half of another region or later '
         'years; "target rows": the other half of it, seen without labels. Seconds are processor time of one thread.',
