@@ -5,10 +5,10 @@
     python benchmarks/vaes.py --page       # the page alone, from the rows of this script and of the scoreboard
 
 The rows of the catalogue, and the pool with and without them, are trained by `accuracy.py`. Here stand the variants:
-one part of `vae` changed at a time, the textbook forms, and the control, the same losses without a latent; on the
-rows, labels and held-out parcels of the scoreboard, at 10 % of the labels. Finished cells are kept in
-`results/vaes.json` with a fingerprint of the code that decides them, so the script goes on where it stopped;
-`results/vaes.md` is made from both files.
+one part of `vae` changed at a time, losses left out or added, the textbook forms, and the control, the same losses
+without a latent; on the rows, labels and held-out parcels of the scoreboard, at 10 % of the labels. Finished cells
+are kept in `results/vaes.json` with a fingerprint of the code that decides them, so the script goes on where it
+stopped; `results/vaes.md` is made from both files.
 """
 
 from __future__ import annotations
@@ -65,6 +65,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "m1m2 textbook": ("m1m2", {"start": "none", "decide": "q"}),
     "vade textbook": ("vade", {"start": "none", "collapse": "pretrain", "decide": "bayes"}),
 }  # fmt: skip
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "vae, no marginal": ("vae", {"marginal": 0.0}),
+    "vae, no distillation": ("vae", {"distillation": 0.0}),
+    "vae, no hybrid": ("vae", {"hybrid": 0.0}),
+    "vae, no density": ("vae", {"generative": 0.0, "marginal": 0.0}),
+    "vae, consistency": ("vae", {"consistency": 1.0}),
+    "vae, class balance": ("vae", {"class_balance": 1.0}),
+    "m2, marginalise q": ("m2", {"marginalise": "q"}),
+}
 BATCH, DATES, BANDS = 160, 36, 10
 SCORES = ("macro_f1", "accuracy")
 
@@ -74,7 +83,7 @@ Row = dict[str, Any]
 
 def contenders() -> None:
     """Let the scoreboard's cells know the variants."""
-    for name, (model, options) in VARIANTS.items():
+    for name, (model, options) in (VARIANTS | LOSSES).items():
         CONTENDERS.setdefault(name, Contender(model, "vae", options))
 
 
@@ -108,6 +117,10 @@ def page(document: dict[str, Any]) -> str:
     parts += _section("Every row", _ROWS, head, 1, differences(whole, _rows(), START))
     own = document["rows"] + [row for row in whole if row["model"] == "vae"]
     parts += _section("Parts of `vae`", _PARTS, head, 1, differences(own, list(VARIANTS), "vae"))
+    own += [row for row in whole if row["model"] == "m2"]
+    lines = [line for base in ("vae", "m2")
+             for line in differences(own, [name for name in LOSSES if LOSSES[name][0] == base], base)]  # fmt: skip
+    parts += _section("Losses", _LOST, head, 1, lines)
     if document["cost"]:
         head = ["model", "classes", "step, ms", "step without classes, ms", "ratio"]
         lines = [[r["model"], str(r["classes"]), f"{r['step']:.1f}", f"{r['plain']:.1f}", f"{r['ratio']:.2f}"]
@@ -122,7 +135,8 @@ def _section(title: str, words: str, head: list[str], numeric: int, lines: list[
 
 def _rows() -> list[str]:
     """Rows of the catalogue that the scoreboard trains, and its textbook form."""
-    return [name for name, contender in CONTENDERS.items() if contender.family == "vae" and name not in VARIANTS] + [
+    own = VARIANTS | LOSSES
+    return [name for name, contender in CONTENDERS.items() if contender.family == "vae" and name not in own] + [
         name for name in VARIANTS if name in CONTENDERS and LABELS in CONTENDERS[name].budgets
     ]
 
@@ -280,6 +294,7 @@ _BESIDE = f"`{BEST}` less `{START}`, its calibration error, and the networks les
 _POOLED = "Macro-F1 of the pool whose generative member is `ssvae` (by default it is a flow)."
 _ROWS = f"Macro-F1 less that of `{START}` at 10 % of the labels."
 _PARTS = "Macro-F1 less that of `vae` as it is, one part changed at a time, at 10 % of the labels."
+_LOST = "Macro-F1 less that of `vae`, or of `m2`, with its losses as they are, at 10 % of the labels."
 _SHAPE = (
     f"A training step, forward and backward, of {BATCH} seasons of {DATES} slots and {BANDS} bands, whitened before; "
     "beside it the same model of one class. Medians of alternating runs."
@@ -342,7 +357,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
     parser.add_argument("--minutes", type=float, default=480.0, help="begin no cell after this time")
     parser.add_argument("--only", nargs="*", choices=DATA, help="data sets")
-    parser.add_argument("--models", nargs="*", choices=sorted(VARIANTS), help="variants")
+    parser.add_argument("--models", nargs="*", choices=sorted(VARIANTS | LOSSES), help="variants")
     parser.add_argument("--cost", action="store_true", help="time a step over all classes instead")
     parser.add_argument("--page", action="store_true", help="make the page again, nothing else")
     parser.add_argument("--rounds", type=int, default=9, help="runs of each timed call")
@@ -352,7 +367,7 @@ def main() -> None:
         write({**stored(), **({"cost": cost(options.rounds)} if options.cost else {})})
         return
     until = time.monotonic() + 60 * options.minutes
-    for data, seed, model in product(options.only or DATA, SEEDS, options.models or VARIANTS):
+    for data, seed, model in product(options.only or DATA, SEEDS, options.models or VARIANTS | LOSSES):
         cell = Cell(data, LABELS, seed, model)
         if time.monotonic() > until or cell.key() in {row["key"] for row in stored()["rows"]}:
             continue
