@@ -37,6 +37,8 @@ FURTHER = ("france", "bavaria", "demo")
 SEEDS = {0.01: tuple(range(10)), 0.05: (0, 1, 2), 0.1: (0, 1, 2), 1.0: (0, 1, 2)}
 BUDGETS, MANY, ONE = (0.1, 1.0, 0.01), (0.1, 1.0), (0.1,)
 PREFIXES = (12, 15, 18, 21)
+NO_DENSITY = {"generative": 0.0, "marginal": 0.0, "hybrid": 0.0, "distillation": 0.0, "decide": "q"}
+"""Control: network, schedule, augmentation and innovations of a density stay, every term of the density goes."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def _contenders() -> dict[str, Contender]:
         **flows,
         "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}, ONE),
         "ssvae": Contender("ssvae", "vae", {}, target=MANY, best=True),
+        "ssvae without density": Contender("ssvae", discriminative, NO_DENSITY),
         **vaes,
         "m2 textbook": Contender("m2", "vae", {"start": "none", "decide": "q"}, ONE),
         "srnn": Contender("srnn", "dvae", {}, target=MANY, best=True, early="cut"),
