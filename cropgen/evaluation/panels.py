@@ -18,6 +18,8 @@ from cropgen.evaluation.plots import ACCENT, INK, LINES, MARKERS, TITLE, WARM, W
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH_DAYS = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
+_LETTER = 4.0
+"""Least space between two labels of an axis, in pixels of the figure."""
 _DASHES = ("-", "--", "-.", ":")
 GLYPHS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
 
@@ -83,7 +85,22 @@ def track_panel(
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axis.set(xlabel=across, ylabel=up)
         axis.set_title(fill(title, WIDE_TITLE), loc="left", fontsize=9.5, fontweight="bold")
+        _part_labels(figure, axis)
         return to_svg(figure, name, f"{title}: {up} over {across}")
+
+
+def _part_labels(figure: Figure, axis: Axes) -> None:
+    """Of labels below the axis that would touch, the right one stays; the place of the other is still marked."""
+    figure.draw_without_rendering()
+    boxes = sorted(
+        ((label.get_window_extent(), label) for label in axis.get_xticklabels()), key=lambda pair: -pair[0].x1
+    )
+    left = np.inf
+    for box, label in boxes:
+        if box.x1 + _LETTER > left:
+            label.set_visible(False)
+        else:
+            left = box.x0
 
 
 def _draw(axis: Axes, track: Track, *, markers: bool) -> None:

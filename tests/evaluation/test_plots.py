@@ -13,7 +13,7 @@ from shapely.geometry import MultiPolygon, Polygon, box
 from cropgen.evaluation import maps
 from cropgen.evaluation.document import Phenology
 from cropgen.evaluation.maps import Ground, draw_map, ground_of, outline_of, scale_length
-from cropgen.evaluation.panels import phenology_panel
+from cropgen.evaluation.panels import Track, phenology_panel, styles, track_panel
 from cropgen.evaluation.plots import (
     ACCENT,
     LINES,
@@ -48,6 +48,22 @@ def test_figures_are_whole_reproducible_and_need_nothing_else(place):
     ids = re.findall(r'\bid="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("places", "shown"),
+    [
+        ((13, 14, 60, 150, 300, 600), (1, 2, 3, 4, 5)),
+        ((600, 13, 14, 60, 150, 300), (0, 2, 3, 4, 5)),
+        ((1, 10, 100), (0, 1, 2)),
+        ((1, 100, 101, 102), (0, 3)),
+    ],
+)
+def test_labels_that_would_touch_below_an_axis_are_left_out(places, shown):
+    track = Track(styles(["rf"])["rf"], np.sort(np.array(places)), np.linspace(0.4, 0.6, len(places)))
+    ticks = [(place, f"s{k}") for k, place in enumerate(places)]
+    svg = track_panel("labels", [track], "labels", across="labels used", up="macro-F1", ticks=ticks, logarithmic=True)
+    assert sorted(re.findall(r">(s\d)<", svg)) == [f"s{k}" for k in shown]
 
 
 @pytest.mark.parametrize("name", ["temporary grassland and grass-clover mixtures, mown at least twice", "x" * 90])
