@@ -67,6 +67,8 @@ def _contenders() -> dict[str, Contender]:
     plain = {name: Contender(name, discriminative, {}) for name in
              ("svm", "hgb", "ncc", "lstm", "gru", "starrnn", "inceptiontime", "omniscale", "msresnet", "transformer",
               "ltae", "tempcnn2")}  # fmt: skip
+    published = {f"breizhcrops:{name}": Contender(f"breizhcrops:{name}", discriminative, {}, ONE) for name in
+                 ("tempcnn", "lstm", "starrnn", "inceptiontime", "msresnet", "omniscalecnn", "transformer")}  # fmt: skip
     flows = {name: Contender(name, "flow", {}, ONE) for name in
              ("nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial", "sylvester", "resflow", "glow", "cnf",
               "flowgmm", "semiflow")}  # fmt: skip
@@ -87,6 +89,7 @@ def _contenders() -> dict[str, Contender]:
         "tempcnn+fixmatch strong": Contender("tempcnn", discriminative, {"semi": "fixmatch", "augment": "strong"}),
         "tempcnn 3000 steps": Contender("tempcnn", discriminative, {"steps": 3000}),
         **plain,
+        **published,
         "realnvp": Contender("realnvp", "flow", {}, target=MANY, best=True),
         **flows,
         "maf textbook": Contender("maf", "flow", {"start": "none", "class_in": "both"}, ONE),
