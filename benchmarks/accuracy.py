@@ -67,8 +67,11 @@ def _contenders() -> dict[str, Contender]:
     plain = {name: Contender(name, discriminative, {}) for name in
              ("svm", "hgb", "ncc", "lstm", "gru", "starrnn", "inceptiontime", "omniscale", "msresnet", "transformer",
               "ltae", "tempcnn2")}  # fmt: skip
-    published = {f"breizhcrops:{name}": Contender(f"breizhcrops:{name}", discriminative, {}, ONE) for name in
-                 ("tempcnn", "lstm", "starrnn", "inceptiontime", "msresnet", "omniscalecnn", "transformer")}  # fmt: skip
+    zoo = (
+        f"breizhcrops:{name}"
+        for name in ("tempcnn", "lstm", "starrnn", "inceptiontime", "msresnet", "omniscalecnn", "transformer")
+    )
+    published = {name: Contender(name, discriminative, {}, ONE) for name in zoo}
     flows = {name: Contender(name, "flow", {}, ONE) for name in
              ("nice", "maf", "iaf", "naf", "flowpp", "nsf", "planar", "radial", "sylvester", "resflow", "glow", "cnf",
               "flowgmm", "semiflow")}  # fmt: skip
