@@ -6,7 +6,8 @@ python benchmarks/scoreboard.py --check    # exit code 1 when it is not what the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -93,6 +94,11 @@ def paired(rows: list[Row], first: str, second: str, labels: float, split: str, 
     }
 
 
+def points(differences: dict[str, list[float]]) -> float:
+    """Mean over tasks of the mean over seeds, in points."""
+    return 100 * fmean(fmean(d) for d in differences.values())
+
+
 def with_interval(differences: dict[str, list[float]], scale: float = 100, digits: int = 1) -> str:
     """Mean over tasks of the mean over seeds, with a 95 % interval from resampling seeds within tasks.
 
@@ -107,16 +113,21 @@ def with_interval(differences: dict[str, list[float]], scale: float = 100, digit
     return f"{mean} [{low}, {high}]"
 
 
+def gaps(mine: list[Row], start: list[Row], score: str) -> list[float]:
+    """A score less that of the start, of the seeds that both have."""
+    other = {row["seed"]: row[score] for row in start}
+    return [row[score] - other[row["seed"]] for row in mine if row["seed"] in other]
+
+
 def above(mine: list[Row], start: list[Row], score: str, scale: float = 100, digits: int = 1) -> str:
     """A score less that of the start, paired by seed, with an interval; nothing of fewer than two common seeds."""
-    other = {row["seed"]: row[score] for row in start}
-    gaps = [row[score] - other[row["seed"]] for row in mine if row["seed"] in other]
-    return with_interval({"": gaps}, scale, digits) if len(gaps) > 1 else ""
+    found = gaps(mine, start, score)
+    return with_interval({"": found}, scale, digits) if len(found) > 1 else ""
 
 
-def best(rows: list[Row], labels: float, fits: Callable[[Row], bool]) -> str | None:
-    """The model with the largest mean macro-F1 across the three tasks' targets."""
-    scores = means([row for row in rows if fits(row)], labels, "cross", "macro_f1")
+def best(rows: list[Row], labels: float, fits: Callable[[Row], bool], split: str = "cross") -> str | None:
+    """The model with the largest mean macro-F1 over the three tasks, on their targets unless told otherwise."""
+    scores = means([row for row in rows if fits(row)], labels, split, "macro_f1")
     return max(scores, key=lambda name: scores[name]) if scores else None
 
 
@@ -134,7 +145,8 @@ def claim(rows: list[Row]) -> str:
     """Best generative, best discriminative, the pool and the controls at each budget that the strongest have."""
     lines = []
     for labels in (0.01, 0.1, 1.0):
-        if not means(rows, labels, "cross", "macro_f1").keys() >= STRONGEST:
+        known = means(rows, labels, "cross", "macro_f1")
+        if not known.keys() >= STRONGEST:
             continue
         contenders = {
             f"{role}{', target rows' if target else ''}": best_of(rows, labels, families, target=target)
@@ -143,8 +155,7 @@ def claim(rows: list[Row]) -> str:
                 ("best generative", GENERATIVE), ("best discriminative", DISCRIMINATIVE), ("pool", ("pool",))
             )
         }  # fmt: skip
-        known = means(rows, labels, "cross", "macro_f1")
-        contenders |= {role: name if name in known else None for role, name in CONTROLS.items()}
+        contenders |= {role: name for role, name in CONTROLS.items() if name in known}
         opponent = contenders["best discriminative"]
         for role, name in contenders.items():
             if name is None:
@@ -178,7 +189,7 @@ def goals(rows: list[Row]) -> str:
 def _reached(rows: list[Row], labels: float, name: str, opponent: str, wanted: tuple[float, float]) -> list[str]:
     """One line of what was to be reached; no accuracy wanted means that none may be lost on any task."""
     found = [paired(rows, name, opponent, labels, "cross", score) for score in ("macro_f1", "accuracy")]
-    value = [100 * fmean(fmean(d) for d in f.values()) for f in found]
+    value = [points(f) for f in found]
     per_task = ", ".join(
         f"{task} {100 * fmean(found[0][task]):+.1f}/{100 * fmean(found[1][task]):+.1f}" for task in found[0]
     )
@@ -282,24 +293,25 @@ def full(rows: list[Row], data: str, labels: float) -> str:
     return table(head, [line for _, line in sorted(lines, key=lambda pair: -pair[0])], 2)
 
 
-def _time(rows: list[dict[str, Any]]) -> str:
-    """Processor time of all trainings, and of those of each family."""
-    families = {training(row): row["family"] for row in rows}
-    seconds = {training(row): row["seconds"] for row in rows}
-    spent = {kind: sum(seconds[key] for key in families if families[key] == kind) for kind in set(families.values())}
-    parts = ", ".join(f"{kind} {spent[kind] / 60:.0f}" for kind in sorted(spent, key=lambda kind: -spent[kind]))
-    total = sum(spent.values())
+def _time(trainings: Iterable[Row]) -> str:
+    """Processor time of trainings, a row of each, and of those of each family."""
+    spent: Counter[str] = Counter()
+    for row in trainings:
+        spent[row["family"]] += row["seconds"]
+    parts = ", ".join(f"{kind} {seconds / 60:.0f}" for kind, seconds in spent.most_common())
+    total = spent.total()
     return f"{total / 60:.0f} minutes of processor time ({parts}), {total / 7200:.1f} hours on two cores"
 
 
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
     rows = document["rows"]
-    done = {training(row) for row in rows}
+    trainings = {training(row): row for row in rows}
     parts = [
         "# Accuracy: every model, few and many labels, in and across regions and years",
-        f"Made by `{document['command']}`. {len(done)} of {document['planned']} trainings are in, "
-        f"{_time(rows)}. Machine: {document['machine']}; Python {document['python']}, torch {document['torch']}.",
+        f"Made by `{document['command']}`. {len(trainings)} of {document['planned']} trainings are in, "
+        f"{_time(trainings.values())}. Machine: {document['machine']}; "
+        f"Python {document['python']}, torch {document['torch']}.",
         'Mean ± standard deviation over seeds (splits, labels and initial weights change with the seed). "in": '
         'held-out spatial blocks of the training region or years; "across": one half of another region or later '
         'years; "target rows": the other half of it, seen without labels. Seconds are processor time of one thread.',

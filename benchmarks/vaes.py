@@ -27,7 +27,7 @@ from typing import Any
 
 from accuracy import CONTENDERS, Cell, Contender, run
 from kept import keep
-from scoreboard import above, means, paired, with_interval
+from scoreboard import above, best, gaps, means, paired, points, with_interval
 from tables import NAMES, markdown
 
 HERE = Path(__file__).resolve().parent
@@ -158,7 +158,7 @@ def beside_start(rows: list[Row]) -> list[list[str]]:
     lines = []
     for labels, data, split in product((0.01, 0.05, 0.1, 1.0), EVERYWHERE, SPLITS):
         mine, start, *others = (scored(rows, name, data, labels, split) for name in (BEST, START, *NETWORKS))
-        told = [above(mine, start, score) for score in ("macro_f1", "accuracy")]
+        told = [above(mine, start, score) for score in SCORES]
         if not all(told):
             continue
         ece = f"{100 * fmean(row['ece'] for row in mine):.1f}"
@@ -181,9 +181,7 @@ def pooled(rows: list[Row]) -> list[list[str]]:
 
 def best_opponent(rows: list[Row], labels: float, split: str) -> str | None:
     """The opponent of the highest mean macro-F1 over the three tasks: chosen by the scores it is compared with."""
-    scores = means(rows, labels, split, "macro_f1")
-    known = [name for name in OPPONENTS if name in scores]
-    return max(known, key=lambda name: scores[name]) if known else None
+    return best(rows, labels, lambda row: row["model"] in OPPONENTS and not row["target_unlabelled"], split)
 
 
 def against_best(rows: list[Row]) -> list[list[str]]:
@@ -191,12 +189,12 @@ def against_best(rows: list[Row]) -> list[list[str]]:
     lines = []
     for labels, split in product((0.01, 0.1, 1.0), SPLITS):
         opponent = best_opponent(rows, labels, split)
-        told = (BEST, POOL) if split == "in" else (BEST, POOL, f"{BEST} + target rows", f"{POOL} + target rows")
-        for name in told:
+        adapted = (f"{BEST} + target rows", f"{POOL} + target rows") if split == "cross" else ()
+        for name in (BEST, POOL, *adapted):
             if opponent is None or name not in means(rows, labels, split, "macro_f1"):
                 continue
-            gaps = [with_interval(paired(rows, name, opponent, labels, split, score)) for score in SCORES]
-            lines.append([f"{100 * labels:g} %", SPLITS[split], f"`{name}`", f"`{opponent}`", *gaps])
+            told = [with_interval(paired(rows, name, opponent, labels, split, score)) for score in SCORES]
+            lines.append([f"{100 * labels:g} %", SPLITS[split], f"`{name}`", f"`{opponent}`", *told])
     return lines
 
 
@@ -235,10 +233,8 @@ def _nowhere_below(rows: list[Row]) -> list[str]:
     least: tuple[float, str] = (math.inf, "")
     for labels, data, split in product((0.01, 0.05, 0.1, 1.0), EVERYWHERE, SPLITS):
         mine, start = (scored(rows, name, data, labels, split) for name in (BEST, START))
-        other = {row["seed"]: row["macro_f1"] for row in start}
-        gaps = [100 * (row["macro_f1"] - other[row["seed"]]) for row in mine if row["seed"] in other]
-        if gaps:
-            least = min(least, (fmean(gaps), f"{_short(data)}, {SPLITS[split]}, {100 * labels:g} %"))
+        if found := gaps(mine, start, "macro_f1"):
+            least = min(least, (100 * fmean(found), f"{_short(data)}, {SPLITS[split]}, {100 * labels:g} %"))
     return [
         f"`{BEST}` − `{START}`, least of all places",
         "≥ −1",
@@ -249,8 +245,7 @@ def _nowhere_below(rows: list[Row]) -> list[str]:
 
 def _gap(rows: list[Row], first: str, second: str, labels: float, split: str) -> list[float]:
     """Points of macro-F1 and of accuracy between two models, means over seeds and then tasks."""
-    gaps = [paired(rows, first, second, labels, split, score) for score in SCORES]
-    return [100 * fmean(fmean(task) for task in gap.values()) for gap in gaps]
+    return [points(paired(rows, first, second, labels, split, score)) for score in SCORES]
 
 
 def _line(what: str, wanted: str, found: list[float], holds: bool) -> list[str]:

@@ -18,7 +18,7 @@ from cropgen.evaluation.plots import ACCENT, INK, LINES, MARKERS, TITLE, WARM, W
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH_DAYS = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
-_LETTER = 4.0
+_APART = 4.0
 """Least space between two labels of an axis, in pixels of the figure."""
 _DASHES = ("-", "--", "-.", ":")
 GLYPHS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
@@ -97,7 +97,7 @@ def _part_labels(figure: Figure, axis: Axes) -> None:
     )
     left = np.inf
     for box, label in boxes:
-        if box.x1 + _LETTER > left:
+        if box.x1 + _APART > left:
             label.set_visible(False)
         else:
             left = box.x0
