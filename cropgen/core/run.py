@@ -8,6 +8,7 @@ labels.json         the ids of the parcels whose labels were used
 model.safetensors   the weights
 model.json          what is needed to rebuild the module around the weights
 checkpoint/         the state to resume from; removed when the run is done
+replaced/           the run that stood here before `--overwrite`; removed when the new one is done
 adapted.json        only in a run adapted to a season or region: the run it came from, and what it was adapted to
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 
 import cropgen
 from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError
-from cropgen.core.files import remove, write_text
+from cropgen.core.files import atomic_output, remove, write_text
 from cropgen.core.locking import sole_writer
 from cropgen.core.sources import package_digest
 
@@ -72,19 +73,33 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
+    @property
+    def replaced(self) -> Path:
+        return self.path / "replaced"
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run while it is written.
+
+        Where that fails, other than by an interruption, and there is no state to resume from, the run that was to be
+        replaced is brought back.
 
         Raises:
             UsageError: another process is writing this run.
         """
         lock_file = self.path.parent / f".{self.path.name}.lock"
         with sole_writer(lock_file, self.path, "wait for it, or choose another --name"):
-            yield
+            begun_before = self.replaced.exists()
+            try:
+                yield
+            except Exception:
+                if self.replaced.exists() and not begun_before and not self.checkpoint.exists():
+                    with atomic_output(self.path) as part:
+                        self.replaced.replace(part)
+                raise
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a training.
+        """Make the folder ready for a training; a run to be replaced is kept in it until `finish`.
 
         Raises:
             OutputExistsError: it exists, and neither resuming nor overwriting was asked for.
@@ -97,8 +112,12 @@ class RunFolder:
         if self.path.exists():
             if not overwrite:
                 raise OutputExistsError(f"{self.path} exists", hint="pass --resume, --overwrite, or another --name")
-            remove(self.path)
-        self.path.mkdir(parents=True)
+            unfinished = self.replaced.exists() and not self.weights.exists()
+            with atomic_output(self.path) as part:
+                part.mkdir()
+                (self.replaced if unfinished else self.path).resolve().replace(part / self.replaced.name)
+        else:
+            self.path.mkdir(parents=True)
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest.
@@ -121,6 +140,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Drop what only an unfinished run needs."""
+        remove(self.replaced)
         remove(self.checkpoint)
 
 

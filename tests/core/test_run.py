@@ -25,6 +25,51 @@ def test_begin_refuses_resumes_and_overwrites(tmp_path: Path) -> None:
     assert not run.recipe.exists()
 
 
+def _finished(run: RunFolder, mark: str) -> None:
+    run.begin(resume=False, overwrite=False)
+    run.recipe.write_text(mark)
+    run.weights.write_text(mark)
+
+
+def test_what_overwriting_replaces_is_kept_until_the_new_run_is_done(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a")
+    _finished(run, "old")
+    run.begin(resume=False, overwrite=True)
+    assert (run.replaced / "recipe.toml").read_text() == "old"
+    run.recipe.write_text("interrupted")
+    run.begin(resume=False, overwrite=True)
+    assert [path.name for path in run.path.iterdir()] == ["replaced"]
+    assert (run.replaced / "recipe.toml").read_text() == "old"
+    run.recipe.write_text("new")
+    run.weights.write_text("new")
+    run.begin(resume=False, overwrite=True)
+    assert (run.replaced / "recipe.toml").read_text() == "new"
+    run.finish()
+    assert list(run.path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_failed_replacement_brings_the_old_run_back(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a")
+    _finished(run, "old")
+
+    def attempt(error: BaseException, *, resume: bool = False, state: bool = False) -> tuple[str, bool]:
+        with pytest.raises(type(error)), run.lock():
+            run.begin(resume=resume, overwrite=not resume)
+            run.recipe.write_text("new")
+            if state:
+                run.checkpoint.mkdir()
+            raise error
+        return run.recipe.read_text(), run.replaced.exists()
+
+    assert attempt(ValueError()) == ("old", False)
+    assert run.weights.read_text() == "old"
+    assert attempt(KeyboardInterrupt()) == ("new", True), "can be resumed"
+    assert attempt(ValueError(), resume=True) == ("new", True)
+    assert attempt(ValueError(), state=True) == ("new", True)
+    assert (run.replaced / "recipe.toml").read_text() == "old"
+
+
 def test_one_writer(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
     with run.lock(), pytest.raises(UsageError, match="another process"), run.lock():
