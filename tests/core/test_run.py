@@ -53,13 +53,17 @@ def test_a_failed_replacement_brings_the_old_run_back(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
     _finished(run, "old")
 
-    def attempt(error: BaseException, *, resume: bool = False, state: bool = False) -> tuple[str, bool]:
-        with pytest.raises(type(error)), run.lock():
+    def begin_and_fail(error: BaseException, *, resume: bool, state: bool) -> None:
+        with run.lock():
             run.begin(resume=resume, overwrite=not resume)
             run.recipe.write_text("new")
             if state:
                 run.checkpoint.mkdir()
             raise error
+
+    def attempt(error: BaseException, *, resume: bool = False, state: bool = False) -> tuple[str, bool]:
+        with pytest.raises(type(error)):
+            begin_and_fail(error, resume=resume, state=state)
         return run.recipe.read_text(), run.replaced.exists()
 
     assert attempt(ValueError()) == ("old", False)
