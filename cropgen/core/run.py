@@ -19,6 +19,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from typing import Any
 
 import cropgen
 from cropgen.core.errors import CorruptInputError, MissingInputError, OutputExistsError
-from cropgen.core.files import atomic_output, remove, write_text
+from cropgen.core.files import remove, write_text
 from cropgen.core.locking import sole_writer
 from cropgen.core.sources import package_digest
 
@@ -94,8 +95,7 @@ class RunFolder:
                 yield
             except Exception:
                 if self.replaced.exists() and not begun_before and not self.checkpoint.exists():
-                    with atomic_output(self.path) as part:
-                        self.replaced.replace(part)
+                    self._move(self.replaced, self.path)
                 raise
 
     def begin(self, *, resume: bool, overwrite: bool) -> None:
@@ -113,11 +113,18 @@ class RunFolder:
             if not overwrite:
                 raise OutputExistsError(f"{self.path} exists", hint="pass --resume, --overwrite, or another --name")
             unfinished = self.replaced.exists() and not self.weights.exists()
-            with atomic_output(self.path) as part:
-                part.mkdir()
-                (self.replaced if unfinished else self.path).resolve().replace(part / self.replaced.name)
+            self._move(self.replaced if unfinished else self.path, self.replaced)
         else:
             self.path.mkdir(parents=True)
+
+    def _move(self, run: Path, target: Path) -> None:
+        """Move a run from this folder to a place in it; all else here goes. No failure on the way deletes the run."""
+        aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        run.replace(aside / self.replaced.name)
+        remove(self.path)
+        target.parent.mkdir(exist_ok=True)
+        (aside / self.replaced.name).replace(target)
+        aside.rmdir()
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest.
