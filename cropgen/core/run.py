@@ -33,6 +33,7 @@ from cropgen.core.locking import sole_writer
 from cropgen.core.sources import package_digest
 
 MANIFEST_SCHEMA = 1
+_AGAIN = "train the run again"
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "zarr", "rasterio", "geopandas")
 
 
@@ -130,14 +131,21 @@ class RunFolder:
         """The manifest.
 
         Raises:
-            MissingInputError, CorruptInputError: it is not there or not JSON.
+            MissingInputError, CorruptInputError: it is not there or not a JSON object; the latter also later, when a
+                field is asked for that is not in it.
         """
         if not self.manifest.is_file():
             raise MissingInputError(f"not a run folder: {self.path}", hint="runs are made by `cropgen train`")
         try:
-            return json.loads(self.manifest.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise CorruptInputError(f"{self.manifest} is not JSON: {error}", hint="train the run again") from error
+            read = json.loads(self.manifest.read_text(encoding="utf-8"), object_hook=self._fields)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CorruptInputError(f"{self.manifest} is not JSON: {error}", hint=_AGAIN) from error
+        if not isinstance(read, dict):
+            raise CorruptInputError(f"{self.manifest}: expected an object, got {read!r:.40}", hint=_AGAIN)
+        return read
+
+    def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return _Fields(fields, self.manifest)
 
     def write_manifest(self, document: dict[str, Any]) -> None:
         write_text(
@@ -149,6 +157,17 @@ class RunFolder:
         """Drop what only an unfinished run needs."""
         remove(self.replaced)
         remove(self.checkpoint)
+
+
+class _Fields(dict[str, Any]):
+    """An object of a manifest, which says so in a line where a field is asked for that it lacks."""
+
+    def __init__(self, fields: dict[str, Any], path: Path) -> None:
+        super().__init__(fields)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise CorruptInputError(f"{self.path} has no field {name!r}; `cropgen train` writes it", hint=_AGAIN)
 
 
 def environment() -> dict[str, Any]:

@@ -92,6 +92,18 @@ def test_manifest(tmp_path: Path) -> None:
     run.manifest.write_text("{")
     with pytest.raises(CorruptInputError, match="not JSON"):
         run.read_manifest()
+    run.manifest.write_bytes(b"\xff")
+    with pytest.raises(CorruptInputError, match="not JSON"):
+        run.read_manifest()
+    run.manifest.write_text("[1]")
+    with pytest.raises(CorruptInputError, match=r"expected an object, got \[1\]"):
+        run.read_manifest()
+    run.manifest.write_text('{"status": "done", "data": {}}')
+    damaged = run.read_manifest()
+    assert damaged.get("model") is None
+    for fields, name in ((damaged, "model"), (damaged["data"], "fingerprint")):
+        with pytest.raises(CorruptInputError, match=f"manifest.json has no field '{name}'"):
+            fields[name]
 
 
 def test_fingerprints() -> None:
