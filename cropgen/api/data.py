@@ -176,8 +176,10 @@ def import_table(
 
 def stored(store: Path, dropped: dict[str, list[str]]) -> StoreResult:
     """What a finished store holds."""
+    import numpy as np
+
     from cropgen.series.store import SeriesStore
 
     opened = SeriesStore.open(store)
-    years = tuple(sorted(set(opened.index()["year"].tolist())))
+    years = tuple(np.unique(opened.column("year")).tolist())
     return StoreResult(store, len(opened), years, opened.bands, len(opened.legend), dropped)
