@@ -59,7 +59,7 @@ def page(document: dict[str, Any]) -> str:
         parts += [
             f"## `{RECOMMENDED}` above `tgem`\n\nThe flow that `--model flow` stands for, seed by seed; the networks "
             "of the scoreboard beside it. Nats per observed value; macro-F1 and accuracy in points, 95 % intervals "
-            "from resampling the seeds.\n",
+            "over seeds.\n",
             markdown(["data", "labels", "split", "seeds", "nats", "macro-F1", "accuracy",
                       *(f"`{name}`, macro-F1" for name in NETWORKS)], lines, 3) + "\n",
         ]  # fmt: skip
@@ -74,7 +74,7 @@ def page(document: dict[str, Any]) -> str:
     if _columns(rows):
         parts.append(
             "## Beside `tgem` and the networks\n\nDifference of macro-F1 in points, paired by seed; with two seeds "
-            "and more, a 95 % interval from resampling them. The last rows are networks of the scoreboard.\n"
+            "and more, a 95 % interval over seeds. The last rows are networks of the scoreboard.\n"
         )
     for data in DATA:
         columns = [(share, split) for name, share, split in _columns(rows) if name == data]
@@ -144,7 +144,7 @@ def beside(rows: list[Row], data: str, columns: list[tuple[float, str]]) -> list
             start = {row["seed"]: row["macro_f1"] for row in chosen(rows, False, data, share, "tgem", split)}
             mine = chosen(nets if model in NETWORKS else rows, False, data, share, model, split)
             gaps = [row["macro_f1"] - start[row["seed"]] for row in mine if row["seed"] in start]
-            cells.append(with_interval({data: gaps}) if len(gaps) > 1 else f"{100 * gaps[0]:+.1f}" if gaps else "")
+            cells.append(with_interval({data: gaps}) if gaps else "")
         lines += [[model, *cells]] if any(cells) else []
     return lines
 

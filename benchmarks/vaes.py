@@ -291,7 +291,7 @@ def differences(rows: list[Row], names: list[str], second: str) -> list[list[str
 
 _WORDS = (
     '"in": held-out spatial blocks of the training region or years; "across": one half of another region or later '
-    "years. Differences are in points, paired by seed, with 95 % intervals from resampling the seeds.\n"
+    "years. Differences are in points, paired by seed, with 95 % intervals over seeds.\n"
 )
 _ASKED = "Points of macro-F1, or of macro-F1 / accuracy, means over Arkansas, Fergana and Mato Grosso."
 _AGAINST = (
