@@ -1,9 +1,9 @@
 """Paired differences: what it costs to meet another year or region, and what one model gains over another.
 
 Both sides answer the same test parcels, of classes that both know. Differences of the cells of one seed are averaged
-first. Intervals draw the seeds and, independently, the blocks of ground, which are the same for every seed: the splits
-of different seeds share parcels and are no independent evidence about the ground. The p-value swaps the answers of both
-sides block by block.
+first. Intervals draw the blocks of ground again, the same for every seed, since the splits of different seeds share
+parcels and are no independent evidence about the ground, and are widened by Student's t over the seeds. The p-value
+swaps the answers of both sides block by block.
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ class Contrast(Section):
     target   `model` with the unlabelled parcels of the target, minus itself without
     prefix   `model` trained on whole seasons and cut short at the test, minus itself trained on seasons as short
 
-    `variant` and `against_variant` tell the same model with other options apart. The 95 % interval is over seeds and
-    `interval_unit` at once; `p_value` is that of a two-sided permutation test over the ground, the trainings as they
-    are: only both together tell two models apart.
+    `variant` and `against_variant` tell the same model with other options apart. The 95 % interval is over
+    `interval_unit` and over seeds, of one seed over the former alone; `p_value` is that of a two-sided permutation test
+    over the ground, the trainings as they are: only both together tell two models apart.
     """
 
     what: Literal["shift", "model", "target", "prefix"]

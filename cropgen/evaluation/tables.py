@@ -208,8 +208,8 @@ def difference_table(document: Evaluation, unit: str) -> Table | None:
         for c in document.contrasts
     ]  # fmt: skip
     note = (
-        "Differences of macro-F1 in points on the same test parcels. The interval draws seeds and blocks of ground at "
-        "once; an interval that holds 0, or a p of 0.05 or more, tells nothing apart."
+        "Differences of macro-F1 in points on the same test parcels. The interval is over ground and over seeds, of "
+        "one seed over the ground alone; an interval that holds 0, or a p of 0.05 or more, tells nothing apart."
     )
     head = ("compared", "labels", *(["seen until"] if document.recipe.until else []), "points", "p", "verdict",
             "seeds × cells")  # fmt: skip

@@ -7,11 +7,13 @@ touching rows again:
     parcels   a resample of N rows is a multinomial draw over the distinct (true, predicted…) tuples;
     blocks    a resample of G blocks is a multinomial weighting of the G per-block confusion matrices.
 
-Several classifiers of the same rows are resampled with the same draws, so differences are paired. Trainings of several
-seeds are resampled over seeds and ground at once (`crossed_scores`).
+Several classifiers of the same rows are resampled with the same draws, so differences are paired. The ground is many
+blocks and is resampled; the trainings are a few seeds, of which resamples would say too little, and are judged by
+Student's t (`over_seeds`).
 
-Reference: Bootstrap Methods: Another Look at the Jackknife, Efron, 1979; The Jackknife and the Bootstrap for General
-Stationary Observations, Künsch, 1989.
+References:
+    Bootstrap Methods: Another Look at the Jackknife, Efron, 1979;
+    The Jackknife and the Bootstrap for General Stationary Observations, Künsch, 1989.
 """
 
 from __future__ import annotations
@@ -162,40 +164,74 @@ class _Counts:
         return score(np.rint(cells).reshape(*cells.shape[:-1], self.classes, self.classes))
 
 
-def crossed_scores(
+@dataclass(frozen=True)
+class Averaged:
+    """Scores of P classifiers averaged over S seeds.
+
+    Arguments:
+        value: (P,) on the ground as it is.
+        of_seed: (P, S) of each seed alone.
+        replicates: (P, R) on ground drawn again, all seeds on the same; draw r is the same for all classifiers.
+    """
+
+    value: np.ndarray
+    of_seed: np.ndarray
+    replicates: np.ndarray
+
+
+def averaged_scores(
     trials: Sequence[Trial], classes: int, score: Score, generator: np.random.Generator, *, replicates: int = REPLICATES
-) -> tuple[np.ndarray, np.ndarray]:
-    """The score of each classifier averaged over seeds, and its replicates over seeds and ground at once.
+) -> Averaged:
+    """The score of each classifier averaged over seeds, and its replicates over the ground.
 
-    A replicate draws the seeds and, independently, the units of ground, each with replacement, and every seed meets the
-    same ground: test sets of different seeds share parcels, so they are no independent evidence about the ground.
-    Trials of one seed are averaged first.
-
-    Returns:
-        (P,) scores and (P, R) replicates; replicate r used the same draw for all classifiers.
+    A replicate draws the units of ground with replacement, and every seed meets the same: test sets of different seeds
+    share parcels, so they are no independent evidence about the ground. Trials of one seed are averaged first.
 
     Raises:
         DataError: there is no trial.
-
-    Reference: Bootstrapping data arrays of arbitrary order, Owen and Eckles, 2012.
     """
     counts, units, seed = _tabulate(trials, classes)
-    share = 1 / np.bincount(seed)[seed]
-    value = _weighted_mean([c.scores(score, np.ones((1, units))) for c in counts], share[:, None])[:, 0]
+    whole = [c.scores(score, np.ones((1, units))) for c in counts]
+    of_seed = [_weighted_mean(whole, (seed == s)[:, None]) for s in range(seed.max() + 1)]
+    share = (1 / np.bincount(seed)[seed])[:, None]
     parts = []
     for size in _portions(replicates, units, _MOST_WEIGHTS):
         ground = generator.multinomial(units, np.full(units, 1 / units), size=size)
-        drawn = generator.multinomial(seed.max() + 1, np.full(seed.max() + 1, 1 / (seed.max() + 1)), size=size)
-        parts.append(_weighted_mean([c.scores(score, ground) for c in counts], share[:, None] * drawn[:, seed].T))
-    return value, np.concatenate(parts, axis=1)
+        parts.append(_weighted_mean([c.scores(score, ground) for c in counts], share))
+    return Averaged(_weighted_mean(whole, share)[:, 0], np.concatenate(of_seed, 1), np.concatenate(parts, 1))
+
+
+def over_seeds(ground: Interval, of_seed: np.ndarray, level: float = LEVEL) -> Interval:
+    """The interval of a mean over seeds that another seed and other ground could have given.
+
+    With [l, u] the interval of the mean x over the ground, and h = t_{S−1} s / √S the half width over S seeds,
+
+        [x − √((x − l)² + h²), x + √((u − x)² + h²)]
+
+    One seed says nothing about the others: its interval is that of the ground.
+
+    Arguments:
+        of_seed: (S,) the score by seed.
+
+    Reference: Construction of Confidence Limits about Effect Measures: A General Approach, Zou and Donner, 2008.
+    """
+    from scipy.special import stdtrit
+
+    if len(of_seed) < 2:
+        return ground
+    quantile = float(stdtrit(len(of_seed) - 1, (1 + level) / 2))
+    half = quantile * float(np.std(of_seed, ddof=1)) / len(of_seed) ** 0.5
+    below, above = np.hypot((ground.value - ground.low, ground.high - ground.value), half)
+    return Interval(ground.value, float(ground.value - below), float(ground.value + above))
 
 
 def paired_difference(
     trials: Sequence[Trial], classes: int, score: Score, generator: np.random.Generator, *, level: float = LEVEL
 ) -> Interval:
     """Score of the first classifier minus that of the second, with an interval over seeds and ground."""
-    value, replicates = crossed_scores(trials, classes, score, generator)
-    return interval(float(value[0] - value[1]), replicates[0] - replicates[1], level)
+    found = averaged_scores(trials, classes, score, generator)
+    ground = interval(float(found.value[0] - found.value[1]), found.replicates[0] - found.replicates[1], level)
+    return over_seeds(ground, found.of_seed[0] - found.of_seed[1], level)
 
 
 def permutation_p_value(

@@ -4,13 +4,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from cropgen.core.errors import DataError
 from cropgen.metrics.bootstrap import (
+    Interval,
     Trial,
+    averaged_scores,
     confusion_replicates,
-    crossed_scores,
     interval,
+    over_seeds,
     paired_difference,
     permutation_p_value,
 )
@@ -105,32 +108,34 @@ def test_one_seed_is_the_block_bootstrap():
     true, answer = draw(rows=600)
     unit = np.arange(600) // 10
     block = score_interval(macro_f1, true, answer, 4, np.random.default_rng(1), groups=unit, replicates=4000)
-    value, drawn = crossed_scores([Trial(7, true, (answer,), unit)], 4, macro_f1, np.random.default_rng(2),
-                                  replicates=4000)  # fmt: skip
-    crossed = interval(float(value[0]), drawn[0])
-    assert crossed.value == pytest.approx(block.value)
-    assert crossed.low == pytest.approx(block.low, abs=0.005)
-    assert crossed.high == pytest.approx(block.high, abs=0.005)
+    found = averaged_scores([Trial(7, true, (answer,), unit)], 4, macro_f1, np.random.default_rng(2), replicates=4000)
+    again = over_seeds(interval(float(found.value[0]), found.replicates[0]), found.of_seed[0])
+    assert again.value == pytest.approx(block.value)
+    assert again.low == pytest.approx(block.low, abs=0.005)
+    assert again.high == pytest.approx(block.high, abs=0.005)
 
 
-def test_seeds_and_ground_are_drawn_independently():
-    """Against a bootstrap that copies rows one by one, on seeds of unlike quality that share their ground."""
-    generator = np.random.default_rng(3)
+def unlike_seeds():
+    """Three seeds of unlike quality that share their ground of 20 blocks."""
     trials = []
     for seed, right in enumerate((0.6, 0.75, 0.9)):
         true, answer = draw(seed=seed, rows=240, right=right)
         trials.append(Trial(seed, true, (answer,), np.arange(240) // 12))
-    slow = []
+    return trials
+
+
+def test_every_seed_meets_the_same_ground():
+    """Against a bootstrap that copies rows one by one."""
+    generator, trials, slow = np.random.default_rng(3), unlike_seeds(), []
+    alone = [float(np.mean(t.true == t.predictions[0])) for t in trials]
     for _ in range(3000):
-        seeds, units = generator.integers(3, size=3), generator.integers(20, size=20)
-        rows = np.concatenate([np.arange(12 * u, 12 * u + 12) for u in units])
-        slow.append(np.mean([np.mean(trials[s].true[rows] == trials[s].predictions[0][rows]) for s in seeds]))
-    value, drawn = crossed_scores(trials, 4, overall_accuracy, np.random.default_rng(4), replicates=3000)
-    assert value[0] == pytest.approx(np.mean([np.mean(t.true == t.predictions[0]) for t in trials]))
+        rows = np.concatenate([np.arange(12 * u, 12 * u + 12) for u in generator.integers(20, size=20)])
+        slow.append(np.mean([np.mean(t.true[rows] == t.predictions[0][rows]) for t in trials]))
+    found = averaged_scores(trials, 4, overall_accuracy, np.random.default_rng(4), replicates=3000)
+    assert found.value[0] == pytest.approx(np.mean(alone))
+    np.testing.assert_allclose(found.of_seed[0], alone)
     for quantile in (0.025, 0.5, 0.975):
-        assert np.quantile(drawn[0], quantile) == pytest.approx(np.quantile(slow, quantile), abs=0.012)
-    alone = crossed_scores(trials[1:2], 4, overall_accuracy, np.random.default_rng(5))[1]
-    assert np.std(drawn) > 1.3 * np.std(alone)
+        assert np.quantile(found.replicates[0], quantile) == pytest.approx(np.quantile(slow, quantile), abs=0.006)
 
 
 def test_trials_of_one_seed_are_averaged_first():
@@ -138,9 +143,39 @@ def test_trials_of_one_seed_are_averaged_first():
     unit = np.arange(100)
     wrong = (answer + 1) % 4
     trials = [Trial(0, true, (true,), unit), Trial(0, true, (true,), unit), Trial(1, true, (wrong,), unit)]
-    expected = 0.5 * 1 + 0.5 * np.mean(wrong == true)
-    value, _ = crossed_scores(trials, 4, overall_accuracy, np.random.default_rng(0), replicates=2)
-    assert value[0] == pytest.approx(expected)
+    found = averaged_scores(trials, 4, overall_accuracy, np.random.default_rng(0), replicates=2)
+    np.testing.assert_allclose(found.of_seed[0], [1, np.mean(wrong == true)])
+    assert found.value[0] == pytest.approx(found.of_seed[0].mean())
+
+
+def test_seeds_are_judged_by_students_t():
+    of_seed = np.array([0.1, 0.3, 0.2, 0.6])
+    exact = ttest_1samp(of_seed, 0).confidence_interval()
+    known = over_seeds(Interval(0.3, 0.3, 0.3), of_seed)
+    assert (known.low, known.high) == pytest.approx((exact.low, exact.high))
+    half = exact.high - 0.3
+    both = over_seeds(Interval(0.3, 0.2, 0.5), of_seed)
+    assert (both.low, both.high) == pytest.approx((0.3 - np.hypot(0.1, half), 0.3 + np.hypot(0.2, half)))
+    assert over_seeds(both, np.full(3, 0.3)) == both
+    assert over_seeds(both, of_seed[:1]) == both
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_equal_models_are_seldom_told_apart_though_their_trainings_differ(seeds):
+    """Two models whose trainings are as good on average, each training better or worse than that by chance."""
+    generator, wrong, repeats = np.random.default_rng(seeds), 0, 150
+    for _ in range(repeats):
+        trials = []
+        for seed in range(seeds):
+            true = generator.integers(4, size=200)
+            answers = [
+                np.where(generator.random(200) < right, true, (true + generator.integers(1, 4, size=200)) % 4)
+                for right in np.clip(generator.normal(0.7, 0.08, size=2), 0, 1)
+            ]
+            trials.append(Trial(seed, true, tuple(answers), np.arange(200) // 10))
+        found = paired_difference(trials, 4, overall_accuracy, np.random.default_rng(0))
+        wrong += not found.low <= 0 <= found.high
+    assert wrong <= 0.09 * repeats, "about one in twenty"
 
 
 def test_portions_of_draws_change_nothing_but_memory(monkeypatch):
@@ -165,9 +200,10 @@ def test_replicates_made_in_portions_are_those_made_at_once(groups, monkeypatch)
         np.testing.assert_array_equal(np.concatenate(joined), mine)
     trial = Trial(0, true, (both[1], answer), np.arange(200))
     monkeypatch.undo()
-    found = crossed_scores([trial], 4, macro_f1, np.random.default_rng(1))[1]
+    found = averaged_scores([trial], 4, macro_f1, np.random.default_rng(1)).replicates
     monkeypatch.setattr("cropgen.metrics.bootstrap._MOST_CELLS", 7 * 16)
-    np.testing.assert_array_equal(crossed_scores([trial], 4, macro_f1, np.random.default_rng(1))[1], found)
+    again = averaged_scores([trial], 4, macro_f1, np.random.default_rng(1)).replicates
+    np.testing.assert_array_equal(again, found)
 
 
 def test_classes_that_never_occur_change_nothing():
@@ -241,4 +277,4 @@ def test_no_row_is_an_error():
     with pytest.raises(DataError, match="no test row"):
         score_interval(macro_f1, np.array([], int), np.array([], int), 2, np.random.default_rng(0))
     with pytest.raises(DataError, match="no test row"):
-        crossed_scores([], 2, macro_f1, np.random.default_rng(0))
+        averaged_scores([], 2, macro_f1, np.random.default_rng(0))
