@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -26,20 +25,41 @@ from statistics import fmean, median
 from typing import Any
 
 from accuracy import CONTENDERS, Cell, Contender, run
+from comparisons import (
+    DATA,
+    EVERYWHERE,
+    GOALS_HEAD,
+    LABELS,
+    PRESET_HEAD,
+    SCORES,
+    SPLITS,
+    START,
+    START_HEAD,
+    WORDS,
+    Row,
+    beside_preset,
+    beside_start,
+    differences,
+    differences_head,
+    gap,
+    goal,
+    nowhere_below,
+    scored,
+    section,
+    short,
+    verdict,
+)
 from kept import keep
-from scoreboard import above, best, gaps, means, paired, points, with_interval
-from tables import NAMES, markdown
+from scoreboard import above, best, means, paired, with_interval
+from tables import markdown
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "vaes.json"
 SCOREBOARD = HERE / "results" / "accuracy.json"
-DATA = ("arkansas", "fergana", "modis")
-EVERYWHERE = (*DATA, "demo")
-LABELS, SEEDS = 0.1, (0, 1, 2)
-START, BEST, NETWORKS = "tgem", "ssvae", ("tempcnn", "tempcnn+fixmatch")
+SEEDS, BUDGETS = (0, 1, 2), (0.01, 0.1, 1.0)
+BEST = "ssvae"
 POOL, POOL_START = "pool, ssvae", "pool, tgem"
 OPPONENTS = ("rf", "hgb", "lda", "tempcnn 3000 steps", "tempcnn+fixmatch", "tempcnn2")
-SPLITS = {"in": "in", "cross": "across"}
 _CATEGORICAL = {"latent_kind": "categorical", "latent": 4, "categories": 8}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "control, no latent": ("vae", {"latent_kind": "none"}),
@@ -75,10 +95,6 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "m2, marginalise q": ("m2", {"marginalise": "q"}),
 }
 BATCH, DATES, BANDS = 160, 36, 10
-SCORES = ("macro_f1", "accuracy")
-
-
-Row = dict[str, Any]
 
 
 def contenders() -> None:
@@ -104,35 +120,28 @@ def page(document: dict[str, Any]) -> str:
     parts = [
         "# Variational auto-encoders\n",
         f"Command: `{document['command']}`. Machine: {document['machine']}.\n",
-        _WORDS,
+        WORDS,
     ]
-    head = ["data", "labels", "split", "seeds", "macro-F1", "accuracy", "ECE, %"]
-    nets = [f"`{name}`, macro-F1" for name in NETWORKS]
-    parts += _section("What was asked, and what was found", _ASKED, ["", "wanted", "found", ""], 9, asked(whole))
+    parts += section("What was asked, and what was found", _ASKED, GOALS_HEAD, 9, asked(whole))
     head_best = ["labels", "split", "model", "best opponent", "macro-F1", "accuracy"]
-    parts += _section("Against the best opponent", _AGAINST, head_best, 4, against_best(whole))
-    parts += _section(f"`{BEST}` above `{START}`", _BESIDE, [*head, *nets], 3, beside_start(whole))
-    parts += _section("In the pool", _POOLED, [*head[:4], *(title for title, *_ in POOLED)], 3, pooled(whole))
-    head = ["row", *(f"{_short(data)}, {SPLITS[split]}" for data, split in product(DATA, SPLITS)), "train, s"]
-    parts += _section("Every row", _ROWS, head, 1, differences(whole, _rows(), START))
-    head_preset = ["row", *(f"{score}, {split}" for split in SPLITS.values() for score in ("macro-F1", "accuracy"))]
-    parts += _section(f"Is `{BEST}` the best of them?", _PRESET, head_preset, 1, beside_preset(whole))
+    parts += section("Against the best opponent", _AGAINST, head_best, 4, against_best(whole))
+    parts += section(f"`{BEST}` above `{START}`", _BESIDE, START_HEAD, 3, beside_start(whole, BEST))
+    parts += section("In the pool", _POOLED, [*START_HEAD[:4], *(title for title, *_ in POOLED)], 3, pooled(whole))
+    head = differences_head()
+    parts += section("Every row", _ROWS, head, 1, differences(whole, _rows(), START))
+    parts += section(f"Is `{BEST}` the best of them?", _PRESET, PRESET_HEAD, 1, beside_preset(whole, _rows(), BEST))
     own = document["rows"] + [row for row in whole if row["model"] == "vae"]
-    parts += _section("Parts of `vae`", _PARTS, head, 1, differences(own, list(VARIANTS), "vae"))
+    parts += section("Parts of `vae`", _PARTS, head, 1, differences(own, list(VARIANTS), "vae"))
     own += [row for row in whole if row["model"] == "m2"]
     lines = [line for base in ("vae", "m2")
              for line in differences(own, [name for name in LOSSES if LOSSES[name][0] == base], base)]  # fmt: skip
-    parts += _section("Losses", _LOST, head, 1, lines)
+    parts += section("Losses", _LOST, head, 1, lines)
     if document["cost"]:
         head = ["model", "classes", "step, ms", "step without classes, ms", "ratio"]
         lines = [[r["model"], str(r["classes"]), f"{r['step']:.1f}", f"{r['plain']:.1f}", f"{r['ratio']:.2f}"]
                  for r in document["cost"]]  # fmt: skip
         parts += [f"## Cost of scoring every class\n\n{_SHAPE}\n", markdown(head, lines, 1) + "\n"]
     return "\n".join(parts)
-
-
-def _section(title: str, words: str, head: list[str], numeric: int, lines: list[list[str]]) -> list[str]:
-    return [f"## {title}\n\n{words}\n", markdown(head, lines, numeric) + "\n"] if lines else []
 
 
 def _rows() -> list[str]:
@@ -143,41 +152,15 @@ def _rows() -> list[str]:
     ]
 
 
-def _short(data: str) -> str:
-    return NAMES.get(data, "demo region").partition(",")[0]
-
-
-def scored(rows: list[Row], name: str, data: str, labels: float, split: str) -> list[Row]:
-    """A model's rows, one of each seed; "… + target rows" is the model that saw the target without labels."""
-    model, _, target = name.partition(" + ")
-    place = (model, bool(target), data, labels, split)
-    fields = ("model", "target_unlabelled", "data", "labels", "split")
-    return [row for row in rows if tuple(row[field] for field in fields) == place]
-
-
-def beside_start(rows: list[Row]) -> list[list[str]]:
-    """The best auto-encoder, and the networks, above the Gaussian that it begins at."""
-    lines = []
-    for labels, data, split in product((0.01, 0.05, 0.1, 1.0), EVERYWHERE, SPLITS):
-        mine, start, *others = (scored(rows, name, data, labels, split) for name in (BEST, START, *NETWORKS))
-        told = [above(mine, start, score) for score in SCORES]
-        if not all(told):
-            continue
-        ece = f"{100 * fmean(row['ece'] for row in mine):.1f}"
-        nets = [above(other, start, "macro_f1") for other in others]
-        lines.append([_short(data), f"{100 * labels:g} %", SPLITS[split], str(len(mine)), *told, ece, *nets])
-    return lines
-
-
 def pooled(rows: list[Row]) -> list[list[str]]:
     """The pool with the best auto-encoder above pools with others, and above the semi-supervised network."""
     lines = []
-    for labels, data, split in product((0.01, 0.1, 1.0), EVERYWHERE, SPLITS):
+    for labels, data, split in product(BUDGETS, EVERYWHERE, SPLITS):
         pairs = [[scored(rows, name, data, labels, split) for name in pair] for _, *pair in POOLED]
         told = [above(mine, other, "macro_f1") for mine, other in pairs]
         if any(told):
             seeds = str(len(scored(rows, "pool, ssvae", data, labels, split)))
-            lines.append([_short(data), f"{100 * labels:g} %", SPLITS[split], seeds, *told])
+            lines.append([short(data), f"{100 * labels:g} %", SPLITS[split], seeds, *told])
     return lines
 
 
@@ -189,7 +172,7 @@ def best_opponent(rows: list[Row], labels: float, split: str) -> str | None:
 def against_best(rows: list[Row]) -> list[list[str]]:
     """The best auto-encoder, alone and in the pool, less the best opponent: means over the three tasks."""
     lines = []
-    for labels, split in product((0.01, 0.1, 1.0), SPLITS):
+    for labels, split in product(BUDGETS, SPLITS):
         opponent = best_opponent(rows, labels, split)
         adapted = (f"{BEST} + target rows", f"{POOL} + target rows") if split == "cross" else ()
         for name in (BEST, POOL, *adapted):
@@ -200,73 +183,34 @@ def against_best(rows: list[Row]) -> list[list[str]]:
     return lines
 
 
-def beside_preset(rows: list[Row]) -> list[list[str]]:
-    """Every other row that all three tasks have less the recommended one, the best across first."""
-    known = means(rows, LABELS, "cross", "macro_f1")
-    names = sorted((name for name in _rows() if name in known and name != BEST), key=lambda name: -known[name])
-    return [
-        [f"`{name}`", *(with_interval(paired(rows, name, BEST, LABELS, split, score))
-                        for split, score in product(SPLITS, SCORES))]
-        for name in names
-    ]  # fmt: skip
-
-
 def asked(rows: list[Row]) -> list[list[str]]:
     """What the auto-encoders were to reach, what they reach, and whether that is it."""
-    lines = [_nowhere_below(rows)]
-    found = _gap(rows, BEST, START, LABELS, "in")
-    lines.append(_line(f"`{BEST}` − `{START}`, in, 10 %", "≥ 3", found[:1], found[0] >= 3))
-    for labels, split in product((0.01, 0.1, 1.0), SPLITS):
+    lines = [nowhere_below(rows, BEST)]
+    found = gap(rows, BEST, START, LABELS, "in")
+    lines.append(goal(f"`{BEST}` − `{START}`, in, 10 %", "≥ 3", found[:1], found[0] >= 3))
+    for labels, split in product(BUDGETS, SPLITS):
         if POOL in means(rows, labels, split, "macro_f1"):
-            found = _gap(rows, POOL, POOL_START, labels, split)
+            found = gap(rows, POOL, POOL_START, labels, split)
             what = f"`{POOL}` − `{POOL_START}`, {SPLITS[split]}, {100 * labels:g} %"
-            lines.append(_line(what, "≥ 1", found[:1], found[0] >= 1))
+            lines.append(goal(what, "≥ 1", found[:1], found[0] >= 1))
     for labels, name, wanted in (
         (0.1, f"{BEST} + target rows", (8, 3)), (0.1, f"{POOL} + target rows", (8, 3)), (1.0, BEST, (0, 0)),
         (1.0, POOL, (0, 0)),
     ):  # fmt: skip
         opponent = best_opponent(rows, labels, "cross")
         if opponent is not None and name in means(rows, labels, "cross", "macro_f1"):
-            found = _gap(rows, name, opponent, labels, "cross")
+            found = gap(rows, name, opponent, labels, "cross")
             what = f"`{name}` − `{opponent}`, across, {100 * labels:g} %"
             holds = all(value >= least for value, least in zip(found, wanted, strict=True))
-            lines.append(_line(what, f"≥ {wanted[0]} / {wanted[1]}", found, holds))
+            lines.append(goal(what, f"≥ {wanted[0]} / {wanted[1]}", found, holds))
     for name in (BEST, POOL):
         errors = {data: [row["ece"] for row in scored(rows, name, data, LABELS, "in")] for data in EVERYWHERE}
         found = {data: 100 * fmean(values) for data, values in errors.items() if values}
         if found.keys() >= set(DATA):
-            told = ", ".join(f"{_short(data)} {value:.1f}" for data, value in found.items())
+            told = ", ".join(f"{short(data)} {value:.1f}" for data, value in found.items())
             lines.append([f"calibration error of `{name}`, in, 10 %, per cent", "≤ 3", told,
-                          _verdict(max(found.values()) <= 3)])  # fmt: skip
+                          verdict(max(found.values()) <= 3)])  # fmt: skip
     return lines
-
-
-def _nowhere_below(rows: list[Row]) -> list[str]:
-    """The cell where the best auto-encoder is least above the start."""
-    least: tuple[float, str] = (math.inf, "")
-    for labels, data, split in product((0.01, 0.05, 0.1, 1.0), EVERYWHERE, SPLITS):
-        mine, start = (scored(rows, name, data, labels, split) for name in (BEST, START))
-        if found := gaps(mine, start, "macro_f1"):
-            least = min(least, (100 * fmean(found), f"{_short(data)}, {SPLITS[split]}, {100 * labels:g} %"))
-    return [
-        f"`{BEST}` − `{START}`, least of all places",
-        "≥ −1",
-        f"{least[0]:+.1f} ({least[1]})",
-        _verdict(least[0] >= -1),
-    ]
-
-
-def _gap(rows: list[Row], first: str, second: str, labels: float, split: str) -> list[float]:
-    """Points of macro-F1 and of accuracy between two models, means over seeds and then tasks."""
-    return [points(paired(rows, first, second, labels, split, score)) for score in SCORES]
-
-
-def _line(what: str, wanted: str, found: list[float], holds: bool) -> list[str]:
-    return [what, wanted, " / ".join(f"{value:+.1f}" for value in found), _verdict(holds)]
-
-
-def _verdict(holds: bool) -> str:
-    return "reached" if holds else "not reached"
 
 
 POOLED = (
@@ -277,22 +221,6 @@ POOLED = (
 )
 
 
-def differences(rows: list[Row], names: list[str], second: str) -> list[list[str]]:
-    """Macro-F1 of models above another on every task and split at 10 % of the labels, and the time of a training."""
-    lines = []
-    for name in names:
-        places = [(data, LABELS, split) for data, split in product(DATA, SPLITS)]
-        mine = [scored(rows, name, *place) for place in places]
-        told = [above(one, scored(rows, second, *place), "macro_f1") for one, place in zip(mine, places, strict=True)]
-        seconds = [row["seconds"] for one in mine for row in one]
-        lines += [[f"`{name}`", *told, f"{fmean(seconds):.0f}"]] if any(told) else []
-    return lines
-
-
-_WORDS = (
-    '"in": held-out spatial blocks of the training region or years; "across": one half of another region or later '
-    "years. Differences are in points, paired by seed, with 95 % intervals over seeds.\n"
-)
 _ASKED = "Points of macro-F1, or of macro-F1 / accuracy, means over Arkansas, Fergana and Mato Grosso."
 _AGAINST = (
     f"Of {', '.join(f'`{name}`' for name in OPPONENTS)} the one of the highest macro-F1, chosen by the very scores "
