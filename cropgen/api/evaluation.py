@@ -192,6 +192,9 @@ def write_page(
 ) -> ReportResult:
     """Write one self-contained HTML page from evaluations, runs and predictions.
 
+    Arguments:
+        evaluations: documents, or the folders they lie in; None: all of the workspace.
+
     Raises:
         MissingInputError: there is nothing to show.
         OutputExistsError: the page exists and `overwrite` is false.
@@ -200,7 +203,8 @@ def write_page(
 
     page = output or workspace.reports / "report.html"
     guard_output(page, overwrite=overwrite)
-    shown = evaluations or sorted(workspace.reports.glob("*/evaluation.json"))
+    shown = [path / "evaluation.json" if path.is_dir() else path for path in evaluations or ()]
+    shown = shown or sorted(workspace.reports.glob("*/evaluation.json"))
     learnt = [locate_run(workspace, run) for run in runs] if runs else workspace.run_folders()[:1]
     layer = predictions or _newest(workspace.predictions)
     if not shown and not learnt and layer is None:

@@ -16,7 +16,7 @@ def report(
     context: typer.Context,
     evaluations: Annotated[
         list[Path] | None,
-        typer.Argument(help="evaluation.json files. Default: all below reports/.", show_default=False),
+        typer.Argument(help="evaluation.json files or their folders. Default: all below reports/.", show_default=False),
     ] = None,
     runs: Annotated[
         list[Path] | None, typer.Option("--run", help="Runs, a folder or a name, repeatable. Default: the newest.")

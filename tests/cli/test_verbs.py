@@ -200,3 +200,10 @@ def test_scenes_to_prediction_to_report(workspace: Path, tmp_path: Path) -> None
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert 'src="http' not in text
     assert "wheat" in text
+    named = call(
+        "report", tmp_path / "reports" / "holdout", "--run", run, "--overwrite", "--workspace", tmp_path, "--json"
+    )
+    assert named.code == 0, named.err
+    assert named.json()["result"]["evaluations"] == [str(tmp_path / "reports" / "holdout" / "evaluation.json")]
+    empty = call("report", scenes, "--overwrite", "--workspace", tmp_path)
+    assert (empty.code, "scenes/evaluation.json" in empty.err) == (3, True), empty.err
