@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +72,36 @@ def page_from(results: Path, page: Page, about: str) -> None:
         path.write_text(text)
     elif path.read_text() != text:
         sys.exit(f"{path} is not what {results} says; run {Path(sys.argv[0]).name}")
+
+
+def grow(
+    results: Path, cells: Sequence[Any], run: Callable[[Any, str], list[dict[str, Any]]], page: Page, about: str
+) -> None:
+    """The command line of a script that trains cell by cell, keeps what each gives, and goes on where it stopped.
+
+    Arguments:
+        results: the JSON file, named as the script is.
+        cells: data classes; a row tells its cell by the fields of the same names.
+        run: the rows of a cell, of data in a folder.
+        page: makes the page from the document, whose `planned` is the number of cells.
+        about: what the script says of itself.
+    """
+    usual = Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=usual, help="folder of real data")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no cell after this time")
+    options = parser.parse_args()
+    rows = json.loads(results.read_text())["rows"] if results.exists() else []
+    until = time.monotonic() + 60 * options.minutes
+    todo = [cell for cell in cells if not any(asdict(cell).items() <= row.items() for row in rows)]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
+        for first in range(0, len(todo), options.jobs):
+            if time.monotonic() > until:
+                break
+            batch = {workers.submit(run, cell, str(options.data)): cell for cell in todo[first:][: options.jobs]}
+            for done in as_completed(batch):
+                rows += done.result()
+                document = {"planned": len(cells), "rows": rows}
+                keep(results, document, page, on=f"{os.cpu_count()} cores, one thread per training")
+                print(batch[done], flush=True)

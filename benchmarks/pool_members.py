@@ -11,19 +11,13 @@ of the pool's own rule and with fixed ones. Finished cells are kept in `results/
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+from kept import grow
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "pool_members.json"
@@ -107,27 +101,5 @@ def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["data"], row["labels"], row["seed"]
 
 
-def main() -> None:
-    from kept import keep
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no cell after this time")
-    options = parser.parse_args()
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    until = time.monotonic() + 60 * options.minutes
-    todo = [cell for cell in CELLS if not any(asdict(cell).items() <= row.items() for row in rows)]
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
-        for first in range(0, len(todo), options.jobs):
-            if time.monotonic() > until:
-                break
-            for done in as_completed(workers.submit(run, c, str(options.data)) for c in todo[first:][: options.jobs]):
-                rows += done.result()
-                keep(RESULTS, {"rows": rows}, page, on=f"{os.cpu_count()} cores, one thread per training")
-                print({k: v for k, v in rows[-1].items() if k != "scores"}, flush=True)
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
-    main()
+    grow(RESULTS, CELLS, run, page, __doc__ or "")

@@ -231,7 +231,8 @@ _POOLED = "Macro-F1 of the pool whose generative member is `ssvae` (by default i
 _ROWS = f"Macro-F1 less that of `{START}` at 10 % of the labels."
 _PRESET = (
     f"Less `{BEST}`, means over the three tasks at 10 % of the labels, best across first. Held-out parcels chose "
-    "nothing here: to take the row that stands first would be a choice by the very scores that are shown."
+    "nothing here: to take the row that stands first would be a choice by the very scores that are shown. The choice "
+    "inside the training sides is in [presets.md](presets.md)."
 )
 _PARTS = "Macro-F1 less that of `vae` as it is, one part changed at a time, at 10 % of the labels."
 _LOST = "Macro-F1 less that of `vae`, or of `m2`, with its losses as they are, at 10 % of the labels."
