@@ -213,7 +213,7 @@ def _reached(rows: list[Row], labels: float, name: str, opponent: str, wanted: t
     if met == "reached" and not wanted[1] and losing:
         met = f"not reached: accuracy is lost on {', '.join(losing)}"
     return [f"{100 * labels:g} %", f"`{name}` − `{opponent}`", f"{wanted[0]:+.0f} / {wanted[1]:+.0f}",
-            f"{value[0]:+.1f} / {value[1]:+.1f}", per_task, met]  # fmt: skip
+            " / ".join(with_interval(f) for f in found), per_task, met]  # fmt: skip
 
 
 def against(rows: list[Row]) -> str:
@@ -342,7 +342,8 @@ def page(document: dict[str, Any]) -> str:
             claimed,
             "### What was to be reached",
             "Against the network that is best across, which is chosen by the very scores it is compared with, and "
-            f"against `{OPPONENT}`, which the comparison was planned against.",
+            f"against `{OPPONENT}`, which the comparison was planned against. The mean decides what is reached, and "
+            "its interval says how sure that is.",
             goals(rows),
         ]
     parts += [
