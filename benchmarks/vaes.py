@@ -215,8 +215,8 @@ POOLED = (
 
 
 _ASKED = (
-    "Points of macro-F1, or of macro-F1 / accuracy, means over Arkansas, Fergana and Mato Grosso. The mean decides what "
-    "is reached, and its interval says how sure that is."
+    "Points of macro-F1, or of macro-F1 / accuracy, means over Arkansas, Fergana and Mato Grosso. The mean decides "
+    "what is reached, and its interval says how sure that is."
 )
 _AGAINST = (
     f"Of {', '.join(f'`{name}`' for name in OPPONENTS)} the one of the highest macro-F1, chosen by the very scores "
