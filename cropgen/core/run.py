@@ -145,7 +145,9 @@ class RunFolder:
         return read
 
     def _fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return _Fields(fields, self.manifest)
+        found = _Fields(fields)
+        found.path = self.manifest
+        return found
 
     def write_manifest(self, document: dict[str, Any]) -> None:
         write_text(
@@ -162,9 +164,7 @@ class RunFolder:
 class _Fields(dict[str, Any]):
     """An object of a manifest, which says so in a line where a field is asked for that it lacks."""
 
-    def __init__(self, fields: dict[str, Any], path: Path) -> None:
-        super().__init__(fields)
-        self.path = path
+    path = Path("manifest.json")
 
     def __missing__(self, name: str) -> Any:
         raise CorruptInputError(f"{self.path} has no field {name!r}; `cropgen train` writes it", hint=_AGAIN)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,11 @@ def test_one_writer(tmp_path: Path) -> None:
         pass
 
 
+@dataclass(frozen=True)
+class Told:
+    fields: dict[str, Any]
+
+
 def test_manifest(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "a")
     with pytest.raises(MissingInputError, match="not a run folder"):
@@ -89,6 +96,7 @@ def test_manifest(tmp_path: Path) -> None:
     run.path.mkdir()
     run.write_manifest({"status": "done"})
     assert run.read_manifest() == {"manifest": 1, "status": "done"}
+    assert asdict(Told(run.read_manifest())) == {"fields": {"manifest": 1, "status": "done"}}
     run.manifest.write_text("{")
     with pytest.raises(CorruptInputError, match="not JSON"):
         run.read_manifest()
