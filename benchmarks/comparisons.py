@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from itertools import product
 from statistics import fmean
-from typing import Any
 
-from scoreboard import above, gaps, means, paired, points, with_interval
+from scoreboard import START, Row, above, gaps, means, paired, points, with_interval
+from scoreboard import TASKS as DATA
+from scoreboard import WORDS as SPLITS
 from tables import NAMES, markdown
 
-DATA = ("arkansas", "fergana", "modis")
 EVERYWHERE = (*DATA, "demo")
 LABELS, BUDGETS = 0.1, (0.01, 0.05, 0.1, 1.0)
-SPLITS = {"in": "in", "cross": "across"}
 SCORES = ("macro_f1", "accuracy")
-START, NETWORKS = "tgem", ("tempcnn", "tempcnn+fixmatch")
+NETWORKS = ("tempcnn", "tempcnn+fixmatch")
 GOALS_HEAD = ["", "wanted", "found", ""]
 START_HEAD = ["data", "labels", "split", "seeds", "macro-F1", "accuracy", "ECE, %",
               *(f"`{name}`, macro-F1" for name in NETWORKS)]  # fmt: skip
@@ -24,7 +23,6 @@ WORDS = (
     '"in": held-out spatial blocks of the training region or years; "across": one half of another region or later '
     "years. Differences are in points, paired by seed, with 95 % intervals over seeds.\n"
 )
-Row = dict[str, Any]
 
 
 def section(title: str, words: str, head: list[str], numeric: int, lines: list[list[str]]) -> list[str]:

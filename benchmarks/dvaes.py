@@ -9,10 +9,8 @@ sparse series and gaps by `dynamics.py`; `results/dvaes.md` is made from the fil
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -40,6 +38,9 @@ from comparisons import (
     verdict,
 )
 from dynamics import FILLERS, PREFIXES
+from dynamics_measures import DROPPED
+from kept import remake
+from scoreboard import chosen
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS / "dvaes.md"
@@ -78,9 +79,8 @@ def drops(rows: list[Row]) -> list[list[str]]:
     told, first = [], 0
     for data in EVERYWHERE:
         lost: dict[str, dict[str, list[float]]] = {}
-        for row in rows:
-            here = (row["data"], row["labels"], row["target_unlabelled"]) == (data, LABELS, False)
-            if here and row["family"] != "pool":
+        for row in chosen(rows, data=data, labels=LABELS, target_unlabelled=False):
+            if row["family"] != "pool":
                 lost.setdefault(row["model"], {}).setdefault(row["split"], []).append(row["macro_f1"])
         found = {name: 100 * (fmean(by["in"]) - fmean(by["cross"])) for name, by in lost.items() if len(by) == 2}
         if PRESET in found:
@@ -93,16 +93,15 @@ def drops(rows: list[Row]) -> list[list[str]]:
 
 def early(rows: list[Row]) -> list[list[str]]:
     """One causal model beside the exact scores of the start and networks trained for each beginning, on Arkansas."""
-    lines = []
+    lines, seen = [], chosen(rows, measure="early", data="arkansas")
     for split, other, wanted in (
         ("in", START, 0), ("cross", START, 0), ("cross", "tempcnn", 7), ("in", "tempcnn distilled", 0),
     ):  # fmt: skip
         gaps = {}
         for dates in PREFIXES:
             mine, theirs = (
-                {row["seed"]: row["macro_f1"] for row in rows
-                 if (row["measure"], row["data"], row["split"], row["contender"]) == ("early", "arkansas", split, name)
-                 and (row["dates"], row["answer"]) == (dates, "model")}
+                {row["seed"]: row["macro_f1"] for row in
+                 chosen(seen, split=split, contender=name, dates=dates, answer="model")}
                 for name in (CAUSAL, other)
             )  # fmt: skip
             if common := mine.keys() & theirs.keys():
@@ -120,10 +119,9 @@ def sparse(rows: list[Row]) -> list[str]:
     lost = {}
     for data, split in product(DATA, SPLITS):
         whole, thinned = (
-            [row["macro_f1"] for row in rows
-             if (row["measure"], row["data"], row["split"], row["contender"]) == ("sparse", data, split, DEFAULT)
-             and bool(row["dropped"]) == dropped]
-            for dropped in (False, True)
+            [row["macro_f1"]
+             for row in chosen(rows, measure="sparse", data=data, split=split, contender=DEFAULT, dropped=dropped)]
+            for dropped in (0.0, DROPPED)
         )  # fmt: skip
         if whole and thinned:
             lost[f"{short(data)}, {SPLITS[split]}"] = 100 * (fmean(whole) - fmean(thinned))
@@ -141,8 +139,7 @@ def gaps_filled(rows: list[Row]) -> list[list[str]]:
         wins, places = 0, 0
         for data, split in product(DATA, SPLITS):
             mine, theirs = (
-                [row["crps"] for row in rows
-                 if (row["measure"], row["data"], row["split"], row["contender"]) == ("gap", data, split, name)]
+                [row["crps"] for row in chosen(rows, measure="gap", data=data, split=split, contender=name)]
                 for name in (DEFAULT, filler)
             )  # fmt: skip
             if mine and theirs:
@@ -172,15 +169,8 @@ _PRESET = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args()
     board, dynamics = (json.loads((RESULTS / f"{name}.json").read_text())["rows"] for name in ("accuracy", "dynamics"))
-    text = page(board, dynamics)
-    if not options.check:
-        PAGE.write_text(text)
-    elif PAGE.read_text() != text:
-        sys.exit(f"{PAGE} is not what the results say; run dvaes.py")
+    remake(PAGE, lambda: page(board, dynamics), __doc__ or "")
 
 
 if __name__ == "__main__":

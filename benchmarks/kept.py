@@ -63,15 +63,20 @@ def keep(results: Path, document: dict[str, Any], page: Page, *, on: str = "one 
 
 
 def page_from(results: Path, page: Page, about: str) -> None:
-    """The command line of a script that makes the page again, or with --check says whether it is what it should be."""
+    """The command line of a script that makes the page of a results file again; see `remake`."""
+    remake(results.with_suffix(".md"), lambda: page(json.loads(results.read_text())), about)
+
+
+def remake(path: Path, make: Callable[[], str], about: str) -> None:
+    """The command line of a script that makes a page again, or with --check says whether it is what it should be."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args()
-    text, path = page(json.loads(results.read_text())), results.with_suffix(".md")
+    text = make()
     if not options.check:
         path.write_text(text)
     elif path.read_text() != text:
-        sys.exit(f"{path} is not what {results} says; run {Path(sys.argv[0]).name}")
+        sys.exit(f"{path} is not what the results say; run {Path(sys.argv[0]).name}")
 
 
 def grow(

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
 from kept import grow
 
 HERE = Path(__file__).resolve().parent
@@ -70,24 +68,21 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
 
 def page(document: dict[str, Any]) -> str:
     """The table as Markdown."""
-    from tables import markdown, with_error
+    from tables import gains, label_range, markdown, training_of
 
     rows, lines = document["rows"], []
     for low, high in BUDGETS:
         for split in ("in", "shift"):
             here = [row for row in rows if row["split"] == split and low <= row["labels_per_class"] < high]
-            before = {_cell(row): row["scores"]["rule"] for row in here if row["member"] == "tgem"}
+            before = {training_of(row): row["scores"]["rule"] for row in here if row["member"] == "tgem"}
             for member in MEMBERS:
                 for weight in ("rule", *(f"{w:g}" for w in WEIGHTS)):
-                    after = [(row["scores"][weight], before[_cell(row)]) for row in here if row["member"] == member]
+                    after = [
+                        (row["scores"][weight], before[training_of(row)]) for row in here if row["member"] == member
+                    ]
                     if after and (member, weight) != ("tgem", "rule"):
-                        gaps = [
-                            with_error([100 * (new[s] - old[s]) for new, old in after])
-                            for s in ("macro_f1", "accuracy")
-                        ]
-                        nll = f"{fmean(new['nll'] - old['nll'] for new, old in after):+.3f}"
-                        few = f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
-                        lines.append([few, split, str(len(after)), f"`{member}`", weight, *gaps, nll])
+                        place = [label_range(low, high), split, str(len(after))]
+                        lines.append([*place, f"`{member}`", weight, *gains(after)])
     head = ["labels a class", "split", "trainings", "member", "weight", "macro-F1", "accuracy", "NLL"]
     return (
         "# The pool's generative member and its weight, judged inside the training side\n\n"
@@ -95,10 +90,6 @@ def page(document: dict[str, Any]) -> str:
         f"{document['torch']}. Points above the pool with `tgem` at the weight of the pool's rule, mean ± standard "
         "error over trainings on Arkansas, Fergana and Mato Grosso.\n\n" + markdown(head, lines, 5) + "\n"
     )
-
-
-def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["data"], row["labels"], row["seed"]
 
 
 if __name__ == "__main__":

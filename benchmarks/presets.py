@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -63,23 +62,21 @@ def run(cell: Cell, root: str) -> list[dict[str, Any]]:
 
 def page(document: dict[str, Any]) -> str:
     """The table as Markdown."""
-    from tables import markdown, with_error
+    from tables import gains, label_range, markdown, training_of
 
     rows, lines = document["rows"], []
-    done = len({_cell(row) for row in rows})
+    done = len({training_of(row) for row in rows})
     for low, high in BUDGETS:
         for split in ("in", "shift"):
             here = [row for row in rows if row["split"] == split and low <= row["labels_per_class"] < high]
-            before = {_cell(row): row for row in here if row["contender"] == PRESET}
+            before = {training_of(row): row for row in here if row["contender"] == PRESET}
             for name in CONTENDERS:
-                after = [(row, before[_cell(row)]) for row in here if row["contender"] == name]
+                after = [(row, before[training_of(row)]) for row in here if row["contender"] == name]
                 if name == PRESET or not after:
                     continue
-                gaps = [with_error([100 * (new[s] - old[s]) for new, old in after]) for s in ("macro_f1", "accuracy")]
-                nll = f"{fmean(new['nll'] - old['nll'] for new, old in after):+.3f}"
                 time_ratio = f"{np.median([new['seconds'] / old['seconds'] for new, old in after]):.1f} ×"
-                few = f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}" if low else "all"
-                lines.append([few, split, str(len(after)), f"`{name}`", *gaps, nll, time_ratio])
+                place = [label_range(low, high), split, str(len(after))]
+                lines.append([*place, f"`{name}`", *gains(after), time_ratio])
     head = ["labels a class", "split", "trainings", "contender", "macro-F1", "accuracy", "NLL", "time"]
     return (
         "# Which auto-encoder is the preset, judged inside the training side\n\n"
@@ -87,10 +84,6 @@ def page(document: dict[str, Any]) -> str:
         f"{document['torch']}; {done} of {document['planned']} cells are in. Points above `{PRESET}`, mean ± standard "
         "error over trainings on Arkansas, Fergana and Mato Grosso.\n\n" + markdown(head, lines, 4) + "\n"
     )
-
-
-def _cell(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["data"], row["labels"], row["seed"]
 
 
 if __name__ == "__main__":

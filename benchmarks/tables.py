@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -42,6 +43,22 @@ def with_error(gaps: list[float]) -> str:
     """Mean gap ± standard error; without one where there is one training."""
     spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.1f}" if len(gaps) > 1 else ""
     return f"{fmean(gaps):+.1f}{spread}"
+
+
+def gains(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """Cells of trainings above others, pair by pair: macro-F1 and accuracy with errors, and the mean NLL."""
+    points = [with_error([100 * (new[s] - old[s]) for new, old in pairs]) for s in ("macro_f1", "accuracy")]
+    return [*points, f"{fmean(new['nll'] - old['nll'] for new, old in pairs):+.3f}"]
+
+
+def label_range(low: float, high: float) -> str:
+    """How many labels a class a line of a table is of."""
+    return f"{low:g} to {high:g}" if math.isfinite(high) else f"from {low:g}" if low else "all"
+
+
+def training_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The training on one part of a training side that a row comes from."""
+    return row["data"], row["labels"], row["seed"]
 
 
 def prediction_columns() -> str:
