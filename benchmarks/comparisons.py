@@ -6,7 +6,7 @@ import math
 from itertools import product
 from statistics import fmean
 
-from scoreboard import START, Row, above, gaps, means, paired, points, with_interval
+from scoreboard import START, Row, above, gaps, means, paired, points, shared, with_interval
 from scoreboard import TASKS as DATA
 from scoreboard import WORDS as SPLITS
 from tables import NAMES, markdown
@@ -59,7 +59,7 @@ def beside_start(rows: list[Row], preset: str) -> list[list[str]]:
 
 def beside_preset(rows: list[Row], names: list[str], preset: str) -> list[list[str]]:
     """Every other row that all three tasks have less the preset, the best across first."""
-    known = means(rows, LABELS, "cross", "macro_f1")
+    known = means(shared(rows), LABELS, "cross", "macro_f1")
     ranked = sorted((name for name in names if name in known and name != preset), key=lambda name: -known[name])
     return [
         [f"`{name}`", *(with_interval(paired(rows, name, preset, LABELS, split, score))

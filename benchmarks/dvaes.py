@@ -40,7 +40,7 @@ from comparisons import (
 from dynamics import FILLERS, PREFIXES
 from dynamics_measures import DROPPED
 from kept import remake
-from scoreboard import chosen
+from scoreboard import chosen, shared
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAGE = RESULTS / "dvaes.md"
@@ -79,7 +79,7 @@ def drops(rows: list[Row]) -> list[list[str]]:
     told, first = [], 0
     for data in EVERYWHERE:
         lost: dict[str, dict[str, list[float]]] = {}
-        for row in chosen(rows, data=data, labels=LABELS, target_unlabelled=False):
+        for row in chosen(shared(rows), data=data, labels=LABELS, target_unlabelled=False):
             if row["family"] != "pool":
                 lost.setdefault(row["model"], {}).setdefault(row["split"], []).append(row["macro_f1"])
         found = {name: 100 * (fmean(by["in"]) - fmean(by["cross"])) for name, by in lost.items() if len(by) == 2}

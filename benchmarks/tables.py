@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from accuracy import SEEDS
+from accuracy import LEADING_SEEDS, SHOWN, TARGET
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -29,8 +29,6 @@ NAMES = {
     "bavaria": "Bavaria, Sentinel-2 with clouds, 301 parcels",
 }
 HEADLINE = tuple((data, labels) for labels in (0.01, 0.1) for data in ("arkansas", "fergana", "modis"))
-HEADED = ("rf", "tempcnn", "tempcnn+fixmatch", "omniscale", "tgem", "realnvp", "ssvae", "srnn", "pool",
-          "tempcnn+fixmatch + target rows", "pool + target rows")  # fmt: skip
 
 
 def markdown(head: list[str], rows: list[list[str]], numeric: int = 99) -> str:
@@ -118,26 +116,27 @@ def _spread(values: list[float], digits: int = 1, factor: float = 100.0) -> str:
 
 
 def headline(rows: list[dict[str, Any]]) -> str:
-    """Across regions and years: macro-F1 / accuracy of the strongest models."""
-    found: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    """Across regions and years: macro-F1 / accuracy of the strongest models, of the seeds that all of them have."""
+    found: dict[tuple[str, float, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["split"] == "cross" and not row["dates"]:
-            name = row["model"] + (" + target rows" if row["target_unlabelled"] else "")
-            found.setdefault((row["data"], row["labels"], name), []).append(row)
+            name = row["model"] + (TARGET if row["target_unlabelled"] else "")
+            found.setdefault((row["data"], row["labels"], name), {})[row["seed"]] = row
     head = ["model", *(f"{NAMES[data].partition(',')[0]}, {100 * labels:g} %" for data, labels in HEADLINE)]
-    lines = []
-    for model in HEADED:
-        scored = [found.get((data, labels, model), []) for data, labels in HEADLINE]
-        lines.append(
-            [f"`{model}`", *(_headed(some, labels) for some, (_, labels) in zip(scored, HEADLINE, strict=True))]
-        )
+    columns = [[found.get((*place, model), {}) for model in SHOWN] for place in HEADLINE]
+    common = [set.intersection(*(set(one) for one in column)) for column in columns]
+    lines = [
+        [f"`{model}`", *(_headed([column[i][seed] for seed in sorted(seeds)])
+                         for column, seeds in zip(columns, common, strict=True))]
+        for i, model in enumerate(SHOWN)
+    ]  # fmt: skip
     return markdown(head, lines, numeric=1)
 
 
-def _headed(rows: list[dict[str, Any]], labels: float) -> str:
+def _headed(rows: list[dict[str, Any]]) -> str:
     """Macro-F1 / accuracy, and how many seeds where not all are in."""
     told = " / ".join(_spread([row[name] for row in rows]) for name in ("macro_f1", "accuracy") if rows)
-    return f"{told} ({len(rows)} seeds)" if 0 < len(rows) < len(SEEDS[labels]) else told or "–"
+    return f"{told} ({len(rows)} seeds)" if 0 < len(rows) < len(LEADING_SEEDS) else told or "–"
 
 
 def preparation(document: dict[str, Any]) -> str:
