@@ -13,6 +13,7 @@ from cropgen.core.files import guard_output, require_input
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
 from cropgen.core.recipe import validate
+from cropgen.core.tally import Tally
 
 if TYPE_CHECKING:
     from cropgen.imagery.channels import Addition
@@ -24,7 +25,7 @@ class StoreResult:
     """What went into a series store.
 
     Arguments:
-        dropped: reason → ids left out.
+        dropped: reason → how many are left out, and the first ids.
     """
 
     series: Path
@@ -32,7 +33,7 @@ class StoreResult:
     years: tuple[int, ...]
     bands: tuple[str, ...]
     classes: int
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, Tally[str]] = field(default_factory=dict)
     dry_run: bool = False
 
 
@@ -174,7 +175,7 @@ def import_table(
     return stored(store, done.dropped)
 
 
-def stored(store: Path, dropped: dict[str, list[str]]) -> StoreResult:
+def stored(store: Path, dropped: dict[str, Tally[str]]) -> StoreResult:
     """What a finished store holds."""
     import numpy as np
 

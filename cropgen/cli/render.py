@@ -76,8 +76,7 @@ def store_summary(result: api.StoreResult, following: str = "cropgen train --lab
     facts |= {"bands": ", ".join(result.bands), "crops": str(result.classes)}
     lines: list[RenderableType] = [facts_table(facts)]
     for reason, ids in result.dropped.items():
-        shown = ", ".join(ids[:5]) + (f" and {count(len(ids) - 5)} more" if len(ids) > 5 else "")
-        lines.append(Text(f"{reason}: {shown}", "yellow"))
+        lines.append(Text(f"{reason}: {ids.told()}", "yellow"))
     if not result.dry_run:
         lines += [path_line("series", result.series), Text(f"next: {following}", "dim")]
     return lines

@@ -33,6 +33,7 @@ from cropgen.core.engine import Engine, Outcome, run_units
 from cropgen.core.errors import CropgenError, DataError, UnfinishedError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
+from cropgen.core.tally import MOST
 from cropgen.core.threads import in_order, one_ahead, short_turns
 from cropgen.imagery.ahead import Lookahead
 from cropgen.imagery.assemble import Season
@@ -232,8 +233,9 @@ def _plan_year(
     """Order the parcels of a year, find their pixels on every tile, and name the units."""
     parcels, options = plan.layer.of_year(year), plan.options
     overlaps = find_overlaps(parcels.polygons)
-    ids = parcels.ids(overlaps.pairs.ravel()).reshape(-1, 2)
-    result.overlaps.extend((a, b, share) for (a, b), share in zip(ids.tolist(), overlaps.share.tolist(), strict=True))
+    ids = parcels.ids(overlaps.pairs[:MOST].ravel()).reshape(-1, 2).tolist()
+    told = [(a, b, share) for (a, b), share in zip(ids, overlaps.share[:MOST].tolist(), strict=True)]
+    result.overlaps.add(told, len(overlaps.share))
     result.dates[year] = len({a.day for a in plan.acquisitions[year]})
     parts = list(shards(parcels.polygons, options.shard))
     sizes = [len(part) for part in parts]
@@ -331,8 +333,7 @@ def _assemble(
 ) -> None:  # fmt: skip
     """Put the observations of a year together and append them, shard by shard."""
     if not year.units:
-        outside = year.parcels.ids().tolist()
-        result.dropped.setdefault("outside the scenes", []).extend(outside)
+        result.leave_out(year.parcels.ids(slice(MOST)).tolist(), len(year.parcels))
         return
     season = Season(year.units, year.split, plan.statistics, plan.options)
     with report.task("Writing", total=len(year.parcels)) as task:

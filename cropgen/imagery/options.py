@@ -9,8 +9,9 @@ from pydantic import Field
 
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Section
+from cropgen.core.tally import Tally
 from cropgen.imagery.masks import CLEAR, CloudMask
-from cropgen.series.geometry import ParcelColumns, shown
+from cropgen.series.geometry import ParcelColumns
 
 
 class AggregateOptions(Section):
@@ -71,22 +72,27 @@ class AggregateReport:
     bands: tuple[str, ...] = ()
     dates: dict[int, int] = field(default_factory=dict)
     clear_dates: float = 0.0
-    never_clear: list[str] = field(default_factory=list)
-    coarse: list[str] = field(default_factory=list)
-    repaired: list[str] = field(default_factory=list)
-    overlaps: list[tuple[str, str, float]] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    never_clear: Tally[str] = field(default_factory=Tally[str])
+    coarse: Tally[str] = field(default_factory=Tally[str])
+    repaired: Tally[str] = field(default_factory=Tally[str])
+    overlaps: Tally[tuple[str, str, float]] = field(default_factory=Tally[tuple[str, str, float]])
+    dropped: dict[str, Tally[str]] = field(default_factory=dict)
+
+    def leave_out(self, ids: list[str], count: int | None = None) -> None:
+        """Note parcels that no scene holds, as `Tally.add` does; nothing when there are none."""
+        if ids:
+            self.dropped.setdefault("outside the scenes", Tally()).add(ids, count)
 
     def warn(self, report: Reporter) -> None:
         """Say what a user must not miss."""
         for reason, ids in self.dropped.items():
-            report.warn(f"{len(ids)} parcels left out: {reason} ({shown(ids)})")
+            report.warn(f"{len(ids)} parcels left out: {reason} ({ids.told()})")
         if self.repaired:
-            report.warn(f"{len(self.repaired)} invalid polygons repaired ({shown(self.repaired)})")
+            report.warn(f"{len(self.repaired)} invalid polygons repaired ({self.repaired.told()})")
         if self.overlaps:
-            pairs = [f"{a}+{b} {share:.0%}" for a, b, share in self.overlaps]
-            report.warn(f"{len(pairs)} pairs of parcels overlap; shared pixels count in both ({shown(pairs)})")
+            pairs = self.overlaps.told(lambda pair: f"{pair[0]}+{pair[1]} {pair[2]:.0%}")
+            report.warn(f"{len(self.overlaps)} pairs of parcels overlap; shared pixels count in both ({pairs})")
         if self.coarse:
-            report.info(f"{len(self.coarse)} parcels are too narrow for some band's pixels ({shown(self.coarse)})")
+            report.info(f"{len(self.coarse)} parcels are too narrow for some band's pixels ({self.coarse.told()})")
         if self.never_clear:
-            report.warn(f"{len(self.never_clear)} parcels have no clear date ({shown(self.never_clear)})")
+            report.warn(f"{len(self.never_clear)} parcels have no clear date ({self.never_clear.told()})")

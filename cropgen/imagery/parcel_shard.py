@@ -46,9 +46,7 @@ def append_shard(
     result: AggregateReport,
 ) -> None:  # fmt: skip
     """Write the parcels of a shard that lie in some scene, on the dates that show any of them."""
-    outside = parcels.frame["parcel_id"].to_numpy(str)[~seen.covered]
-    if len(outside):
-        result.dropped.setdefault("outside the scenes", []).extend(outside.tolist())
+    result.leave_out(parcels.frame["parcel_id"].to_numpy(str)[~seen.covered].tolist())
     rows = np.flatnonzero(seen.covered)
     if not len(rows):
         return
@@ -75,5 +73,5 @@ def append_shard(
     store.append(series, kept.geometry)
     result.rows += len(series)
     result.clear_dates += float(series.clear_dates.sum())
-    result.never_clear.extend(series.parcel_id[series.clear_dates == 0].tolist())
-    result.coarse.extend(series.parcel_id[seen.coarse[rows]].tolist())
+    result.never_clear.add(series.parcel_id[series.clear_dates == 0].tolist())
+    result.coarse.add(series.parcel_id[seen.coarse[rows]].tolist())

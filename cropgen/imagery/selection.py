@@ -11,6 +11,7 @@ import shapely
 
 from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.progress import Reporter
+from cropgen.core.tally import MOST
 from cropgen.imagery.masks import CLOUD_PROBABILITY, CloudMask
 from cropgen.imagery.parcels import box_around
 from cropgen.imagery.scene import Acquisition, SceneSource, source_bands
@@ -101,7 +102,8 @@ def by_season(
         if members:
             chosen[year] = members
         else:
-            layer.issues.drop(f"no scene in the season of {year}", layer.of_year(year).ids())
+            left = layer.of_year(year)
+            layer.issues.drop(f"no scene in the season of {year}", left.ids(slice(MOST)), len(left))
     if not chosen:
         raise DataError(
             f"no scene lies in the season {season[0]} to {season[1]} of {', '.join(map(str, years))}; "

@@ -28,6 +28,7 @@ from pyproj.exceptions import CRSError
 
 from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.progress import Reporter, Silent
+from cropgen.core.tally import MOST, Tally
 from cropgen.series.legend import Legend
 from cropgen.series.parcel_columns import ROW_NUMBER, ParcelColumns, is_register
 from cropgen.series.parcel_files import find_file, find_layer, read_fields
@@ -61,19 +62,19 @@ class LayerIssues:
         repaired: ids of invalid polygons that were repaired.
     """
 
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    repaired: list[str] = field(default_factory=list)
+    dropped: dict[str, Tally[str]] = field(default_factory=dict)
+    repaired: Tally[str] = field(default_factory=Tally[str])
 
-    def drop(self, reason: str, ids: Sequence[str] | np.ndarray) -> None:
-        """Note parcels that are left out; nothing when there are none."""
+    def drop(self, reason: str, ids: Sequence[str] | np.ndarray, count: int | None = None) -> None:
+        """Note parcels that are left out, as `Tally.add` does; nothing when there are none."""
         if len(ids):
-            self.dropped.setdefault(reason, []).extend(str(i) for i in ids)
+            self.dropped.setdefault(reason, Tally()).add([str(i) for i in ids[:MOST]], count or len(ids))
 
     def add(self, others: LayerIssues) -> None:
         """Note what was wrong with further parcels."""
         for reason, ids in others.dropped.items():
-            self.drop(reason, ids)
-        self.repaired.extend(others.repaired)
+            self.drop(reason, ids.first, len(ids))
+        self.repaired.add(others.repaired.first, len(others.repaired))
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def clean_polygons(
     shapes[mixed] = [polygonal(shape) for shape in shapes[mixed]]
     hopeless = shapely.is_empty(shapes)
     issues.drop(_HOPELESS, ids[keep][hopeless])
-    issues.repaired.extend(ids[keep][broken & ~hopeless].tolist())
+    issues.repaired.add(ids[keep][broken & ~hopeless].tolist())
     return keep[~hopeless], shapes[~hopeless]
 
 

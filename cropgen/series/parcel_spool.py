@@ -1,8 +1,8 @@
 """A parcel layer on disk: read, cleaned and written a few thousand parcels at a time, read back when needed.
 
 Held of each parcel is its place among the others: four bytes. Its polygon, box, id and kind (crop, region and year) lie
-in the files of `polygon_file`; what is said of parcels that were left out or repaired is held. The parcels, their order
-and everything said about them are those of `geometry.read_parcels`.
+in the files of `polygon_file`; how many were left out or repaired is counted, and the first ids are held. The parcels,
+their order and everything said about them are those of `geometry.read_parcels`.
 """
 
 from __future__ import annotations

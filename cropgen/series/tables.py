@@ -16,6 +16,7 @@ import pandas as pd
 from cropgen.core.errors import DataError, SchemaError, UsageError
 from cropgen.core.files import atomic_output, guard_output
 from cropgen.core.progress import Reporter
+from cropgen.core.tally import Tally
 from cropgen.series.bands import is_reflectance
 from cropgen.series.crop_codes import translate
 from cropgen.series.gather import Gathered, gather
@@ -74,7 +75,7 @@ class ImportReport:
     without_attributes: list[str] = field(default_factory=list)
     without_polygon: list[str] = field(default_factory=list)
     crop_of_other_year: list[str] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, Tally[str]] = field(default_factory=dict)
 
     def tell(self, report: Reporter) -> None:
         """Say what was decided, and warn of what a user must not miss."""
@@ -82,7 +83,7 @@ class ImportReport:
         for factor in sorted({factor for factor in self.scale.values() if factor != 1}):
             report.info(f"multiplied by {factor:g}: {', '.join(b for b, f in self.scale.items() if f == factor)}")
         for reason, items in self.dropped.items():
-            report.warn(f"{len(items)} left out: {reason} ({shown(items)})")
+            report.warn(f"{len(items)} left out: {reason} ({items.told()})")
         if self.partial:
             report.warn(f"{self.partial} observations lack some band and are left out")
         if self.implausible:
@@ -140,7 +141,7 @@ def import_table(
         without_attributes=gathered.without_attributes,
     )
     if gathered.nameless:
-        result.dropped["rows of the table without an id"] = gathered.nameless
+        result.dropped["rows of the table without an id"] = Tally.of(gathered.nameless)
     observations = _cleaned(gathered, mapping, result)
     seasons = gathered.seasons
     polygons = None if parcels is None else _join_polygons(seasons, parcels, mapping, result, report)
@@ -186,7 +187,7 @@ def _cleaned(gathered: Gathered, mapping: TableMapping, result: ImportReport) ->
         raise DataError("no observation in the table has a value", hint="check the bands and the nodata values")
     empty = [band for band, some in zip(gathered.bands, filled, strict=True) if not some]
     if empty:
-        result.dropped["bands without any value"] = empty
+        result.dropped["bands without any value"] = Tally.of(empty)
     result.bands = tuple(band for band, some in zip(gathered.bands, filled, strict=True) if some)
     values = found.values[:, filled]
     result.scale = _scales(mapping, result.bands, values)

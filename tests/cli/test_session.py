@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from cropgen.cli.render import facts_table, plain_table
+from cropgen.api.data import StoreResult
+from cropgen.cli.render import facts_table, plain_table, store_summary
 from cropgen.cli.session import Session, TerminalReporter
 from cropgen.core.paths import Workspace
+from cropgen.core.tally import Tally
 
 NAMES = ("[/east]", "wheat [winter]")
 
@@ -33,3 +36,13 @@ def test_bars_show_names_in_brackets() -> None:
         reporter._bars.refresh()
     assert NAMES[0] in stream.getvalue()
     assert NAMES[1] in stream.getvalue()
+
+
+def test_what_is_left_out_is_counted_and_its_first_ids_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = {"outside the scenes": Tally(7, list("abcdef"))}
+    result = StoreResult(tmp_path, 3, (2021,), ("B04",), 2, left)
+    Session(Workspace(tmp_path), as_json=True).show("aggregate", result)
+    told = json.loads(capsys.readouterr().out)["result"]["dropped"]
+    assert told == {"outside the scenes": {"count": 7, "first": list("abcdef")}}
+    Session(Workspace(tmp_path)).show("aggregate", result, *store_summary(result))
+    assert "outside the scenes: a, b, c, d, e and 2 more" in capsys.readouterr().out

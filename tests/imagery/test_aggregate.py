@@ -22,6 +22,7 @@ from cropgen.core.errors import (
     UsageError,
 )
 from cropgen.core.progress import Silent
+from cropgen.core.tally import Tally
 from cropgen.imagery import zonal
 from cropgen.imagery.aggregate import AggregateOptions, aggregate
 from cropgen.series.schema import ParcelSeries
@@ -95,7 +96,7 @@ def test_cloud_of_one_scl_pixel_takes_its_four_pixels_away(scene, tmp_path):
     np.testing.assert_allclose(series.values[0, 0], [expected, 0.2], atol=1e-7)
     assert series.pixels[0, 0] == 12
     assert not series.mask[1].any()
-    assert done.never_clear == ["under"]
+    assert done.never_clear == Tally.of(["under"])
 
 
 def test_every_band_needs_a_clear_pixel(scene, tmp_path):
@@ -105,7 +106,7 @@ def test_every_band_needs_a_clear_pixel(scene, tmp_path):
     parcels = write_parcels(tmp_path / "p.gpkg", {"a": square(0, 0, 20, 20), "b": square(20, 20, 40, 40)})
     series, done = run(scenes, parcels, tmp_path)
     assert series.pixels[:, 0].tolist() == [0, 4]
-    assert done.never_clear == ["a"]
+    assert done.never_clear == Tally.of(["a"])
 
 
 def test_a_band_that_is_named_twice_is_read_once(scene, tmp_path):
@@ -181,7 +182,7 @@ def test_parcel_without_a_coarse_pixel_centre_falls_back_to_touched_pixels(scene
     series, done = run(scenes, parcels, tmp_path)
     np.testing.assert_allclose(series.values[0, 0], [0.2, 0.2], atol=1e-6)
     assert series.pixels[0, 0] == 4
-    assert done.coarse == ["strip"]
+    assert done.coarse == Tally.of(["strip"])
 
 
 def test_buffer_keeps_the_border_out_and_small_parcels_in(scene, tmp_path):
@@ -192,7 +193,7 @@ def test_buffer_keeps_the_border_out_and_small_parcels_in(scene, tmp_path):
     series, done = run(scenes, parcels, tmp_path, AggregateOptions(buffer=7, min_pixels=1, min_share=0))
     np.testing.assert_allclose(series.values[:, 0, 0], [0.1, 0.1], atol=1e-6)
     assert series.pixels[:, 0].tolist() == [16, 1]
-    assert done.coarse == ["small"]
+    assert done.coarse == Tally.of(["small"])
 
 
 def test_overlapping_parcels_both_get_the_shared_pixels(scene, tmp_path):
@@ -202,8 +203,8 @@ def test_overlapping_parcels_both_get_the_shared_pixels(scene, tmp_path):
     series, done = run(scenes, parcels, tmp_path, report=report)
     assert series.pixels[:, 0].tolist() == [8, 8]
     np.testing.assert_allclose(series.values[:, 0, 0], [3.5 / 50, 6.5 / 50], atol=1e-6)
-    assert [(a, b) for a, b, _ in done.overlaps] == [("a", "b")]
-    assert done.overlaps[0][2] == pytest.approx(0.5)
+    assert [(a, b) for a, b, _ in done.overlaps.first] == [("a", "b")]
+    assert done.overlaps.first[0][2] == pytest.approx(0.5)
     assert any("overlap" in text for text in report.warnings)
 
 
@@ -285,7 +286,7 @@ def test_years_use_their_own_dates_and_layers(scene, tmp_path):
     series, done = run(scenes, paths, tmp_path)
     np.testing.assert_allclose(series.values[:, 0, 0], [0.1, 0.2], atol=1e-6)
     assert done.years == (2021, 2022)
-    assert done.overlaps == []
+    assert not done.overlaps
     store = SeriesStore.open(tmp_path / "out" / "series.zarr")
     assert store.legend.codes == ("1", "2")
     assert store.legend.names == ("wheat", "maize")
@@ -325,9 +326,10 @@ def test_everything_wrong_with_parcels_is_told_by_id(scene, tmp_path):
     report = Silent()
     series, done = run(scenes, parcels, tmp_path, report=report)
     assert sorted(series.parcel_id.tolist()) == ["bow", "good"]
-    assert done.repaired == ["bow"]
+    assert done.repaired == Tally.of(["bow"])
     assert done.dropped == {
-        "null or empty geometry": ["empty", "null"], "not a polygon": ["point"], "outside the scenes": ["far"],
+        "null or empty geometry": Tally.of(["empty", "null"]), "not a polygon": Tally.of(["point"]),
+        "outside the scenes": Tally.of(["far"]),
     }  # fmt: skip
     for name in ("bow", "empty", "point", "far"):
         assert any(name in text for text in report.warnings)
@@ -436,7 +438,7 @@ def test_a_scene_at_the_edge_of_a_country_far_wider_than_its_zone(tmp_path):
     series, done = run(tmp_path / "s", tmp_path / "p.gpkg", tmp_path)
     assert series.parcel_id.tolist() == ["a"]
     np.testing.assert_allclose(series.values.ravel(), 0.3, atol=1e-7)
-    assert done.dropped == {"outside the scenes": ["b", "c"]}
+    assert done.dropped == {"outside the scenes": Tally.of(["b", "c"])}
 
 
 def test_missing_and_existing_paths(scene, tmp_path):

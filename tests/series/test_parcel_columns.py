@@ -9,6 +9,7 @@ import shapely
 
 from cropgen.core.errors import SchemaError, UsageError
 from cropgen.core.progress import Silent
+from cropgen.core.tally import Tally
 from cropgen.series.geometry import ParcelColumns, read_parcels
 from cropgen.series.parcel_columns import REGISTERS, identity_columns, recognise, year_in_name
 
@@ -111,7 +112,7 @@ def test_joined_ids_and_those_of_several_files(tmp_path):
     one = layer(tmp_path / "one_2020.gpkg", block=[1, 1, 2], part=["a", "b", None])
     found = read_parcels(one, ParcelColumns(id="block+part"))
     assert found.frame["parcel_id"].tolist() == ["1/a", "1/b"]
-    assert found.issues.dropped == {"no id": ["row 2"]}
+    assert found.issues.dropped == {"no id": Tally.of(["row 2"])}
     two = layer(tmp_path / "two_2020.gpkg", block=[1], part=["a"])
     both = read_parcels([one, two], ParcelColumns())
     assert both.frame["parcel_id"].tolist() == ["one_2020:0", "one_2020:1", "one_2020:2", "two_2020:0"]

@@ -17,6 +17,7 @@ import shapely
 
 from cropgen.core.errors import CorruptInputError, SchemaError, UsageError
 from cropgen.core.progress import Silent
+from cropgen.core.tally import Tally
 from cropgen.series.geometry import ParcelColumns, read_layer, read_parcels
 from cropgen.series.parcel_files import find_file, true_encoding
 
@@ -91,7 +92,7 @@ def test_heights_are_left_out_and_polygons_kept_out_of_collections(tmp_path):
     assert not found.frame.geometry.has_z.any()
     assert found.frame.geometry.geom_type.tolist() == ["Polygon", "Polygon"]
     assert found.frame.geometry.area.tolist() == [6400, 6400]
-    assert found.issues.dropped == {"null or empty geometry": ["e"], "not a polygon": ["c", "d"]}
+    assert found.issues.dropped == {"null or empty geometry": Tally.of(["e"]), "not a polygon": Tally.of(["c", "d"])}
 
 
 def circle(path: Path, radius: float) -> Path:

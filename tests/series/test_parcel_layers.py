@@ -9,6 +9,7 @@ import pytest
 import shapely
 
 from cropgen.core.errors import CorruptInputError, DataError, MissingInputError, SchemaError, UsageError
+from cropgen.core.tally import Tally
 from cropgen.series.columns import as_text, as_years, merge_codes
 from cropgen.series.geometry import ParcelColumns, interior_lonlat, read_parcels
 
@@ -79,7 +80,7 @@ def test_duplicates(tmp_path):
     path = layer(tmp_path / "same_2020.gpkg", [a, a, b], id=[1, 1, 2])
     found = read_parcels(path, AUTO)
     assert found.frame["parcel_id"].tolist() == ["1", "2"]
-    assert list(found.issues.dropped.values()) == [["1"]]
+    assert list(found.issues.dropped.values()) == [Tally.of(["1"])]
     path = layer(tmp_path / "clash_2020.gpkg", [a, b], id=[1, 1])
     with pytest.raises(SchemaError, match="another polygon: 1"):
         read_parcels(path, AUTO)
@@ -91,8 +92,8 @@ def test_repair_keeps_polygons_only(tmp_path):
     found = read_parcels(path, AUTO)
     assert found.frame.geometry.area.tolist() == pytest.approx([100])
     assert found.frame.geometry.iloc[0].geom_type == "Polygon"
-    assert found.issues.repaired == ["x"]
-    assert found.issues.dropped == {"nothing left after repair": ["y"]}
+    assert found.issues.repaired == Tally.of(["x"])
+    assert found.issues.dropped == {"nothing left after repair": Tally.of(["y"])}
 
 
 def test_points_inside(tmp_path):

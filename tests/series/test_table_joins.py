@@ -10,6 +10,7 @@ import shapely
 
 from cropgen.core.errors import DataError, SchemaError
 from cropgen.core.progress import Silent
+from cropgen.core.tally import Tally
 from tests.series.tables import LONG, run, save
 
 
@@ -119,7 +120,7 @@ def test_rows_without_an_id_are_left_out(tmp_path, name):
     frame = LONG.assign(parcel_id=["b", None, "a", " ", "a"], date=[LONG["date"][0], None, *LONG["date"][2:]])
     series, done, _ = run(save(frame, tmp_path / name), tmp_path, report=report)
     assert series.parcel_id.tolist() == ["b", "a", "a"]
-    assert done.dropped == {"rows of the table without an id": ["row 1", "row 3"]}
+    assert done.dropped == {"rows of the table without an id": Tally.of(["row 1", "row 3"])}
     assert "2 left out: rows of the table without an id (row 1, row 3)" in report.warnings
     with pytest.raises(DataError, match="no row has an id in column 'parcel_id'"):
         run(save(frame.assign(parcel_id=""), tmp_path / name), tmp_path)
