@@ -11,6 +11,7 @@ from cropgen.core.errors import MissingInputError, UsageError
 from cropgen.core.files import guard_output
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Reporter, Silent
+from cropgen.core.tally import Tally
 
 if TYPE_CHECKING:
     from cropgen.datasets.fetch import PlannedFile, Sources
@@ -118,7 +119,7 @@ class FetchResult:
     series: Path | None = None
     files: tuple[FetchedFile, ...] = ()
     rows: int = 0
-    dropped: dict[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    dropped: dict[str, Tally[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -267,10 +268,8 @@ def _fetch_files(
         if options is None:
             return FetchResult(manifest.name, source, facts, False, files=files)
         done = prepare(manifest, selection, options, source, home, folder, report, overwrite=request.overwrite)
-    dropped = {reason: (d.count, d.first) for reason, d in done.dropped.items()}
-    return FetchResult(
-        manifest.name, folder, facts, False, None, tuple(done.parcels), done.series, files, done.rows, dropped
-    )
+    parcels, dropped = tuple(done.parcels), dict(done.dropped)
+    return FetchResult(manifest.name, folder, facts, False, None, parcels, done.series, files, done.rows, dropped)
 
 
 def _sources(request: FetchRequest) -> Sources:

@@ -54,11 +54,7 @@ def fetch_summary(result: api.FetchResult) -> list[RenderableType]:
 
 
 def _dropped(result: api.FetchResult) -> list[Text]:
-    lines = []
-    for reason, (number, first) in result.dropped.items():
-        more = f" and {count(number - len(first))} more" if number > len(first) else ""
-        lines.append(Text(f"{reason}: {', '.join(first)}{more}", "yellow"))
-    return lines
+    return [Text(f"{reason}: {parcels.told()}", "yellow") for reason, parcels in result.dropped.items()]
 
 
 def files_table(files: tuple[api.FetchedFile, ...]) -> Table:

@@ -45,4 +45,5 @@ class Tally(Generic[T]):
     def told(self, say: Callable[[T], str] = str) -> str:
         """The first few, for a message."""
         listed = ", ".join(map(say, self.first[:_SHOWN]))
-        return f"{listed} and {self.count - _SHOWN} more" if self.count > _SHOWN else listed
+        further = self.count - min(len(self.first), _SHOWN)
+        return f"{listed} and {further} more" if further else listed

@@ -36,10 +36,11 @@ from cropgen.core.errors import DataError
 from cropgen.core.files import atomic_output, remove, remove_leftovers
 from cropgen.core.progress import Reporter, Task
 from cropgen.core.recipe import Section
+from cropgen.core.tally import Tally
 from cropgen.datasets.eurocrops_codes import Declared, NationalCodes, declared_in_v1, remark
 from cropgen.datasets.eurocrops_layers import Batch, Layer, open_v1, open_v2, stack_years
 from cropgen.datasets.layout import PREPARED, PREPARING
-from cropgen.datasets.reader import Dropped, Ledger, Prepared, Request, record
+from cropgen.datasets.reader import Ledger, Prepared, Request, record, with_further
 from cropgen.series.hcat import tree
 
 _NO_OUTLINE, _NO_CODE = "no outline", "no HCAT code"
@@ -219,10 +220,9 @@ def _geo(layer: Layer) -> dict[str, Any]:
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
-def _dropped(made: list[dict[str, Any]]) -> dict[str, Dropped]:
-    found: dict[str, Dropped] = {}
+def _dropped(made: list[dict[str, Any]]) -> dict[str, Tally[str]]:
+    found: dict[str, Tally[str]] = {}
     for layer in made:
         for reason, (count, first) in layer["dropped"].items():
-            before = found.get(reason, Dropped(0, ()))
-            found[reason] = Dropped(before.count + count, (*before.first, *first)[:_EXAMPLES])
+            found[reason] = with_further(found.get(reason), count, first)
     return found

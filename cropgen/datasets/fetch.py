@@ -15,12 +15,13 @@ from cropgen.core.files import require_input
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import validate
 from cropgen.core.run import fingerprint
+from cropgen.core.tally import Tally
 from cropgen.datasets.download import DownloadOptions, download
 from cropgen.datasets.inventory import adopt, bring_from, check_packed, clear, is_here, settle, usable_in_place
 from cropgen.datasets.layout import FILES, PREPARED, SERIES
 from cropgen.datasets.lock import FetchLock, LockedFile
 from cropgen.datasets.manifest import DatasetManifest, RemoteFile, Selection
-from cropgen.datasets.reader import READERS, UNPACKED, Dropped, Prepared, Request, reader_of
+from cropgen.datasets.reader import READERS, UNPACKED, Prepared, Request, reader_of
 from cropgen.datasets.transfer import Part
 
 _SLACK = 1.02
@@ -257,5 +258,5 @@ def _is_whole(earlier: Mapping[str, Any], folder: Path) -> bool:
 
 def _prepared_from(earlier: Mapping[str, Any], folder: Path) -> Prepared:
     series = folder / earlier["series"] if earlier["series"] else None
-    dropped = {reason: Dropped(d["count"], tuple(d["first"])) for reason, d in earlier["dropped"].items()}
+    dropped = {reason: Tally(**d) for reason, d in earlier["dropped"].items()}
     return Prepared(series, tuple(folder / path for path in earlier["parcels"]), earlier["rows"], dropped)

@@ -18,6 +18,7 @@ from cropgen.core.errors import DataError, UsageError
 from cropgen.core.files import remove, write_text
 from cropgen.core.progress import Reporter
 from cropgen.core.recipe import Section
+from cropgen.core.tally import Tally
 from cropgen.datasets.layout import PREPARED, PREPARING, SERIES
 from cropgen.datasets.manifest import DatasetManifest, Selection
 from cropgen.series.legend import Legend
@@ -114,14 +115,6 @@ class StoreSpec:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """Parcels left out for one reason: how many, and the first few ids."""
-
-    count: int
-    first: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Prepared:
     """What a reader made.
 
@@ -129,13 +122,13 @@ class Prepared:
         series: the store, or None where the data set has parcels only.
         parcels: parcel layers, ready for `cropgen aggregate`.
         rows: parcels in all.
-        dropped: by reason.
+        dropped: by reason, with the first few ids.
     """
 
     series: Path | None
     parcels: tuple[Path, ...]
     rows: int
-    dropped: Mapping[str, Dropped] = field(default_factory=dict)
+    dropped: Mapping[str, Tally[str]] = field(default_factory=dict)
 
 
 class NoOptions(Section):
@@ -258,7 +251,7 @@ def fill_store(
     return done
 
 
-def _nothing(request: Request, dropped: Mapping[str, Dropped]) -> DataError:
+def _nothing(request: Request, dropped: Mapping[str, Tally[str]]) -> DataError:
     chosen = request.selection
     reasons = "; ".join(f"{reason}: {d.count:,}" for reason, d in dropped.items())
     return DataError(
@@ -301,11 +294,17 @@ def _move_into_place(folder: Path, request: Request) -> None:
     remove(folder)
 
 
+def with_further(before: Tally[str] | None, count: int, ids: Sequence[str]) -> Tally[str]:
+    """Parcels left out for one reason and `count` further ones; a few ids are kept, written after every shard."""
+    known = before or Tally[str]()
+    return Tally(known.count + count, [*known.first, *ids][:_EXAMPLES])
+
+
 @dataclass(frozen=True)
 class _Progress:
     shards: int = 0
     rows: int = 0
-    dropped: Mapping[str, Dropped] = field(default_factory=dict)
+    dropped: Mapping[str, Tally[str]] = field(default_factory=dict)
 
     @classmethod
     def resume(cls, ledger: Ledger, store: Path) -> _Progress | None:
@@ -320,16 +319,14 @@ class _Progress:
     def after(self, shard: Shard) -> _Progress:
         dropped = dict(self.dropped)
         for reason, ids in shard.dropped.items():
-            before = dropped.get(reason, Dropped(0, ()))
-            first = (*before.first, *ids)[:_EXAMPLES]
-            dropped[reason] = Dropped(before.count + len(ids), first)
+            dropped[reason] = with_further(dropped.get(reason), len(ids), ids)
         return _Progress(self.shards + 1, self.rows + len(shard.series), dropped)
 
     def to_json(self) -> dict[str, Any]:
-        dropped = {reason: [d.count, list(d.first)] for reason, d in self.dropped.items()}
+        dropped = {reason: [d.count, d.first] for reason, d in self.dropped.items()}
         return {"shards": self.shards, "rows": self.rows, "dropped": dropped}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> _Progress:
-        dropped = {reason: Dropped(count, tuple(first)) for reason, (count, first) in entry["dropped"].items()}
+        dropped = {reason: Tally(count, first) for reason, (count, first) in entry["dropped"].items()}
         return cls(entry["shards"], entry["rows"], dropped)

@@ -87,7 +87,7 @@ def test_parcels_left_out_are_reported_by_reason(files: Path) -> None:
         "crop outside the legend": len(unlisted),
         "no series in the file": 1,
     }
-    assert prepared.dropped["no series in the file"].first == (str(usable(made)[3].id),)
+    assert prepared.dropped["no series in the file"].first == [str(usable(made)[3].id)]
     assert prepared.rows == len(usable(made)) - 1
 
 

@@ -193,7 +193,7 @@ def test_a_field_without_a_crop_costs_no_other_field(tiles: list[make.Tile], tmp
     left = [fid for fid in FIELDS if fid != facts[1]["fid"]]
     assert series.parcel_id.tolist() == [f"train-{fid}" for fid in left]
     assert [LEGEND.codes[i] for i in series.label] == [str(make.CROPS[fid]) for fid in left]
-    assert prepared.dropped["crop outside the legend"].first == (str(facts[1]["fid"]), str(make.UNLISTED))
+    assert prepared.dropped["crop outside the legend"].first == [str(facts[1]["fid"]), str(make.UNLISTED)]
     for column, value, said in (("crop_id", 1.5, "whole numbers, got 1.5"), ("fid", None, "no fid")):
         facts[1][column] = value
         labels.write_text(json.dumps(document))

@@ -107,7 +107,7 @@ def test_empty_dates_are_left_out_and_dates_are_put_in_order(tmp_path: Path) -> 
     kept = np.delete(np.sort(made[0].dates), 1)
     np.testing.assert_array_equal(series.day[row, : len(kept)].astype("datetime64[D]"), kept)
     np.testing.assert_allclose(series.values[row, 0], data[0] / 10_000, rtol=1e-6)
-    assert prepared.dropped["no observation"].first == (made[1].id,)
+    assert prepared.dropped["no observation"].first == [made[1].id]
     assert prepared.rows == len(made) - 1
     assert any("not prepared" in line for line in report.warnings)
 

@@ -19,6 +19,7 @@ from cropgen.core.errors import CorruptInputError, CropgenError, MissingInputErr
 from cropgen.core.paths import Workspace
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import Section
+from cropgen.core.tally import Tally
 from cropgen.datasets import demo, inventory
 from cropgen.datasets import fetch as fetching
 from cropgen.datasets import reader as readers
@@ -104,7 +105,7 @@ def test_files_become_a_store(root: Path) -> None:
     done = fetch(root)
     assert done.series == root / "data" / "toy" / "series.zarr"
     assert values(done.series) == [1, 2, 3]
-    assert (done.rows, done.dropped) == (3, {"no date": (2, ("x", "y"))})
+    assert (done.rows, done.dropped) == (3, {"no date": Tally.of(["x", "y"])})
     source = SeriesStore.open(done.series).source
     assert source["licence"] == TOY["licence"]
     assert sorted(p.name for p in (root / "data" / "toy").iterdir()) == [

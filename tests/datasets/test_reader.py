@@ -11,12 +11,12 @@ import pytest
 from cropgen.core.errors import DataError, UsageError
 from cropgen.core.progress import Silent
 from cropgen.core.recipe import validate
+from cropgen.core.tally import Tally
 from cropgen.datasets.catalog import find_dataset
 from cropgen.datasets.layout import PREPARING
 from cropgen.datasets.manifest import Selection
 from cropgen.datasets.reader import (
     READERS,
-    Dropped,
     Ledger,
     NoOptions,
     Request,
@@ -113,7 +113,7 @@ def test_killed_anywhere_and_started_again(
     store = SeriesStore.open(tmp_path / "series.zarr")
     assert store.fingerprint() == whole.fingerprint()
     assert done.rows == len(whole)
-    assert done.dropped == {"no date": Dropped(10, ("d1-0", "d2-0", "d2-1", "d3-0", "d3-1"))}
+    assert done.dropped == {"no date": Tally(10, ["d1-0", "d2-0", "d2-1", "d3-0", "d3-1"])}
     assert begun == [0] if fatal == 2 * len(SIZES) else begun[0] <= (fatal + 1) // 2
     assert fatal < 2 or begun[0] > 0 or fatal == 2 * len(SIZES)
     assert not (tmp_path / PREPARING).exists()
