@@ -11,17 +11,13 @@ for which a model trained on whole seasons needs a rule of its own. Finished cel
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from kept import keep
+from kept import grow
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "decisions.json"
@@ -188,21 +184,5 @@ def _gaps(rows: list[dict[str, Any]], rule: str, other: str, score: str) -> list
     return [fmean(gaps) for gaps in found.values()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data", help="folder of real data")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no cell after this time")
-    options = parser.parse_args()
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    until = time.monotonic() + 60 * options.minutes
-    for cell in CELLS:
-        if any(asdict(cell).items() <= row.items() for row in rows) or time.monotonic() > until:
-            continue
-        rows += run(cell, str(options.data))
-        keep(RESULTS, {"rows": rows}, page)
-        print(cell, flush=True)
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
-    main()
+    grow(RESULTS, CELLS, run, page, __doc__ or "")
