@@ -74,8 +74,11 @@ def differences_head() -> list[str]:
 
 
 def differences(rows: list[Row], names: list[str], second: str) -> list[list[str]]:
-    """Macro-F1 of models above another on every task and split at 10 % of the labels, and the time of a training."""
-    lines = []
+    """Macro-F1 of models above another on every task and split at 10 % of the labels, and the time of a training.
+
+    Of the seeds that all models have, so that the lines compare.
+    """
+    rows, lines = shared(rows), list[list[str]]()
     for name in names:
         places = [(data, LABELS, split) for data, split in product(DATA, SPLITS)]
         mine = [scored(rows, name, *place) for place in places]
