@@ -18,7 +18,7 @@ class Tally(Generic[T]):
 
     Arguments:
         count: how many there are.
-        first: the first `MOST` of them.
+        first: the first of them, `MOST` at most.
     """
 
     count: int = 0
