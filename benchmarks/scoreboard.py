@@ -200,7 +200,7 @@ def goals(rows: list[Row]) -> str:
     """What was to be reached, and what was, against the best network found and the one planned against."""
     lines = []
     for labels, adapted, model, f1, accuracy in GOALS:
-        name = model + (" + target rows" if adapted else "")
+        name = model + (TARGET if adapted else "")
         targets = (False, True) if adapted else (False,)
         strongest = [best_of(rows, labels, DISCRIMINATIVE, target=target) for target in targets]
         for opponent in dict.fromkeys((*strongest, OPPONENT)):

@@ -51,7 +51,6 @@ _TEXTS = (
 _SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in _TEXTS] + [pa.field("year", pa.int16()), pa.field("geometry", pa.binary())]
 )
-_EXAMPLES = 5
 
 
 class EuroCropsOptions(Section):
@@ -148,41 +147,39 @@ def _meaning_v2(codes: NationalCodes) -> Callable[[dict[str, list[str]], int], D
 
 
 @dataclass
-class _Tally:
+class _Fate:
     """What became of the rows of a layer."""
 
     rows: int = 0
-    dropped: dict[str, list[Any]] = field(default_factory=dict)
+    dropped: dict[str, Tally[str]] = field(default_factory=dict)
     unlisted: Counter[str] = field(default_factory=Counter)
     ambiguous: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, parcel: str) -> None:
-        entry = self.dropped.setdefault(reason, [0, []])
-        entry[0] += 1
-        if len(entry[1]) < _EXAMPLES:
-            entry[1].append(parcel)
+        self.dropped[reason] = with_further(self.dropped.get(reason), 1, [parcel])
 
 
 def _write(part: _Part, path: Path, options: EuroCropsOptions, report: Reporter) -> dict[str, Any]:
     """Make one layer and say what became of its rows."""
-    tally = _Tally()
+    told = _Fate()
     with part.open() as layer, atomic_output(path) as unfinished, contextlib.ExitStack() as stack:
         schema = _SCHEMA.with_metadata({"geo": json.dumps(_geo(layer))})
         writer = stack.enter_context(pq.ParquetWriter(unfinished, schema, compression="zstd"))
         task: Task = stack.enter_context(report.task(f"preparing {part.name}", layer.rows))
         for batch in layer.batches:
-            writer.write_batch(_standard(part, batch, schema, options, tally))
+            writer.write_batch(_standard(part, batch, schema, options, told))
             task.advance(len(batch.wkb))
     for counts, what in (
-        (tally.unlisted, "have no HCAT code"),
-        (tally.ambiguous, "have an ambiguous code"),
+        (told.unlisted, "have no HCAT code"),
+        (told.ambiguous, "have an ambiguous code"),
     ):
         if counts:
             report.warn(remark(part.name, counts, what))
-    return {"rows": tally.rows, "dropped": tally.dropped}
+    dropped = {reason: [d.count, d.first] for reason, d in told.dropped.items()}
+    return {"rows": told.rows, "dropped": dropped}
 
 
-def _standard(part: _Part, batch: Batch, schema: pa.Schema, options: EuroCropsOptions, tally: _Tally) -> pa.RecordBatch:
+def _standard(part: _Part, batch: Batch, schema: pa.Schema, options: EuroCropsOptions, told: _Fate) -> pa.RecordBatch:
     """The rows of a batch that are kept, under the standard columns."""
     columns: dict[str, list[Any]] = {name: [] for name in _TEXTS}
     kept: list[int] = []
@@ -191,12 +188,12 @@ def _standard(part: _Part, batch: Batch, schema: pa.Schema, options: EuroCropsOp
         parcel = part.prefix + batch.text["id"][row]
         meaning = part.meaning(batch.text, row)
         if not there:
-            tally.drop(_NO_OUTLINE, parcel)
+            told.drop(_NO_OUTLINE, parcel)
             continue
         if not meaning.hcat:
-            (tally.ambiguous if meaning.ambiguous else tally.unlisted)[meaning.original_code or meaning.name] += 1
+            (told.ambiguous if meaning.ambiguous else told.unlisted)[meaning.original_code or meaning.name] += 1
             if options.unlisted == "drop":
-                tally.drop(_NO_CODE, parcel)
+                told.drop(_NO_CODE, parcel)
                 continue
         kept.append(row)
         name = tree()[meaning.hcat].name.replace("_", " ") if meaning.hcat else ""
@@ -207,7 +204,7 @@ def _standard(part: _Part, batch: Batch, schema: pa.Schema, options: EuroCropsOp
         )  # fmt: skip
         for column, value in zip(_TEXTS, values, strict=True):
             columns[column].append(value or None)
-    tally.rows += len(kept)
+    told.rows += len(kept)
     year = pa.array([part.year] * len(kept), pa.int16())
     wkb = pc.cast(batch.wkb.take(pa.array(kept, pa.int64())), pa.binary())
     arrays = [pa.array(columns[name], pa.string()) for name in _TEXTS] + [year, wkb]

@@ -39,7 +39,6 @@ __all__ = [
 ]  # fmt: skip
 
 WGS84 = "EPSG:4326"
-_SHOWN = 5
 _MOST_DEGREES = 360.0
 _COLLECTION = 7
 _AT_A_TIME = 8192
@@ -357,10 +356,9 @@ def _differ(table: pd.DataFrame) -> bool:
     return len(np.unique(hashes)) == len(table)
 
 
-def shown(ids: Sequence[str] | np.ndarray, limit: int = _SHOWN) -> str:
+def shown(ids: Sequence[str] | np.ndarray) -> str:
     """The first few ids, for a message."""
-    listed = ", ".join(str(i) for i in ids[:limit])
-    return f"{listed} and {len(ids) - limit} more" if len(ids) > limit else listed
+    return Tally(len(ids), list(ids[:MOST])).told()
 
 
 def interior_lonlat(geometry: gpd.GeoSeries) -> tuple[np.ndarray, np.ndarray]:
